@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// What module.cpp calls. A new op family adds its line here and there.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace seqloom::binding {
+
+void register_errors(pybind11::module_& m);
+void register_tensor_type(pybind11::module_& m);
+void register_interop(pybind11::module_& m);
+void register_runtime(pybind11::module_& m);
+
+}  // namespace seqloom::binding
+
+namespace seqloom::ops {}  // namespace seqloom::ops

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// The extension module seqloom._core: one register call for each room.
+#include <pybind11/pybind11.h>
+
+#include "binding/registers.h"
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Kernels and arrays of seqloom; use the public API in the package seqloom.";
+  seqloom::binding::register_errors(m);
+  seqloom::binding::register_tensor_type(m);
+  seqloom::binding::register_interop(m);
+  seqloom::binding::register_runtime(m);
+}

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""seqloom: sequence models, from the plain RNN to the LLM, in one small wheel."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import ops, tensor as _tensor
+from . import autograd
+from ._version import __version__
+from .autograd import checkpoint, enable_grad, is_grad_enabled, no_grad
+from .dtypes import (
+    DType,
+    as_dtype,
+    bfloat16,
+    bool_,
+    float16,
+    float32,
+    float64,
+    int8,
+    int32,
+    int64,
+    uint8,
+)
+from .tensor import (
+    Tensor,
+    arange,
+    empty,
+    empty_like,
+    from_dlpack,
+    from_numpy,
+    full,
+    manual_seed,
+    ones,
+    ones_like,
+    rand,
+    randint,
+    randn,
+    tensor,
+    zeros,
+    zeros_like,
+)
+
+_tensor._bind(ops, autograd)
+
+# Rooms that load when they are first entered, so that `import seqloom` stays quick.
+_LAZY = ("bench", "cuda", "data", "generation", "models", "nn", "optim", "plot", "text", "train")
+
+if TYPE_CHECKING:
+    from . import cuda
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module 'seqloom' has no attribute {name!r}")

@@ -1,0 +1,672 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tape: nodes that ops record, and the walk that runs them backwards. No maths.
+
+An op that wants a gradient calls :func:`record` with its outputs, its inputs, a function that turns
+output gradients into input gradients, and what that function needs. Nodes are numbered as they are
+made, so walking them from the highest number down is a topological order.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+from . import _core
+from .tensor import Tensor
+
+__all__ = ["Function", "checkpoint", "enable_grad", "grad", "gradcheck", "is_grad_enabled", "no_grad"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+Gradients = tuple["Tensor | None", ...]
+_next_order = itertools.count().__next__
+
+
+# ---- modes --------------------------------------------------------------------------------------
+
+
+class _GradMode:
+    """Context manager and decorator that sets whether this thread records."""
+
+    __slots__ = ("_previous",)
+    _enabled = True
+
+    def __enter__(self) -> None:
+        self._previous = _core.grad_enabled()
+        _core.set_grad_enabled(self._enabled)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _core.set_grad_enabled(self._previous)
+
+    def __call__(self, function: F) -> F:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with type(self)():
+                return function(*args, **kwargs)
+
+        return cast(F, wrapped)
+
+
+class no_grad(_GradMode):
+    """Record nothing inside: ``with sl.no_grad(): ...`` or ``@sl.no_grad()``.
+
+    >>> import seqloom as sl
+    >>> x = sl.ones(2, requires_grad=True)
+    >>> with sl.no_grad():
+    ...     y = x * 2
+    >>> y.requires_grad
+    False
+    """
+
+    __slots__ = ()
+    _enabled = False
+
+
+class enable_grad(_GradMode):
+    """Record again inside a :class:`no_grad` block."""
+
+    __slots__ = ()
+
+
+def is_grad_enabled() -> bool:
+    """Whether ops of this thread record for backward."""
+    return _core.grad_enabled()
+
+
+# ---- the tape -----------------------------------------------------------------------------------
+
+
+class Node:
+    """One recorded op."""
+
+    __slots__ = (
+        "__weakref__",
+        "backward",
+        "context",
+        "edges",
+        "hooks",
+        "name",
+        "order",
+        "outputs",
+        "saved",
+        "versions",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        edges: list[Any],
+        backward: Callable[..., Any],
+        saved: tuple[Tensor | None, ...],
+        context: Any,
+        outputs: int,
+    ) -> None:
+        self.name = name
+        self.edges: list[Any] | None = edges  # per input: (node, output), a leaf Tensor, or None
+        self.backward = backward
+        self.saved: tuple[Tensor | None, ...] | None = saved
+        self.versions = [-1 if t is None else t._version for t in saved]
+        self.context = context
+        self.order = _next_order()
+        self.outputs = outputs
+        self.hooks: dict[int, list[Callable[[Tensor], Tensor | None]]] | None = None
+
+    def __lt__(self, other: Node) -> bool:  # a heap gives the newest first
+        return self.order > other.order
+
+    def saved_tensors(self) -> tuple[Any, ...]:
+        """What the op kept; an error that names the tensor if it was changed since."""
+        saved = self.saved
+        if saved is None:
+            raise RuntimeError(
+                f"backward: the graph of {self.name} has been freed; pass retain_graph=True to the"
+                " first backward"
+            )
+        for i, (t, version) in enumerate(zip(saved, self.versions, strict=True)):
+            if t is not None and t._version != version:
+                raise RuntimeError(
+                    f"backward: tensor {i} that {self.name} saved, shape {list(t.shape)}, was"
+                    f" modified in place (version {t._version}, saved at {version})"
+                )
+        return saved
+
+
+def record(
+    outputs: Tensor | Sequence[Tensor],
+    name: str,
+    inputs: Iterable[Tensor | None],
+    backward: Callable[..., Any],
+    saved: tuple[Tensor | None, ...] = (),
+    context: Any = None,
+) -> None:
+    """Make `outputs` the results of `name` applied to `inputs`.
+
+    ``backward(node, *output_gradients)`` returns one gradient (or None) per input; output gradients
+    that nobody asked for are None. Save outputs as ``y.detach()``, or the graph would hold itself.
+    """
+    edges: list[Any] = []
+    for t in inputs:
+        if t is None or not t.requires_grad:
+            edges.append(None)
+        else:
+            node = t._node
+            edges.append(t if node is None else (node, t._node_output))
+    if isinstance(outputs, Tensor):
+        outputs._set_node(Node(name, edges, backward, saved, context, 1), 0)
+    else:
+        node = Node(name, edges, backward, saved, context, len(outputs))
+        for i, t in enumerate(outputs):
+            if t.dtype.is_floating_point:
+                t._set_node(node, i)
+
+
+class _Sink:
+    """Where gradients of leaves go: `.grad`, or the results of :func:`grad`."""
+
+    def __init__(self, wanted: dict[int, int] | None = None) -> None:
+        self.wanted = wanted
+        self.found: dict[int, Tensor] = {}
+        self.stored: dict[int, Tensor] = {}
+
+    def add(self, leaf: Tensor, gradient: Tensor) -> None:
+        if self.wanted is not None:
+            slot = self.wanted.get(id(leaf))
+            if slot is not None:
+                self.keep(slot, gradient)
+            return
+        for hook in leaf._hooks or ():
+            gradient = _hooked(hook, gradient)
+        held = leaf.grad
+        if held is None:
+            # Whoever else holds this memory must not see later in-place changes of leaf.grad.
+            if id(gradient) in self.stored or _core.storage_references(gradient) > 1:
+                gradient = _core.clone(gradient)
+            self.stored[id(gradient)] = gradient
+            leaf.grad = gradient
+        else:
+            _core.add_(held, gradient)
+
+    def keep(self, slot: int, gradient: Tensor) -> None:
+        held = self.found.get(slot)
+        self.found[slot] = gradient if held is None else _core.add(held, gradient)
+
+
+_sinks: list[_Sink] = []  # of the walks that are running, innermost last (checkpoint nests)
+
+
+def _hooked(hook: Callable[[Tensor], Tensor | None], gradient: Tensor) -> Tensor:
+    changed = hook(gradient)
+    return gradient if changed is None else changed
+
+
+def _walk(
+    roots: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    retain_graph: bool,
+    sink: _Sink,
+    interior: dict[tuple[int, int], int],
+) -> None:
+    heap: list[Node] = []
+    pending: dict[int, list[Tensor | None]] = {}
+
+    def deliver(edge: Any, gradient: Tensor) -> None:
+        if type(edge) is not tuple:
+            sink.add(edge, gradient)
+            return
+        node, output = edge
+        slots = pending.get(node.order)
+        if slots is None:
+            slots = pending[node.order] = [None] * node.outputs
+            heapq.heappush(heap, node)
+        held = slots[output]
+        slots[output] = gradient if held is None else _core.add(held, gradient)
+
+    for root, gradient in zip(roots, gradients, strict=True):
+        node = root._node
+        deliver(root if node is None else (node, root._node_output), gradient)
+
+    while heap:
+        node = heapq.heappop(heap)
+        arrived = pending.pop(node.order)
+        if node.hooks is not None:
+            for output, hooks in node.hooks.items():
+                for hook in hooks:
+                    held = arrived[output]
+                    if held is not None:
+                        arrived[output] = _hooked(hook, held)
+        if interior:
+            for output, held in enumerate(arrived):
+                slot = interior.get((node.order, output))
+                if slot is not None and held is not None:
+                    sink.keep(slot, held)
+        edges = node.edges
+        if edges is None:
+            node.saved_tensors()  # raises: the graph has been freed
+            raise AssertionError
+        results = node.backward(node, *arrived)
+        if type(results) is not tuple:
+            results = (results,)
+        if len(results) != len(edges):
+            raise RuntimeError(
+                f"backward: {node.name} must return {len(edges)} gradients, got {len(results)}"
+            )
+        for edge, result in zip(edges, results, strict=True):
+            if edge is not None and result is not None:
+                deliver(edge, result)
+        if not retain_graph:
+            node.saved = node.edges = node.context = None
+
+
+def _run(
+    roots: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    retain_graph: bool,
+    sink: _Sink,
+    interior: dict[tuple[int, int], int] | None = None,
+) -> None:
+    previous = _core.grad_enabled()
+    _core.set_grad_enabled(False)
+    _sinks.append(sink)
+    try:
+        _walk(roots, gradients, retain_graph, sink, interior or {})
+    finally:
+        _sinks.pop()
+        _core.set_grad_enabled(previous)
+
+
+def _root_gradient(caller: str, root: Tensor, gradient: Tensor | None) -> Tensor:
+    if not root.requires_grad:
+        raise RuntimeError(f"{caller}: the tensor does not require a gradient")
+    if gradient is None:
+        if root.size != 1:
+            raise RuntimeError(
+                f"{caller}: gradient must be given for a tensor of shape {list(root.shape)}; only a"
+                " single element has the default 1"
+            )
+        return _core.full(root.shape, 1.0, root._dtype_code, root.device)
+    if not isinstance(gradient, Tensor):
+        raise TypeError(f"{caller}: gradient must be a Tensor, got {type(gradient).__name__}")
+    if gradient.shape != root.shape:
+        raise ValueError(
+            f"{caller}: gradient must have shape {list(root.shape)}, got {list(gradient.shape)}"
+        )
+    if gradient._dtype_code != root._dtype_code or gradient.device != root.device:
+        raise TypeError(
+            f"{caller}: gradient must be {root.dtype.name} on {root.device}, got"
+            f" {gradient.dtype.name} on {gradient.device}"
+        )
+    return gradient.detach()
+
+
+def backward(root: Tensor, gradient: Tensor | None, retain_graph: bool) -> None:
+    """Accumulate the gradients of `root` into the leaves' ``.grad``: ``Tensor.backward``."""
+    _run([root], [_root_gradient("backward", root, gradient)], retain_graph, _Sink())
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool = False,
+    *,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of `outputs` with respect to `inputs`, leaving every ``.grad`` alone.
+
+    Parameters
+    ----------
+    outputs, inputs : Tensor or sequence of Tensor
+    grad_outputs : Tensor or sequence, optional
+        One per output; may be left out for outputs of one element.
+    retain_graph : bool
+        Keep the graph for another walk.
+    allow_unused : bool
+        Give None for an input that no output depends on, instead of an error.
+
+    Returns
+    -------
+    tuple of Tensor, one per input, in the shapes of the inputs
+
+    Examples
+    --------
+    >>> import seqloom as sl
+    >>> x = sl.tensor([3.0], requires_grad=True)
+    >>> sl.autograd.grad(x * x, x)[0].tolist()
+    [6.0]
+    """
+    roots = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    given: list[Tensor | None]
+    if grad_outputs is None or isinstance(grad_outputs, Tensor):
+        given = [grad_outputs] * len(roots) if grad_outputs is None else [grad_outputs]
+    else:
+        given = list(grad_outputs)
+    if len(given) != len(roots):
+        raise ValueError(f"grad: grad_outputs must have {len(roots)} entries, got {len(given)}")
+    leaves: dict[int, int] = {}
+    interior: dict[tuple[int, int], int] = {}
+    slots: list[int] = []
+    for slot, t in enumerate(wanted):
+        if not isinstance(t, Tensor):
+            raise TypeError(f"grad: inputs must be Tensors, got {type(t).__name__}")
+        if not t.requires_grad:
+            raise RuntimeError("grad: an input does not require a gradient")
+        if t._node is None:
+            slots.append(leaves.setdefault(id(t), slot))
+        else:
+            slots.append(interior.setdefault((t._node.order, t._node_output), slot))
+    sink = _Sink(leaves)
+    gradients = [_root_gradient("grad", r, g) for r, g in zip(roots, given, strict=True)]
+    _run(roots, gradients, retain_graph, sink, interior)
+    results = tuple(sink.found.get(slot) for slot in slots)
+    if not allow_unused and any(r is None for r in results):
+        raise RuntimeError("grad: an input was not used by the outputs; pass allow_unused=True")
+    return results
+
+
+def register_hook(t: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+    """Call `hook(gradient)` when the gradient of `t` is known; returns a remover."""
+    if not t.requires_grad:
+        raise RuntimeError("register_hook: the tensor does not require a gradient")
+    node = t._node
+    if node is None:
+        hooks: list[Any] = t._hooks if t._hooks is not None else []
+        t._hooks = hooks
+    else:
+        if node.hooks is None:
+            node.hooks = {}
+        hooks = node.hooks.setdefault(t._node_output, [])
+    hooks.append(hook)
+
+    def remove() -> None:
+        if hook in hooks:
+            hooks.remove(hook)
+
+    return remove
+
+
+# ---- user-defined ops ---------------------------------------------------------------------------
+
+
+class Context:
+    """What a :class:`Function` keeps between forward and backward."""
+
+    def __init__(self, needs_input_grad: tuple[bool, ...]) -> None:
+        self.needs_input_grad = needs_input_grad
+        self._to_save: tuple[Tensor | None, ...] = ()
+        self._constant: tuple[Tensor, ...] = ()
+        self._node: Node | None = None
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keep tensors; read them in backward as ``ctx.saved_tensors``."""
+        self._to_save = tensors
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None:
+        """Outputs that never get a gradient."""
+        self._constant = tensors
+
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        return self._to_save if self._node is None else self._node.saved_tensors()
+
+
+def _function_backward(node: Node, *gradients: Tensor | None) -> Gradients:
+    function, ctx, positions, shapes = node.context
+    ctx._node = node
+    filled = [
+        _core.full(shape, 0.0, code, device) if g is None else g
+        for g, (shape, code, device) in zip(gradients, shapes, strict=True)
+    ]
+    results = function.backward(ctx, *filled)
+    ctx._node = None
+    if not isinstance(results, tuple):
+        results = (results,)
+    if len(results) != len(ctx.needs_input_grad):
+        raise RuntimeError(
+            f"{function.__name__}.backward: must return {len(ctx.needs_input_grad)} gradients, one"
+            f" per argument of forward, got {len(results)}"
+        )
+    # A gradient may be a tensor that the user goes on using: hand on memory of our own.
+    return tuple(None if results[p] is None else _core.clone(results[p]) for p in positions)
+
+
+class Function:
+    """An op of your own, torch's protocol: static ``forward`` and ``backward``, called by ``apply``.
+
+    Examples
+    --------
+    >>> import seqloom as sl
+    >>> class Cube(sl.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         ctx.save_for_backward(x)
+    ...         return x * x * x
+    ...     @staticmethod
+    ...     def backward(ctx, grad):
+    ...         (x,) = ctx.saved_tensors
+    ...         return 3 * x * x * grad
+    >>> x = sl.tensor([2.0], requires_grad=True)
+    >>> Cube.apply(x).backward()
+    >>> x.grad.tolist()
+    [12.0]
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Any:
+        raise TypeError("Function: forward must be defined")
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise TypeError("Function: backward must be defined")
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        needs = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
+        ctx = Context(needs)
+        recording = _core.grad_enabled() and any(needs)
+        with no_grad():
+            results = cls.forward(ctx, *args)
+        if not recording:
+            return results
+        outputs = list(results) if isinstance(results, tuple) else [results]
+        # An input handed through is a new result: give it an identity of its own.
+        outputs = [
+            r.detach() if isinstance(r, Tensor) and any(r is a for a in args) else r for r in outputs
+        ]
+        tracked = [
+            t
+            for t in outputs
+            if isinstance(t, Tensor)
+            and t.dtype.is_floating_point
+            and not any(t is c for c in ctx._constant)
+        ]
+        positions = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
+        shapes = [(t.shape, t._dtype_code, t.device) for t in tracked]
+        saved = tuple(
+            s.detach() if s is not None and any(s is r for r in outputs) else s
+            for s in ctx._to_save
+        )
+        ctx._to_save = ()
+        record(
+            tracked,
+            cls.__name__,
+            [args[i] for i in positions],
+            _function_backward,
+            saved,
+            (cls, ctx, positions, shapes),
+        )
+        return tuple(outputs) if isinstance(results, tuple) else outputs[0]
+
+
+def _checkpoint_backward(node: Node, *gradients: Tensor | None) -> Gradients:
+    function, kwargs, args, positions, rng = node.context
+    node.saved_tensors()
+    inner = list(args)
+    for p in positions:
+        inner[p] = args[p].detach()
+        inner[p].requires_grad = args[p].requires_grad
+    after = _core.random_state()
+    _core.set_random_state(*rng)
+    try:
+        with enable_grad():
+            results = function(*inner, **kwargs)
+    finally:
+        _core.set_random_state(*after)
+    outputs = [r for r in (results if isinstance(results, tuple) else (results,))]
+    pairs = [
+        (o, g)
+        for o, g in zip((o for o in outputs if isinstance(o, Tensor)), gradients, strict=True)
+        if g is not None and o.requires_grad
+    ]
+    asked = {id(inner[p]): i for i, p in enumerate(positions)}
+
+    class Through(_Sink):
+        """Gradients of the arguments stay here, those of other leaves go to the outer walk."""
+
+        def add(self, leaf: Tensor, gradient: Tensor) -> None:
+            slot = asked.get(id(leaf))
+            if slot is None:
+                outer.add(leaf, gradient)
+            else:
+                self.keep(slot, gradient)
+
+    outer = _sinks[-1]
+    sink = Through()
+    _run([o for o, _ in pairs], [g for _, g in pairs], False, sink)
+    return tuple(sink.found.get(i) for i in range(len(positions)))
+
+
+def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run `function` without keeping what its backward needs, and run it again in backward.
+
+    Tensors whose gradient matters must be among `args`, or be leaves such as parameters. Random ops
+    draw the same numbers both times.
+
+    Examples
+    --------
+    >>> import seqloom as sl
+    >>> x = sl.ones(4, requires_grad=True)
+    >>> sl.checkpoint(lambda t: (t * t).sum(), x).backward()
+    >>> x.grad.tolist()
+    [2.0, 2.0, 2.0, 2.0]
+    """
+    if not _core.grad_enabled():
+        return function(*args, **kwargs)
+    rng = _core.random_state()
+    with no_grad():
+        results = function(*args, **kwargs)
+    outputs = [r for r in (results if isinstance(results, tuple) else (results,))]
+    tracked = [r for r in outputs if isinstance(r, Tensor)]
+    positions = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
+    inputs = [args[i] for i in positions]
+    record(
+        tracked,
+        "checkpoint",
+        inputs,
+        _checkpoint_backward,
+        tuple(t.detach() for t in inputs),
+        (function, kwargs, args, positions, rng),
+    )
+    return results
+
+
+# ---- checks -------------------------------------------------------------------------------------
+
+
+def gradcheck(
+    function: Callable[..., Any],
+    inputs: Tensor | Sequence[Tensor],
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    raise_exception: bool = True,
+) -> bool:
+    """Compare the gradients of `function` with central differences, in float64.
+
+    Parameters
+    ----------
+    function : callable
+        Takes `inputs`, returns a Tensor or a tuple of Tensors.
+    inputs : Tensor or sequence of Tensor
+        float64 on the CPU; those with ``requires_grad`` are checked.
+    eps, atol, rtol : float
+        Step of the differences, and the tolerances of the comparison.
+    raise_exception : bool
+        Raise a RuntimeError that says where they differ; else return False.
+
+    Examples
+    --------
+    >>> import seqloom as sl
+    >>> x = sl.tensor([0.3, -1.2], dtype="float64", requires_grad=True)
+    >>> sl.autograd.gradcheck(lambda t: (t * t).sum(), x)
+    True
+    """
+    import numpy as np
+
+    args = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    checked = [t for t in args if isinstance(t, Tensor) and t.requires_grad]
+    for t in checked:
+        if t.dtype.name != "float64":
+            raise TypeError(f"gradcheck: inputs must be float64, got {t.dtype.name}")
+    if not checked:
+        raise ValueError("gradcheck: no input requires a gradient")
+
+    def outputs_of() -> list[Tensor]:
+        results = function(*args)
+        results = results if isinstance(results, tuple) else (results,)
+        return [r for r in results if isinstance(r, Tensor) and r.dtype.is_floating_point]
+
+    rng = np.random.default_rng(0)
+    outputs = outputs_of()
+    if not any(o.requires_grad for o in outputs):
+        raise RuntimeError("gradcheck: no output depends on an input that requires a gradient")
+    weights = [rng.standard_normal(o.shape) for o in outputs]
+    from .tensor import tensor
+
+    used = [(o, w) for o, w in zip(outputs, weights, strict=True) if o.requires_grad]
+    analytic = grad(
+        [o for o, _ in used],
+        checked,
+        [tensor(w, dtype=o.dtype) for o, w in used],
+        allow_unused=True,
+    )
+
+    def weighted() -> float:
+        with no_grad():
+            return float(
+                sum(
+                    (o.numpy().astype(np.float64) * w).sum()
+                    for o, w in zip(outputs_of(), weights, strict=True)
+                )
+            )
+
+    for number, (t, g) in enumerate(zip(checked, analytic, strict=True)):
+        values = t.detach().numpy()
+        numeric = np.zeros(t.shape)
+        for index in np.ndindex(*t.shape):
+            held = values[index]
+            values[index] = held + eps
+            above = weighted()
+            values[index] = held - eps
+            below = weighted()
+            values[index] = held
+            numeric[index] = (above - below) / (2 * eps)
+        exact = np.zeros(t.shape) if g is None else g.numpy()
+        if not np.allclose(exact, numeric, rtol=rtol, atol=atol):
+            if not raise_exception:
+                return False
+            worst = np.unravel_index(np.argmax(np.abs(exact - numeric)), exact.shape)
+            raise RuntimeError(
+                f"gradcheck: input {number} differs at {tuple(int(i) for i in worst)}: backward"
+                f" {exact[worst]:.6g}, differences {numeric[worst]:.6g}"
+            )
+    return True

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels, callable on anybody's arrays: NumPy, torch, CuPy and JAX in, the same kind out."""
