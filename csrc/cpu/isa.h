@@ -52,10 +52,10 @@ struct CacheSizes {
 const CpuFeatures& cpu_features();
 const CacheSizes& cache_sizes();
 
-inline bool has_avx512_bf16() { return cpu_features().avx512_bf16; }
-inline bool has_avx512_vnni() { return cpu_features().avx512_vnni; }
-inline bool has_avx_vnni() { return cpu_features().avx_vnni; }
-inline bool has_f16c() { return cpu_features().f16c; }
+SEQLOOM_ALWAYS_INLINE bool has_avx512_bf16() { return cpu_features().avx512_bf16; }
+SEQLOOM_ALWAYS_INLINE bool has_avx512_vnni() { return cpu_features().avx512_vnni; }
+SEQLOOM_ALWAYS_INLINE bool has_avx_vnni() { return cpu_features().avx_vnni; }
+SEQLOOM_ALWAYS_INLINE bool has_f16c() { return cpu_features().f16c; }
 
 // Whether this build has the level and this machine can run it.
 bool isa_supported(Isa isa);
