@@ -36,7 +36,7 @@ def rearrange(*arrays, function):
 
 @op
 def gather(x, index, axis):
-    """y[i, j, ...] = x[.., index[i, j, ...], ..]: torch.gather; index may be a part of x's shape."""
+    """y[i, j, ...] = x[.., index[i, j, ...], ..]: torch.gather; index may cover a part of x."""
     axis %= x.ndim
     where = list(np.indices(index.shape, sparse=True)) if index.ndim else []
     where[axis] = index
