@@ -128,7 +128,7 @@ MASKS = [(5, 7), (1, 7), (2, 1, 5, 7), (1, 2, 1, 7), (2, 2, 5, 7), (5, 1), ()]
 
 @pytest.mark.parametrize("shape", MASKS, ids=str)
 def test_boolean_masks(shape, dtype, device, rng):
-    mask = rng.random(shape) > 0.4
+    mask = np.asarray(rng.random(shape) > 0.4)
     check_sdpa(draws(rng, **shapes()), {"attn_mask": mask}, device, dtype)
 
 

@@ -28,7 +28,7 @@ def positive(x):
 UNARY = {
     "neg": (lambda x: -x, ref.negative, None, "ulp"),
     "abs": (lambda x: abs(x), ref.absolute, None, "ulp"),
-    "exp": (lambda x: x.exp(), ref.exp, lambda x: 4 * x, "ulp"),
+    "exp": (lambda x: x.exp(), ref.exp, lambda x: 2 * x, "ulp"),
     "log": (lambda x: x.log(), ref.log, positive, "ulp"),
     "sqrt": (lambda x: x.sqrt(), ref.sqrt, positive, "ulp"),
     "tanh": (sl.ops.tanh, ref.tanh, lambda x: 3 * x, "ulp"),
@@ -60,8 +60,10 @@ BINARY = {
     "sub": (lambda a, b: a - b, ref.subtract, "ulp"),
     "mul": (lambda a, b: a * b, ref.multiply, "ulp"),
     "div": (lambda a, b: a / b, ref.divide, "ulp"),
-    "pow": (lambda a, b: a**b, ref.power, "formula"),
+    "pow": (lambda a, b: a**b, ref.power, "product"),
 }
+# These may start their backward from the output, whose rounding is then the gradient's.
+SCALES = {"tanh": {"x": 1.0}, "sigmoid": {"x": 1.0}}
 GATES = {"swiglu": (sl.ops.swiglu, ref.swiglu), "geglu": (sl.ops.geglu, ref.geglu)}
 
 
@@ -73,8 +75,10 @@ def unary_input(name, rng, *shape):
 
 def binary_inputs(name, rng, a_shape, b_shape):
     inputs = draws(rng, a=a_shape, b=b_shape)
-    if name in ("div", "pow"):
-        inputs["a" if name == "pow" else "b"] = positive(inputs["a" if name == "pow" else "b"])
+    if name == "div":
+        inputs["b"] = positive(inputs["b"])
+    if name == "pow":
+        inputs = {"a": positive(inputs["a"]) + 0.4, "b": np.clip(inputs["b"], -2, 2)}
     return inputs
 
 
@@ -91,6 +95,7 @@ def test_unary_over_sizes_and_alignments(name, isa, dtype, device, rng):
                 dtype=dtype,
                 layout=layout,
                 kind=kind,
+                scales=SCALES.get(name),
             )
 
 
@@ -100,7 +105,16 @@ def test_unary_of_views(name, layout, dtype, device, rng):
     function, reference, _, kind = UNARY[name]
     for shape in ((3, 5), (2, 3, 33)):
         inputs = unary_input(name, rng, *shape)
-        check_op(function, reference, inputs, device=device, dtype=dtype, layout=layout, kind=kind)
+        check_op(
+            function,
+            reference,
+            inputs,
+            device=device,
+            dtype=dtype,
+            layout=layout,
+            kind=kind,
+            scales=SCALES.get(name),
+        )
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1, 1, 1)], ids=str)
@@ -108,13 +122,20 @@ def test_unary_of_views(name, layout, dtype, device, rng):
 def test_unary_of_empty_and_single(name, shape, device, rng):
     function, reference, _, kind = UNARY[name]
     inputs = unary_input(name, rng, *shape)
-    check_op(function, reference, inputs, device=device, kind=kind)
+    check_op(function, reference, inputs, device=device, kind=kind, scales=SCALES.get(name))
 
 
 @pytest.mark.parametrize("name", UNARY)
 def test_unary_in_float64(name, rng):
     function, reference, _, kind = UNARY[name]
-    check_op(function, reference, unary_input(name, rng, 37), dtype="float64", kind=kind)
+    check_op(
+        function,
+        reference,
+        unary_input(name, rng, 37),
+        dtype="float64",
+        kind=kind,
+        scales=SCALES.get(name),
+    )
 
 
 SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, -1e-7, 1.0, 88.8, -104.5, 3e38])
@@ -162,9 +183,10 @@ BROADCASTS = [
 @pytest.mark.parametrize(("a_shape", "b_shape"), BROADCASTS, ids=str)
 @pytest.mark.parametrize("name", BINARY)
 def test_binary_broadcasts(name, a_shape, b_shape, dtype, device, rng):
-    function, reference, kind = BINARY[name]
-    inputs = binary_inputs(name, rng, a_shape, b_shape)
-    check_op(function, reference, inputs, device=device, dtype=dtype, kind=kind)
+    function, reference, _ = BINARY[name]
+    # Positive terms: what a sum over the broadcast axes loses is then no accident.
+    inputs = {n: positive(a) + 1 for n, a in binary_inputs(name, rng, a_shape, b_shape).items()}
+    check_op(function, reference, inputs, device=device, dtype=dtype, kind="product", positive=True)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -24,6 +24,9 @@ OPS = {
     "log_softmax": (sl.ops.log_softmax, ref.log_softmax),
 }
 
+# The gradient is what remains of the output gradient, and may start from the rounded output.
+SCALES = {"x": 1.0}
+
 
 @pytest.mark.parametrize("name", OPS)
 def test_over_sizes_and_alignments(name, isa, dtype, device, rng):
@@ -31,7 +34,15 @@ def test_over_sizes_and_alignments(name, isa, dtype, device, rng):
     for size in (*ODD_SIZES, 1000):
         for layout in ("contiguous", "misaligned"):
             inputs = {"x": rng.standard_normal((3, size)) * 3}
-            check_op(function, reference, inputs, device=device, dtype=dtype, layout=layout)
+            check_op(
+                function,
+                reference,
+                inputs,
+                device=device,
+                dtype=dtype,
+                layout=layout,
+                scales=SCALES,
+            )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -47,6 +58,7 @@ def test_over_axes(name, axis, layout, dtype, device, rng):
         device=device,
         dtype=dtype,
         layout=layout,
+        scales=SCALES,
     )
 
 
@@ -55,7 +67,7 @@ def test_over_axes(name, axis, layout, dtype, device, rng):
 def test_few_long_rows(name, rows, isa, dtype, device, rng):
     function, reference = OPS[name]
     inputs = {"x": rng.standard_normal((rows, 50257)) * 4}
-    check_op(function, reference, inputs, device=device, dtype=dtype)
+    check_op(function, reference, inputs, device=device, dtype=dtype, kind="product", scales=SCALES)
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3), (1, 1)], ids=str)

@@ -81,8 +81,8 @@ def scaled_dot_product_attention(
     An additive mask that holds -inf hides the pair.
     """
     batch, heads, queries, width = query.shape
-    group = heads // max(key.shape[1], 1)
-    keys = key.shape[2]
+    kv_heads, keys = key.shape[1:3]
+    group = heads // max(kv_heads, 1)
     shape = (batch, heads, queries, keys)
     scale = 1 / math.sqrt(width) if scale is None else scale
     visible = visible_pairs(
@@ -94,7 +94,7 @@ def scaled_dot_product_attention(
         window=window,
     )
     additive = attn_mask is not None and attn_mask.dtype != bool
-    grouped_visible = visible.reshape(batch, -1, group, queries, keys).any(axis=2)
+    grouped_visible = visible.reshape(batch, kv_heads, group, queries, keys).any(axis=2)
     k = np.repeat(_hide_unseen(key, grouped_visible), group, axis=1)
     v = np.repeat(_hide_unseen(value, grouped_visible), group, axis=1)
 
@@ -126,7 +126,7 @@ def scaled_dot_product_attention(
         d_product = np.where(visible, d_scores * slope, 0).astype(p.dtype)
 
         def per_key_head(d):
-            return d.reshape(batch, -1, group, *d.shape[2:]).sum(axis=2)
+            return d.reshape(batch, kv_heads, group, *d.shape[2:]).sum(axis=2)
 
         grads = {
             "query": d_product @ k,
