@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cross_entropy, linear_cross_entropy and ctc_loss."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import seqloom as sl
+
+import reference as ref
+from support import (
+    LAYOUTS,
+    ODD_SIZES,
+    assert_close_to_reference,
+    check_op,
+    draws,
+    make_tensor,
+    refuses,
+)
+
+
+def some_targets(rng, rows, classes, ignored=0.2, ignore_index=-100):
+    targets = rng.integers(0, classes, rows)
+    return np.where(rng.random(rows) < ignored, ignore_index, targets)
+
+
+# --- cross entropy ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "misaligned"])
+def test_over_sizes_and_alignments(layout, isa, dtype, device, rng):
+    for classes in (*ODD_SIZES, 1000):
+        check_op(
+            sl.ops.cross_entropy,
+            ref.cross_entropy,
+            {"logits": rng.standard_normal((5, classes)) * 2},
+            {"targets": rng.integers(0, classes, 5)},
+            device=device,
+            dtype=dtype,
+            layout=layout,
+        )
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("ignore_index", [-100, 2])
+def test_options(reduction, smoothing, weighted, ignore_index, dtype, device, rng):
+    rows, classes = 13, 21
+    weight = rng.random(classes) + 0.1
+    options = {
+        "targets": some_targets(rng, rows, classes, ignore_index=ignore_index),
+        "ignore_index": ignore_index,
+        "label_smoothing": smoothing,
+        "reduction": reduction,
+        "weight": weight if weighted else None,
+    }
+    check_op(
+        sl.ops.cross_entropy,
+        ref.cross_entropy,
+        draws(rng, logits=(rows, classes)),
+        options,
+        device=device,
+        dtype=dtype,
+        kind="product",
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["int64", "int32"])
+def test_views_and_both_widths_of_targets(kind, layout, dtype, device, rng):
+    options = {"targets": some_targets(rng, 9, 34).astype(kind), "reduction": "none"}
+    check_op(
+        sl.ops.cross_entropy,
+        ref.cross_entropy,
+        draws(rng, logits=(9, 34)),
+        options,
+        device=device,
+        dtype=dtype,
+        layout=layout,
+    )
+
+
+def test_a_large_vocabulary(isa, dtype, device, rng):
+    check_op(
+        sl.ops.cross_entropy,
+        ref.cross_entropy,
+        {"logits": rng.standard_normal((3, 50257)) * 3},
+        {"targets": rng.integers(0, 50257, 3)},
+        device=device,
+        dtype=dtype,
+    )
+
+
+def test_large_logits_do_not_overflow(device, rng):
+    check_op(
+        sl.ops.cross_entropy,
+        ref.cross_entropy,
+        {"logits": rng.standard_normal((4, 50)) * 1e4},
+        {"targets": rng.integers(0, 50, 4), "reduction": "none"},
+        device=device,
+    )
+
+
+def test_nothing_to_count_is_nan_with_zero_gradient(device):
+    x = sl.tensor(np.ones((3, 4), np.float32), device=device, requires_grad=True)
+    loss = sl.ops.cross_entropy(x, sl.tensor([-100] * 3, device=device))
+    assert np.isnan(loss.item())
+    loss.backward()
+    assert not x.grad.cpu().numpy().any()
+    empty = sl.ops.cross_entropy(
+        sl.zeros(0, 4, device=device), sl.zeros(0, dtype="int64", device=device), reduction="sum"
+    )
+    assert empty.item() == 0
+
+
+def test_a_hidden_class_costs_infinity(device):
+    logits = np.array([[0.0, -np.inf, 1.0], [0.0, -np.inf, 1.0]], np.float32)
+    loss = sl.ops.cross_entropy(
+        sl.tensor(logits, device=device), sl.tensor([0, 1], device=device), reduction="none"
+    )
+    want = ref.cross_entropy(logits.astype(np.float64), np.array([0, 1]), reduction="none")
+    assert_close_to_reference(loss, want, dtype="float32")
+
+
+@pytest.mark.parametrize("bad", [5, -1, -101])
+def test_targets_outside_the_classes_are_an_index_error(bad, device):
+    if device != "cpu":
+        pytest.skip("on a GPU this is reported at the next synchronisation")
+    with refuses(IndexError, "cross_entropy"):
+        sl.ops.cross_entropy(sl.ones(2, 5), sl.tensor([0, bad]))
+    with refuses(IndexError, "linear_cross_entropy"):
+        sl.ops.linear_cross_entropy(sl.ones(2, 3), sl.ones(5, 3), sl.tensor([0, bad]))
+
+
+@pytest.mark.parametrize(
+    ("error", "call"),
+    [
+        (ValueError, lambda x, t: sl.ops.cross_entropy(x, sl.tensor([0]))),
+        (ValueError, lambda x, t: sl.ops.cross_entropy(x, t, reduction="average")),
+        (ValueError, lambda x, t: sl.ops.cross_entropy(x, t, label_smoothing=1.5)),
+        (ValueError, lambda x, t: sl.ops.cross_entropy(x, t, weight=sl.ones(3))),
+        (ValueError, lambda x, t: sl.ops.cross_entropy(sl.ones(5), t)),
+        (TypeError, lambda x, t: sl.ops.cross_entropy(x, sl.ones(2))),
+        (TypeError, lambda x, t: sl.ops.cross_entropy(x.to(dtype="int32"), t)),
+    ],
+)
+def test_mistakes_are_named(error, call):
+    with refuses(error, "cross_entropy"):
+        call(sl.ones(2, 5), sl.tensor([0, 1]))
+
+
+# --- linear cross entropy ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("size", [(1, 1, 2), (7, 9, 33), (33, 17, 130)], ids=str)
+def test_linear_cross_entropy(size, smoothing, reduction, dtype, device, rng):
+    rows, width, classes = size
+    options = {
+        "targets": some_targets(rng, rows, classes, 0.0 if rows == 1 else 0.2),
+        "label_smoothing": smoothing,
+        "reduction": reduction,
+    }
+    check_op(
+        sl.ops.linear_cross_entropy,
+        ref.linear_cross_entropy,
+        draws(rng, hidden=(rows, width), weight=(classes, width)),
+        options,
+        device=device,
+        dtype=dtype,
+        kind="product",
+    )
+
+
+def test_linear_cross_entropy_over_many_chunks(device, rng):
+    rows, width, classes = 300, 8, 5003
+    check_op(
+        sl.ops.linear_cross_entropy,
+        ref.linear_cross_entropy,
+        draws(rng, hidden=(rows, width), weight=(classes, width)),
+        {"targets": some_targets(rng, rows, classes)},
+        device=device,
+        kind="product",
+    )
+
+
+# --- CTC --------------------------------------------------------------------------------
+
+
+def ctc_of_logits(function):
+    """CTC behind log_softmax, where its gradient has one meaning."""
+
+    def call(logits, **options):
+        return function(sl.ops.log_softmax(logits), **options)
+
+    return call
+
+
+def ctc_reference(logits, targets, input_lengths, target_lengths, **options):
+    logp, to_logits = ref.log_softmax.vjp(logits)
+    loss, to_logp = ref.ctc_loss.vjp(logp, targets, input_lengths, target_lengths, **options)
+    return loss, lambda g: {"logits": to_logits(to_logp(g)["log_probs"])["x"]}
+
+
+PADDED = np.array([[1, 2, 2, 3], [4, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]])
+CTC = {
+    "targets": PADDED,
+    "input_lengths": np.array([9, 7, 4, 8]),
+    "target_lengths": np.array([4, 1, 0, 3]),
+}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("layout", ["contiguous", "misaligned", "transposed"])
+def test_ctc(layout, reduction, device, rng):
+    check_op(
+        ctc_of_logits(sl.ops.ctc_loss),
+        ref.Op(ctc_reference),
+        draws(rng, logits=(9, 4, 5)),
+        CTC | {"reduction": reduction},
+        device=device,
+        layout=layout,
+        kind="product",
+    )
+
+
+def test_ctc_of_targets_in_one_row(device, rng):
+    options = CTC | {"targets": np.array([1, 2, 2, 3, 4, 1, 1, 1])}
+    inputs = draws(rng, logits=(9, 4, 5))
+    check_op(
+        ctc_of_logits(sl.ops.ctc_loss),
+        ref.Op(ctc_reference),
+        inputs,
+        options,
+        device=device,
+        kind="product",
+    )
+
+
+@pytest.mark.parametrize("blank", [0, 2, 6])
+@pytest.mark.parametrize("steps", [1, 12, 60])
+def test_ctc_with_other_blanks_and_lengths(blank, steps, device, rng):
+    batch, classes, longest = 5, 7, max(1, steps // 3)
+    labels = np.array([c for c in range(classes) if c != blank])
+    options = {
+        "targets": rng.choice(labels, (batch, longest)),
+        "input_lengths": rng.integers(max(1, 2 * longest), steps + 1, batch)
+        if steps > 1
+        else np.ones(batch, np.int64),
+        "target_lengths": rng.integers(0, longest + 1, batch),
+        "blank": blank,
+    }
+    check_op(
+        ctc_of_logits(sl.ops.ctc_loss),
+        ref.Op(ctc_reference),
+        draws(rng, logits=(steps, batch, classes)),
+        options,
+        device=device,
+        kind="product",
+    )
+
+
+def test_ctc_of_an_impossible_target_costs_infinity(device):
+    logp = ref.log_softmax(np.zeros((3, 2, 4))).astype(np.float32)
+    loss = sl.ops.ctc_loss(
+        sl.tensor(logp, device=device),
+        sl.tensor([[1, 2, 3, 1], [1, 1, 0, 0]], device=device),
+        np.array([3, 2]),
+        np.array([4, 2]),
+        reduction="none",
+    )
+    assert np.isposinf(loss.cpu().numpy()).all()
+
+
+@pytest.mark.parametrize("narrow", ["float16", "bfloat16"])
+def test_ctc_of_narrow_log_probs(narrow, device, rng):
+    check_op(
+        sl.ops.ctc_loss,
+        ref.ctc_loss,
+        {"log_probs": ref.log_softmax(rng.standard_normal((9, 4, 5)))},
+        CTC,
+        device=device,
+        dtype=narrow,
+        gradients=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"input_lengths": np.array([10, 7, 4, 8])},
+        {"input_lengths": np.array([9, 7, 4])},
+        {"target_lengths": np.array([5, 1, 0, 3])},
+        {"target_lengths": np.array([-1, 1, 0, 3])},
+        {"blank": 5},
+        {"blank": -1},
+        {"reduction": "median"},
+    ],
+    ids=str,
+)
+def test_ctc_mistakes_are_named(changed):
+    options = CTC | changed
+    with refuses(ValueError, "ctc_loss"):
+        sl.ops.ctc_loss(make_tensor(np.zeros((9, 4, 5)), "float32"), **options)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""layer_norm and rms_norm, plain and with a residual added."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import seqloom as sl
+
+import reference as ref
+from support import LAYOUTS, ODD_SIZES, assert_close_to_reference, check_op, draws, refuses
+
+# name: (arguments beside the rows, which of them are rows)
+NORMS = {
+    "layer_norm": ("weight", "bias"),
+    "rms_norm": ("weight",),
+    "add_layer_norm": ("residual", "weight", "bias"),
+    "add_rms_norm": ("residual", "weight"),
+}
+
+
+def inputs_of(name, rng, *shape):
+    shapes = {n: shape if n == "residual" else shape[-1:] for n in NORMS[name]}
+    return draws(rng, x=shape, **shapes)
+
+
+def scales_of(inputs, eps=1e-5):
+    """In a short row most of the gradient cancels: its terms have the size w g / deviation."""
+    rows = inputs["x"] + inputs.get("residual", 0.0)
+    inverse = float((1 / np.sqrt(rows.var(-1) + eps)).max(initial=0.0))
+    weight = float(np.abs(inputs.get("weight", np.ones(1))).max(initial=0.0))
+    size = float(np.abs(rows).max(initial=0.0))
+    return {"x": inverse * weight, "residual": inverse * weight, "weight": inverse * size}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_over_sizes_and_alignments(name, isa, dtype, device, rng):
+    for size in (*ODD_SIZES, 1000):
+        for layout in ("contiguous", "misaligned"):
+            inputs = inputs_of(name, rng, 3, size)
+            check_op(
+                getattr(sl.ops, name),
+                getattr(ref, name),
+                inputs,
+                device=device,
+                dtype=dtype,
+                layout=layout,
+                kind="product",
+                scales=scales_of(inputs),
+            )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(18,), (2, 3, 18), (70, 33)], ids=str)
+@pytest.mark.parametrize("name", NORMS)
+def test_of_views_and_ranks(name, shape, layout, dtype, device, rng):
+    check_op(
+        getattr(sl.ops, name),
+        getattr(ref, name),
+        inputs_of(name, rng, *shape),
+        device=device,
+        dtype=dtype,
+        layout=layout,
+        kind="product",
+    )
+
+
+@pytest.mark.parametrize("given", [(), ("weight",), ("bias",)], ids=str)
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_weights_are_optional(name, given, dtype, device, rng):
+    if given == ("bias",) and name == "rms_norm":
+        pytest.skip("rms_norm has no bias")
+    inputs = {n: a for n, a in inputs_of(name, rng, 4, 37).items() if n == "x" or n in given}
+    check_op(
+        getattr(sl.ops, name),
+        getattr(ref, name),
+        inputs,
+        device=device,
+        dtype=dtype,
+        kind="product",
+    )
+
+
+@pytest.mark.parametrize("eps", [1e-12, 1e-5, 0.1])
+@pytest.mark.parametrize("name", NORMS)
+def test_eps_is_used(name, eps, device, rng):
+    inputs = inputs_of(name, rng, 3, 40)
+    inputs["x"] *= 1e-3
+    if "residual" in inputs:
+        inputs["residual"] *= 1e-3
+    check_op(getattr(sl.ops, name), getattr(ref, name), inputs, {"eps": eps}, device=device)
+
+
+@pytest.mark.parametrize("size", [64, 1000])
+def test_a_large_mean_keeps_its_digits(size, isa, device, rng):
+    """A variance as E[x^2] - E[x]^2 has no digit left at a mean of 1e4.
+
+    The mean itself is rounded at 1e-3, which every centred value, and so the gradient, carries.
+    """
+    inputs = inputs_of("layer_norm", rng, 4, size)
+    inputs["x"] += 1e4
+    check_op(
+        sl.ops.layer_norm, ref.layer_norm, inputs, device=device, kind="product", scales={"x": 1e3}
+    )
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_constant_and_zero_rows(name, dtype, device):
+    x = np.stack([np.zeros(33), np.full(33, 2.0)])
+    check_op(getattr(sl.ops, name), getattr(ref, name), {"x": x}, device=device, dtype=dtype)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0, 5), (1, 1)], ids=str)
+@pytest.mark.parametrize("name", NORMS)
+def test_empty_and_single(name, shape, device, rng):
+    inputs = inputs_of(name, rng, *shape)
+    check_op(
+        getattr(sl.ops, name),
+        getattr(ref, name),
+        inputs,
+        device=device,
+        scales=scales_of(inputs),
+    )
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_in_float64(name, rng):
+    check_op(
+        getattr(sl.ops, name), getattr(ref, name), inputs_of(name, rng, 3, 11), dtype="float64"
+    )
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_infinities_and_nan_stay_in_their_row(name, bad, isa, device, rng):
+    x = rng.standard_normal((3, 21)).astype(np.float32)
+    x[1, 4] = bad
+    y = getattr(sl.ops, name)(sl.tensor(x, device=device))
+    reference = getattr(ref, name)
+    want, own = reference(x.astype(np.float64)), reference(x)
+    assert_close_to_reference(y, want, own, dtype="float32", kind="product")
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_mistakes_are_named(name):
+    function = getattr(sl.ops, name)
+    x = sl.ones(2, 3)
+    first = (x, sl.ones(2, 3)) if "residual" in NORMS[name] else (x,)
+    rest = {n: sl.ones(3) for n in NORMS[name] if n != "residual"}
+    with refuses(ValueError, name):
+        function(*first, **(rest | {"weight": sl.ones(4)}))
+    with refuses(ValueError, name):
+        function(*first, **rest, eps=0.0)
+    with refuses(ValueError, name):
+        function(*first, **rest, eps=-1e-5)
+    with refuses(ValueError, name):
+        function(sl.tensor(1.0), *first[1:], **rest)
+    with refuses(TypeError, name):
+        function(x.to(dtype="int64"), *first[1:], **rest)
+    if "residual" in NORMS[name]:
+        with refuses(ValueError, name):
+            function(x, sl.ones(2, 4), **rest)
