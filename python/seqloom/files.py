@@ -15,9 +15,9 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Union
+from typing import IO, Any, TypeAlias
 
-PathLike = Union[str, "os.PathLike[str]"]
+PathLike: TypeAlias = str | os.PathLike[str]
 
 #: A configuration, index or vocabulary file above this is refused unread.
 MAX_JSON_BYTES = 256 << 20
