@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the families share: inputs, work, and modules that exist here and in torch alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from seqloom.bench.case import DTYPE_NAMES, Array, Built, Context, Work
+
+# Rows by columns of the row-wise families: a transformer's activations, ones that outgrow every
+# cache, a vocabulary, and one so small that only the call is left.
+ROW_SIZES = ((4096, 768), (4096, 4096), (32, 50257), (8, 64))
+CUDA_ROW_SIZES = ((16384, 4096), (4096, 32768))
+QUICK = ("fwd/f32", "bwd/f32")
+
+
+def normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Array:
+    """float32 normal numbers."""
+    values = rng.standard_normal(shape, np.float32)
+    return values if scale == 1.0 else values * np.float32(scale)
+
+
+def glorot(rng: np.random.Generator, rows: int, columns: int) -> Array:
+    """A weight whose products stay of order one."""
+    return normal(rng, rows, columns, scale=float(columns) ** -0.5)
+
+
+def elementwise_work(
+    count: float, *, fwd: tuple[float, float], bwd: tuple[float, float]
+) -> Callable[[str, float], Work]:
+    """Work in arrays moved and operations, both for each element."""
+
+    def work(mode: str, item: float) -> Work:
+        ahead = Work(fwd[0] * count * item, fwd[1] * count)
+        back = Work(bwd[0] * count * item, bwd[1] * count)
+        return {"fwd": ahead, "bwd": back, "fwdbwd": ahead + back}[mode]
+
+    return work
+
+
+def cache_of(count: float) -> str:
+    """Rows that measure the call rather than the memory are warm."""
+    return "warm" if count <= 4096 else "cold"
+
+
+def module(make: Callable[[Any], Any], call: Callable[[Any, Any], Any] | None = None) -> Built:
+    """A contestant from an ``nn`` module that torch and seqloom spell the same way.
+
+    ``make(nn)`` builds it, ``call(module, x)`` gives its output (by default ``module(x)``).
+    Forward runs in evaluation mode without a graph; with a backward pass the gradients of the
+    input and of all parameters are computed.
+    """
+    apply = call if call is not None else (lambda built, x: built(x))
+
+    def build(context: Context) -> Callable[[], Any]:
+        library, training = context.library, context.mode != "fwd"
+        built = make(library.nn)
+        dtype = getattr(library, DTYPE_NAMES[context.dtype])
+        built = built.to(dtype=dtype, device=context.device)
+        built.train() if training else built.eval()
+        x = to_tensor(library, context.inputs["x"]).to(dtype=dtype, device=context.device)
+        if not training:
+
+            def forward() -> Any:
+                with library.no_grad():
+                    return apply(built, x)
+
+            return forward
+        x.requires_grad = True
+        leaves = [x, *built.parameters()]
+        shape = _first(apply(built, x)).shape
+        rng = np.random.default_rng(7)
+        dy = to_tensor(library, rng.standard_normal(tuple(shape), np.float32))
+        dy = dy.to(dtype=dtype, device=context.device)
+        grad = library.autograd.grad
+        return lambda: grad(_first(apply(built, x)), leaves, dy)
+
+    return Built(build, modes=("fwd", "fwdbwd"), dtypes=("f32", "bf16"))
+
+
+def to_tensor(library: Any, array: Array) -> Any:
+    """A copy of a NumPy array as torch's or seqloom's Tensor."""
+    return library.tensor(np.ascontiguousarray(array))
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, (tuple, list)) else value

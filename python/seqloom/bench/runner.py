@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From cases to rows: prepare, check, measure memory, time."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from seqloom.bench.case import ITEM_SIZE, MODES, Case
+from seqloom.bench.check import verify
+from seqloom.bench.environment import cores, last_level_cache
+from seqloom.bench.libraries import Library, Peers, Seqloom, Unsupported
+from seqloom.bench.memory import peak_of_call
+from seqloom.bench.record import OURS, Row
+from seqloom.bench.roofline import Roofline
+from seqloom.bench.timing import Call, Contestant, measure
+
+MAX_COPIES = 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is done; the defaults are those of the command line."""
+
+    device: str = "cpu"
+    threads: int = 0
+    dtypes: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    cache: str = ""
+    peers: tuple[str, ...] | None = None
+    compiled: bool = True
+    check: bool = True
+    seconds: float = 2.0
+    min_rounds: int = 9
+    max_rounds: int = 40
+    quick: bool = False
+
+    def resolved(self) -> Settings:
+        """With the number of threads filled in."""
+        return replace(self, threads=self.threads or cores())
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row to be measured."""
+
+    case: Case
+    mode: str
+    dtype: str
+
+    def title(self) -> str:
+        return f"{self.case.name} {self.case.label} {self.mode} {self.dtype}"
+
+
+def plan(cases: Iterable[Case], settings: Settings) -> list[Job]:
+    """The rows that the settings ask for, among those that the cases offer."""
+    jobs = []
+    for case in cases:
+        if settings.device.partition(":")[0] not in case.devices:
+            continue
+        for mode in MODES:
+            for dtype in case.dtypes:
+                if settings.modes and mode not in settings.modes:
+                    continue
+                if settings.dtypes and dtype not in settings.dtypes:
+                    continue
+                if mode not in case.modes:
+                    continue
+                if settings.quick and f"{mode}/{dtype}" not in case.quick:
+                    continue
+                jobs.append(Job(case, mode, dtype))
+    return jobs
+
+
+class Runner:
+    """Measures jobs one after the other; knows the libraries and the roofline."""
+
+    def __init__(
+        self, module: Any, settings: Settings, roofline: Roofline, peers: Peers | None = None
+    ) -> None:
+        self.settings = settings
+        self.module = module
+        self.roofline = roofline
+        self.ours = Seqloom(settings.device, settings.threads, module)
+        self.peers = peers or Peers(settings.device, settings.threads, settings.peers)
+        self.cache_bytes = self._cache_bytes()
+
+    def _cache_bytes(self) -> int:
+        if self.settings.device == "cpu":
+            return last_level_cache()
+        properties = self.module.cuda.get_device_properties(0)
+        return int(getattr(properties, "l2_cache_size", 0) or 64 << 20)
+
+    def run(self, job: Job, seconds: float | None = None) -> Row:
+        """One row, whatever happens: trouble becomes the row's status and note."""
+        row = self._blank(job)
+        need = job.case.missing(self.module)
+        if need:
+            row.status, row.note = "absent", f"this seqloom has no {need}"
+            return row
+        try:
+            self._measure(job, row, seconds or self.settings.seconds)
+        except Unsupported:
+            row.status, row.note = "absent", f"not offered in {job.dtype} {job.mode}"
+        except Exception as error:  # a row must not end the run
+            row.status = "failed"
+            row.note = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        gc.collect()
+        return row
+
+    def _blank(self, job: Job) -> Row:
+        case, settings = job.case, self.settings
+        cache = settings.cache or case.cache
+        work = case.work(job.mode, ITEM_SIZE[job.dtype])
+        roof, bound = self.roofline.bound(work.bytes, work.flops, job.dtype, cache)
+        kind = settings.device.partition(":")[0]
+        identity = f"{case.id}/{job.mode}/{job.dtype}/{kind}/{settings.threads}t/{cache}"
+        return Row(
+            id=identity,
+            family=case.family,
+            name=case.name,
+            label=case.label,
+            sizes=dict(case.sizes),
+            mode=job.mode,
+            dtype=job.dtype,
+            device=settings.device,
+            threads=settings.threads,
+            cache=cache,
+            bytes=work.bytes,
+            flops=work.flops,
+            unit=case.unit,
+            per_call=case.per_call,
+            roof_seconds=roof,
+            bound=bound,
+        )
+
+    def _measure(self, job: Job, row: Row, seconds: float) -> None:
+        case = job.case
+        inputs = case.make(np.random.default_rng(0))
+        if self.settings.check:
+            verdict = verify(case, self.ours, inputs, job.mode, job.dtype)
+            if verdict is not None:
+                row.error, row.tolerance = verdict.error, verdict.tolerance
+                if not verdict.ok:
+                    row.status = "wrong"
+                    row.note = (
+                        f"{verdict.what}: error {verdict.error:.2g}, "
+                        f"at most {verdict.tolerance:.2g} allowed"
+                    )
+                    return
+        row.copies = self._copies(row, inputs)
+        copies = [inputs] * row.copies
+        contestants = [self._contestant(row, OURS, self.ours, case, case.ours, copies, job)]
+        for name, contender in self.peers.contenders(
+            case, compiled=self.settings.compiled and not self.settings.quick
+        ).items():
+            library = self.peers.library(name)
+            assert library is not None
+            if name == "torch.compile":
+                library = self.peers.library("torch.compile") or library
+            try:
+                contestants.append(
+                    self._contestant(row, name, library, case, contender, copies, job)
+                )
+            except Unsupported:
+                continue
+            except Exception as error:  # a peer's trouble is a note in our row
+                text = str(error).splitlines()[0] if str(error) else ""
+                row.failures[name] = f"{type(error).__name__}: {text}"[:200]
+        timings = measure(
+            contestants,
+            threads=self.settings.threads,
+            budget=seconds,
+            min_rounds=self.settings.min_rounds,
+            max_rounds=self.settings.max_rounds,
+            settle=0.012 if len(contestants) > 1 and self.settings.threads > 1 else 0.0,
+        )
+        row.seconds, row.wait, row.kept = timings.seconds, timings.wait, timings.kept
+        row.noisy = timings.noisy
+        row.repeat = {c.name: c.repeat for c in contestants}
+
+    def _copies(self, row: Row, inputs: Any) -> int:
+        if row.cache == "warm":
+            return 1
+        held = sum(a.nbytes for a in inputs.values() if isinstance(a, np.ndarray))
+        footprint = max(row.bytes, float(held), 1.0)
+        return min(MAX_COPIES, max(1, math.ceil(2 * self.cache_bytes / footprint)))
+
+    def _contestant(
+        self,
+        row: Row,
+        name: str,
+        library: Library,
+        case: Case,
+        contender: Any,
+        copies: Sequence[Any],
+        job: Job,
+    ) -> Contestant:
+        calls = library.calls(case, contender, copies, job.mode, job.dtype)
+        release: Callable[[], None] | None = None
+        if name == OURS:
+            release = getattr(self.module, "empty_cache", None)
+        if self.settings.device == "cpu":
+            calls[0]()  # lazy work (threads, plans, compilation) is nobody's peak
+            row.peak_bytes[name] = peak_of_call(calls[0], release)
+        else:
+            row.peak_bytes[name] = self._device_peak(name, library, calls[0])
+        return Contestant(name, calls, library.clock(calls))
+
+    def _device_peak(self, name: str, library: Library, call: Call) -> int | None:
+        cuda = getattr(library.module, "cuda", None)
+        try:
+            cuda.reset_peak_memory_stats()  # type: ignore[union-attr]
+            before = cuda.memory_allocated()  # type: ignore[union-attr]
+            call()
+            return int(cuda.max_memory_allocated() - before)  # type: ignore[union-attr]
+        except (AttributeError, RuntimeError):
+            return None
+
+
+def run_all(
+    runner: Runner,
+    jobs: Sequence[Job],
+    *,
+    on_start: Callable[[Job], None] | None = None,
+    on_row: Callable[[Row], None] | None = None,
+    deadline: float | None = None,
+) -> list[Row]:
+    """Every job in turn. With a deadline (monotonic) the rows share the time that is left."""
+    rows = []
+    for index, job in enumerate(jobs):
+        if on_start is not None:
+            on_start(job)
+        seconds = None
+        if deadline is not None:
+            share = (deadline - time.monotonic()) / (len(jobs) - index)
+            # Preparation, checks and the settling between contestants take the other part.
+            seconds = min(runner.settings.seconds, max(0.05, 0.45 * share))
+        row = runner.run(job, seconds)
+        rows.append(row)
+        if on_row is not None:
+            on_row(row)
+    return rows

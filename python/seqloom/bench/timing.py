@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The timing engine: contestants take turns, round after round, and every sample is kept.
+
+Absolute times drift by a factor of two on a shared machine while ratios hold, so contestants are
+interleaved: a round times each of them once, in an order that rotates. A round in which the
+process had to wait for a CPU says something about the neighbours and nothing about the code; the
+scheduler's own count of that time marks it, and it is left out of the quantiles.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Call = Callable[[], Any]
+
+WAIT_LIMIT = 0.03
+TASKS = "/proc/self/task"
+
+
+class Clock(Protocol):
+    """Times `repeat` passes over the calls and gives seconds per call."""
+
+    def time(self, contestant: Contestant, repeat: int) -> float: ...
+
+
+@dataclass
+class Contestant:
+    """One implementation: its calls, one for each set of inputs, and the samples so far."""
+
+    name: str
+    calls: Sequence[Call]
+    clock: Clock
+    repeat: int = 1
+    seconds: list[float] = field(default_factory=list)
+    position: int = 0
+    results: list[Any] = field(default_factory=list)
+
+    def run(self, repeat: int) -> None:
+        # Results are held for one trip round the ring: an allocator that hands the same warm
+        # buffer out again would otherwise hide the cost of writing to memory.
+        calls, ring, at = self.calls, self.results, self.position
+        size = len(calls)
+        if len(ring) != size:
+            ring[:] = [None] * size
+        for _ in range(repeat):
+            ring[at] = None
+            ring[at] = calls[at]()
+            at += 1
+            if at == size:
+                at = 0
+        self.position = at
+
+
+class HostClock:
+    """Wall-clock time of calls that return when their result is ready."""
+
+    def time(self, contestant: Contestant, repeat: int) -> float:
+        start = time.perf_counter_ns()
+        contestant.run(repeat)
+        return (time.perf_counter_ns() - start) * 1e-9 / repeat
+
+
+class EventClock:
+    """Device time between two events of the library that issues the work.
+
+    ``replay``, where given, is a captured graph of one trip round the ring: it takes the place of
+    the calls, so that launch-bound work shows what the kernels cost.
+    """
+
+    def __init__(
+        self, make_event: Callable[[], Any], wait: Callable[[], None], replay: Call | None = None
+    ) -> None:
+        self.make_event = make_event
+        self.wait = wait
+        self.replay = replay
+
+    def time(self, contestant: Contestant, repeat: int) -> float:
+        start, end = self.make_event(), self.make_event()
+        start.record()
+        if self.replay is None:
+            contestant.run(repeat)
+            count = repeat
+        else:
+            trips = max(1, repeat // len(contestant.calls))
+            for _ in range(trips):
+                self.replay()
+            count = trips * len(contestant.calls)
+        end.record()
+        self.wait()
+        return float(start.elapsed_time(end)) * 1e-3 / count
+
+
+@dataclass
+class Timings:
+    """The samples of all contestants: `seconds[name][round]`, and which rounds count."""
+
+    seconds: dict[str, list[float]]
+    wait: list[float | None]
+    kept: list[bool]
+    noisy: bool = False
+
+    def samples(self, name: str) -> list[float]:
+        """The samples of the rounds that count."""
+        return [s for s, kept in zip(self.seconds[name], self.kept, strict=True) if kept]
+
+
+def waited(tasks: str = TASKS) -> dict[str, int] | None:
+    """Nanoseconds that each thread has spent runnable but not running; None where unknown."""
+    out: dict[str, int] = {}
+    try:
+        for task in os.listdir(tasks):
+            try:
+                with open(f"{tasks}/{task}/schedstat", encoding="ascii") as file:
+                    out[task] = int(file.read().split()[1])
+            except (OSError, IndexError, ValueError):
+                continue  # the thread ended between the two calls
+    except OSError:
+        return None
+    return out or None
+
+
+def wait_fraction(
+    before: dict[str, int] | None, after: dict[str, int] | None, elapsed: float, threads: int
+) -> float | None:
+    """Share of the threads' time that was spent waiting for a CPU between two readings."""
+    if before is None or after is None or elapsed <= 0:
+        return None
+    # A thread that was born in between starts from zero.
+    nanoseconds = sum(after[task] - before.get(task, 0) for task in after)
+    return nanoseconds * 1e-9 / (elapsed * max(1, threads))
+
+
+def keep_rounds(waits: Sequence[float | None], limit: float = WAIT_LIMIT) -> tuple[list[bool], bool]:
+    """Which rounds count, and whether the machine was too noisy to choose.
+
+    Rounds that waited more than `limit` are dropped. Where fewer than a third (or fewer than
+    three) would remain, all are kept and the row is marked noisy.
+    """
+    kept = [wait is None or wait <= limit for wait in waits]
+    if sum(kept) < max(min(3, len(kept)), math.ceil(len(kept) / 3)):
+        return [True] * len(kept), True
+    return kept, False
+
+
+def measure(
+    contestants: Sequence[Contestant],
+    *,
+    threads: int,
+    budget: float = 2.0,
+    min_rounds: int = 5,
+    max_rounds: int = 40,
+    sample_seconds: float = 2e-3,
+    settle: float = 3e-3,
+    on_round: Callable[[int], None] | None = None,
+) -> Timings:
+    """Time the contestants in interleaved rounds until the budget or `max_rounds` is spent."""
+    for contestant in contestants:
+        _calibrate(contestant, sample_seconds)
+    waits: list[float | None] = []
+    begin = time.perf_counter()
+    for index in range(max_rounds):
+        spent = time.perf_counter() - begin
+        if index >= min_rounds and spent > budget:
+            break
+        # Slow cases stop early, though never before there is a median of three.
+        if index >= 3 and spent > 4 * budget:
+            break
+        waits.append(_round(contestants, index, threads, settle))
+        if on_round is not None:
+            on_round(index)
+    kept, noisy = keep_rounds(waits)
+    return Timings({c.name: c.seconds for c in contestants}, waits, kept, noisy)
+
+
+def _calibrate(contestant: Contestant, sample_seconds: float) -> None:
+    contestant.run(len(contestant.calls) if len(contestant.calls) > 1 else 1)
+    seconds = contestant.clock.time(contestant, 1)
+    if seconds < sample_seconds / 8:
+        seconds = contestant.clock.time(contestant, 8)
+    contestant.repeat = max(1, min(100_000, math.ceil(sample_seconds / max(seconds, 1e-8))))
+
+
+def _round(
+    contestants: Sequence[Contestant], index: int, threads: int, settle: float
+) -> float | None:
+    worst: float | None = None
+    for k in range(len(contestants)):
+        contestant = contestants[(index + k) % len(contestants)]
+        # The previous library's workers may still be spinning for more work on the CPUs that
+        # this one needs: give them time to go to sleep, then wake our own with an untimed call.
+        if settle > 0:
+            time.sleep(settle)
+        if not contestant.seconds or contestant.seconds[-1] < 0.02:
+            contestant.run(1)
+        before = waited()
+        start = time.perf_counter()
+        contestant.seconds.append(contestant.clock.time(contestant, contestant.repeat))
+        elapsed = time.perf_counter() - start
+        fraction = wait_fraction(before, waited(), elapsed, threads)
+        if fraction is not None:
+            worst = fraction if worst is None else max(worst, fraction)
+    return worst
