@@ -13,4 +13,10 @@ void register_runtime(pybind11::module_& m);
 
 }  // namespace seqloom::binding
 
-namespace seqloom::ops {}  // namespace seqloom::ops
+namespace seqloom::ops {
+
+void register_loss(pybind11::module_& m);
+void register_norm(pybind11::module_& m);
+void register_softmax(pybind11::module_& m);
+
+}  // namespace seqloom::ops

@@ -26,7 +26,7 @@ void* allocate_on(Device device, size_t bytes) {
     if (data == nullptr) in_use = backend.bytes_in_use(device);
   } else {
     data = cpu_allocate(bytes);
-    if (data == nullptr) in_use = static_cast<int64_t>(cpu_memory_stats().bytes_in_use);
+    if (data == nullptr) in_use = static_cast<int64_t>(cpu_memory_stats().in_use);
   }
   if (data == nullptr)
     throw MemoryError(str("out of memory: asked for ", bytes, " bytes on ", device, ", ", in_use,
