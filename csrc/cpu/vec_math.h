@@ -176,12 +176,23 @@ SEQLOOM_ALWAYS_INLINE VecF erf(VecF x) {
 
 // ---- activations and their derivatives ----
 
-SEQLOOM_ALWAYS_INLINE VecF silu(VecF x) { return x * sigmoid(x); }
-// d/dx x s(x) = s (1 + x (1 - s))
-SEQLOOM_ALWAYS_INLINE VecF silu_grad(VecF x) {
+// s = sigmoid(x) and 1 - s without cancellation: with e = exp(-x), s = 1 / (1 + e) and 1 - s = e s.
+struct SigmoidPair {
+  VecF s, one_minus_s;
+};
+SEQLOOM_ALWAYS_INLINE SigmoidPair sigmoid_pair(VecF x) {
   const VecF one = VecF::broadcast(1.0f);
-  const VecF s = sigmoid(x);
-  return s * fma(x, one - s, one);
+  const VecF e = exp(-max(VecF::broadcast(-87.0f), x));
+  const VecF s = one / (one + e);
+  return {s, e * s};
+}
+
+SEQLOOM_ALWAYS_INLINE VecF silu(VecF x) { return x * sigmoid(x); }
+// d/dx x s(x) = s + x s (1 - s); past |x| = 87 it is 0 or 1.
+SEQLOOM_ALWAYS_INLINE VecF silu_grad(VecF x) {
+  x = min(VecF::broadcast(87.0f), max(VecF::broadcast(-87.0f), x));
+  const SigmoidPair p = sigmoid_pair(x);
+  return fma(x * p.s, p.one_minus_s, p.s);
 }
 
 // x (1 + tanh u) / 2 = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
@@ -194,19 +205,19 @@ SEQLOOM_ALWAYS_INLINE VecF gelu_tanh(VecF x) { return x * sigmoid(gelu_tanh_argu
 SEQLOOM_ALWAYS_INLINE VecF gelu_tanh_grad(VecF x) {
   // Past |x| = 20 the derivative is 0 or 1; the clamp keeps x^3 finite. NaN passes.
   x = min(VecF::broadcast(20.0f), max(VecF::broadcast(-20.0f), x));
-  const VecF one = VecF::broadcast(1.0f);
-  const VecF s = sigmoid(gelu_tanh_argument(x));
+  const SigmoidPair p = sigmoid_pair(gelu_tanh_argument(x));
   const VecF slope =
       fma(x * x, VecF::broadcast(3.0f * kGeluCubic), VecF::broadcast(kGeluLinear));
-  return fma(x * slope, s * (one - s), s);
+  return fma(x * slope, p.s * p.one_minus_s, p.s);
 }
 
 // Phi(-a), a >= 0, as 2^-(1 + t(a)): a fit of the exponent keeps the relative accuracy of the tail
 // (absolute accuracy from a = 6 on) and needs neither erf nor a division.
 SEQLOOM_ALWAYS_INLINE VecF normal_tail(VecF a) {
-  const VecF t = a * polynomial(a, 1.1511049f, 0.4592127f, 0.052469432f, -0.006993075f,
+  VecF t = a * polynomial(a, 1.1511049f, 0.4592127f, 0.052469432f, -0.006993075f,
                                 4.1318945e-05f, 0.00025810683f, -6.974673e-05f, 9.743773e-06f,
                                 -7.3856086e-07f, 2.3921901e-08f);
+  t = min(VecF::broadcast(150.0f), t);  // where the result is 0; NaN passes
   const VecF n = round(t);
   const VecF r = n - t;
   const VecF p = polynomial(r, 0.5f, 0.3465736f, 0.12011324f, 0.02775166f, 0.0048092195f,
