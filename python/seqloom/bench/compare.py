@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seqloom.bench.record import OURS, Report, Row
+from seqloom.bench.record import OURS, Report
 from seqloom.bench.stats import MIN_SAMPLES, mann_whitney, summarize
 from seqloom.bench.table import WIDTH, seconds_text
 
@@ -25,14 +25,6 @@ class Change:
     relative: bool = False
 
 
-def samples_of(row: Row, relative_to: str) -> list[float]:
-    """Our samples, or each divided by the peer's sample of the same round."""
-    if not relative_to:
-        return row.samples()
-    theirs = row.samples(relative_to)
-    return [ours / peer for ours, peer in zip(row.samples(), theirs, strict=False)]
-
-
 def compare(
     old: Report, new: Report, *, alpha: float = ALPHA, relative_to: str = ""
 ) -> list[Change]:
@@ -48,7 +40,10 @@ def compare(
         other = before.get(row.id)
         if other is None:
             continue
-        a, b = samples_of(other, relative_to), samples_of(row, relative_to)
+        if relative_to:
+            a, b = other.relative(relative_to), row.relative(relative_to)
+        else:
+            a, b = other.samples(), row.samples()
         if not a or not b:
             continue
         was, now = summarize(a).p50, summarize(b).p50

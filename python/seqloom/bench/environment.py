@@ -118,13 +118,18 @@ def _simd(flags: str) -> list[str]:
     return [flag for flag in wanted if flag in present]
 
 
+def today() -> str:
+    """The date and time of a measurement."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def collect(library: Any, *, threads: int, device: str = "cpu", machine: str = "") -> dict[str, Any]:
     """The env block of a results file."""
     fields = cpu_info()
     gpu = _gpu(library) if device.startswith("cuda") else {}
     block: dict[str, Any] = {
         "machine": machine or machine_name(fields, cores(), str(gpu.get("name", ""))),
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": today(),
         "cpu": fields.get("model name", platform.processor() or platform.machine()),
         "microarchitecture": microarchitecture(fields),
         "cores": cores(),

@@ -28,21 +28,31 @@ def node(
     weights. `prepare` turns the case's inputs into the operator's layout.
     """
 
+    shared: dict[tuple[int, int], Any] = {}
+
     def build(context: Context) -> Callable[[], Any]:
         values = {k: v for k, v in context.inputs.items() if isinstance(v, np.ndarray)}
         arrays = prepare(context.inputs) if prepare is not None else values
         used = {name: np.ascontiguousarray(arrays[name]) for name in arguments if name}
-        model = _model(operator, arguments, used, set(constants), outputs, attributes)
-        options = context.library.SessionOptions()
-        options.intra_op_num_threads = context.threads
-        options.log_severity_level = 3
-        session = context.library.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"]
-        )
+        # Without weights of its own one session serves all sets of inputs.
+        key = (id(context.library), context.threads)
+        session = None if constants else shared.get(key)
+        if session is None:
+            model = _model(operator, arguments, used, set(constants), outputs, attributes)
+            session = shared[key] = _session(context, model)
         feed = {name: value for name, value in used.items() if name not in constants}
         return lambda: session.run(None, feed)
 
     return Built(build)
+
+
+def _session(context: Context, model: bytes) -> Any:
+    options = context.library.SessionOptions()
+    options.intra_op_num_threads = context.threads
+    options.log_severity_level = 3
+    # Its workers spin while a graph runs, but not into the next contestant's turn.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return context.library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _model(

@@ -38,6 +38,7 @@ class Row:
     device: str
     threads: int
     cache: str
+    date: str = ""
     status: str = "timed"
     note: str = ""
     bytes: float = 0.0
@@ -47,9 +48,9 @@ class Row:
     copies: int = 1
     seconds: dict[str, list[float]] = field(default_factory=dict)
     repeat: dict[str, int] = field(default_factory=dict)
-    wait: list[float | None] = field(default_factory=list)
-    kept: list[bool] = field(default_factory=list)
-    noisy: bool = False
+    wait: dict[str, list[float | None]] = field(default_factory=dict)
+    kept: dict[str, list[bool]] = field(default_factory=dict)
+    noisy: list[str] = field(default_factory=list)
     error: float | None = None
     tolerance: float | None = None
     peak_bytes: dict[str, int | None] = field(default_factory=dict)
@@ -58,9 +59,16 @@ class Row:
     failures: dict[str, str] = field(default_factory=dict)
 
     def samples(self, contestant: str = OURS) -> list[float]:
-        """Samples of the rounds that count."""
-        pairs = zip(self.seconds.get(contestant, []), self.kept, strict=False)
+        """The samples that count."""
+        pairs = zip(self.seconds.get(contestant, []), self.kept.get(contestant, []), strict=False)
         return [seconds for seconds, kept in pairs if kept]
+
+    def relative(self, peer: str) -> list[float]:
+        """Our time in units of the peer's in the same round, where both samples count."""
+        if peer not in self.seconds:
+            return []
+        columns = (self.seconds[OURS], self.kept[OURS], self.seconds[peer], self.kept[peer])
+        return [a / b for a, a_kept, b, b_kept in zip(*columns, strict=False) if a_kept and b_kept]
 
     def summary(self, contestant: str = OURS) -> Summary | None:
         samples = self.samples(contestant)
@@ -115,6 +123,16 @@ class Report:
         return {row.id: row for row in self.rows}
 
 
+def merge(older: Report, newer: Report) -> Report:
+    """The newer report, with those rows of the older one that it does not have.
+
+    Rows keep the older order; what is new comes last. The environment is the newer one's.
+    """
+    fresh = newer.by_id()
+    rows = [fresh.pop(row.id, row) for row in older.rows]
+    return Report(newer.env, newer.roofline, rows + list(fresh.values()))
+
+
 def _compact(value: Any) -> Any:
     """Seven significant digits are more than any clock resolves."""
     if isinstance(value, float):
@@ -164,13 +182,13 @@ def csv_rows(report: Report) -> Iterator[dict[str, Any]]:
         for contestant, seconds in row.seconds.items():
             version = versions.get(contestant.partition(".")[0], "")
             for index, value in enumerate(seconds):
-                wait = row.wait[index]
+                wait = row.wait[contestant][index]
                 yield {
                     **shared,
                     "contestant": contestant,
                     "version": version,
                     "round": index,
-                    "kept": int(row.kept[index]),
+                    "kept": int(row.kept[contestant][index]),
                     "wait": "" if wait is None else f"{wait:.4f}",
                     "seconds": f"{value:.9g}",
                 }

@@ -14,7 +14,7 @@ import numpy as np
 
 from seqloom.bench.case import ITEM_SIZE, MODES, Case
 from seqloom.bench.check import verify
-from seqloom.bench.environment import cores, last_level_cache
+from seqloom.bench.environment import cores, last_level_cache, today
 from seqloom.bench.libraries import Library, Peers, Seqloom, Unsupported
 from seqloom.bench.memory import peak_of_call
 from seqloom.bench.record import OURS, Row
@@ -132,6 +132,7 @@ class Runner:
             device=settings.device,
             threads=settings.threads,
             cache=cache,
+            date=today(),
             bytes=work.bytes,
             flops=work.flops,
             unit=case.unit,
@@ -179,7 +180,7 @@ class Runner:
             budget=seconds,
             min_rounds=self.settings.min_rounds,
             max_rounds=self.settings.max_rounds,
-            settle=0.012 if len(contestants) > 1 and self.settings.threads > 1 else 0.0,
+            sample_seconds=5e-3 if self.settings.quick else 1e-2,
         )
         row.seconds, row.wait, row.kept = timings.seconds, timings.wait, timings.kept
         row.noisy = timings.noisy

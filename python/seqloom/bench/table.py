@@ -6,7 +6,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 
-from seqloom.bench.record import Report, Row
+from seqloom.bench.record import OURS, Report, Row
 
 WIDTH = 100
 _NAME = 31
@@ -15,7 +15,7 @@ _HEADER = (
     f"{'GFLOP/s':>7} {'roof':>5} {'MiB':>5} {'error':>7}"
 )
 LEGEND = (
-    "p50 and p20-p80 of the rounds in which the process had its CPUs (* = none was quiet). GB/s "
+    "p50 and p20-p80 of the samples that had their CPUs (* = too few had). GB/s "
     "and GFLOP/s count compulsory bytes and useful operations. roof: percent of this run's measured "
     "roofline, m = memory, c = compute. MiB: peak memory of one call. error: largest error against "
     "float64 over the largest value. Under it the peers: time, and their time / ours ('~' = no "
@@ -53,9 +53,9 @@ def cells(row: Row) -> dict[str, str]:
         return {}
     factor, unit = duration(ours.p50)
     share = row.roof_share
-    peak = row.peak_bytes.get("seqloom")
+    peak = row.peak_bytes.get(OURS)
     return {
-        "p50": f"{digits(ours.p50 * factor)} {unit}{'*' if row.noisy else ''}",
+        "p50": f"{digits(ours.p50 * factor)} {unit}{'*' if OURS in row.noisy else ''}",
         "spread": f"{digits(ours.p20 * factor)}-{digits(ours.p80 * factor)}",
         "bandwidth": digits(row.bytes / ours.p50 / 1e9),
         "rate": digits(row.flops / ours.p50 / 1e9) if row.flops else "-",
@@ -74,7 +74,8 @@ def peer_texts(row: Row) -> list[str]:
         ratio = row.ratio(peer)
         if ratio is not None:
             same = "" if row.differs(peer) else "~"
-            out.append(f"{peer} {seconds_text(p50)} {digits(ratio)}x{same}")
+            noisy = "*" if peer in row.noisy else ""
+            out.append(f"{peer} {seconds_text(p50)}{noisy} {digits(ratio)}x{same}")
     return out
 
 

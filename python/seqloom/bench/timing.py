@@ -2,7 +2,7 @@
 """The timing engine: contestants take turns, round after round, and every sample is kept.
 
 Absolute times drift by a factor of two on a shared machine while ratios hold, so contestants are
-interleaved: a round times each of them once, in an order that rotates. A round in which the
+interleaved: a round times each of them once, in an order that rotates. A sample during which the
 process had to wait for a CPU says something about the neighbours and nothing about the code; the
 scheduler's own count of that time marks it, and it is left out of the quantiles.
 """
@@ -36,7 +36,9 @@ class Contestant:
     calls: Sequence[Call]
     clock: Clock
     repeat: int = 1
+    estimate: float = 1e-8
     seconds: list[float] = field(default_factory=list)
+    wait: list[float | None] = field(default_factory=list)
     position: int = 0
     results: list[Any] = field(default_factory=list)
 
@@ -97,16 +99,16 @@ class EventClock:
 
 @dataclass
 class Timings:
-    """The samples of all contestants: `seconds[name][round]`, and which rounds count."""
+    """All samples by contestant and round: seconds, share of time waited, and whether it counts."""
 
     seconds: dict[str, list[float]]
-    wait: list[float | None]
-    kept: list[bool]
-    noisy: bool = False
+    wait: dict[str, list[float | None]]
+    kept: dict[str, list[bool]]
+    noisy: list[str]
 
     def samples(self, name: str) -> list[float]:
-        """The samples of the rounds that count."""
-        return [s for s, kept in zip(self.seconds[name], self.kept, strict=True) if kept]
+        """The samples that count."""
+        return [s for s, k in zip(self.seconds[name], self.kept[name], strict=True) if k]
 
 
 def waited(tasks: str = TASKS) -> dict[str, int] | None:
@@ -135,11 +137,13 @@ def wait_fraction(
     return nanoseconds * 1e-9 / (elapsed * max(1, threads))
 
 
-def keep_rounds(waits: Sequence[float | None], limit: float = WAIT_LIMIT) -> tuple[list[bool], bool]:
-    """Which rounds count, and whether the machine was too noisy to choose.
+def keep_samples(
+    waits: Sequence[float | None], limit: float = WAIT_LIMIT
+) -> tuple[list[bool], bool]:
+    """Which samples count, and whether the machine was too noisy to choose.
 
-    Rounds that waited more than `limit` are dropped. Where fewer than a third (or fewer than
-    three) would remain, all are kept and the row is marked noisy.
+    Samples that waited more than `limit` are dropped. Where fewer than a third (or fewer than
+    three) would remain, all are kept and the contestant is called noisy.
     """
     kept = [wait is None or wait <= limit for wait in waits]
     if sum(kept) < max(min(3, len(kept)), math.ceil(len(kept) / 3)):
@@ -154,54 +158,55 @@ def measure(
     budget: float = 2.0,
     min_rounds: int = 5,
     max_rounds: int = 40,
-    sample_seconds: float = 2e-3,
-    settle: float = 3e-3,
-    on_round: Callable[[int], None] | None = None,
+    sample_seconds: float = 1e-2,
+    settle: float = 1.2e-2,
 ) -> Timings:
     """Time the contestants in interleaved rounds until the budget or `max_rounds` is spent."""
     for contestant in contestants:
-        _calibrate(contestant, sample_seconds)
-    waits: list[float | None] = []
+        _calibrate(contestant, sample_seconds, settle)
     begin = time.perf_counter()
     for index in range(max_rounds):
         spent = time.perf_counter() - begin
-        if index >= min_rounds and spent > budget:
-            break
         # Slow cases stop early, though never before there is a median of three.
-        if index >= 3 and spent > 4 * budget:
+        if spent > budget and (index >= min_rounds or (index >= 3 and spent > 4 * budget)):
             break
-        waits.append(_round(contestants, index, threads, settle))
-        if on_round is not None:
-            on_round(index)
-    kept, noisy = keep_rounds(waits)
-    return Timings({c.name: c.seconds for c in contestants}, waits, kept, noisy)
+        for k in range(len(contestants)):
+            _sample(contestants[(index + k) % len(contestants)], threads, settle)
+    decided = {c.name: keep_samples(c.wait) for c in contestants}
+    return Timings(
+        {c.name: c.seconds for c in contestants},
+        {c.name: c.wait for c in contestants},
+        {name: kept for name, (kept, _) in decided.items()},
+        [name for name, (_, noisy) in decided.items() if noisy],
+    )
 
 
-def _calibrate(contestant: Contestant, sample_seconds: float) -> None:
-    contestant.run(len(contestant.calls) if len(contestant.calls) > 1 else 1)
+def _calibrate(contestant: Contestant, sample_seconds: float, settle: float) -> None:
+    contestant.run(len(contestant.calls))
+    contestant.estimate = max(contestant.clock.time(contestant, 1), 1e-8)
+    _settle(contestant, settle)
     seconds = contestant.clock.time(contestant, 1)
     if seconds < sample_seconds / 8:
         seconds = contestant.clock.time(contestant, 8)
-    contestant.repeat = max(1, min(100_000, math.ceil(sample_seconds / max(seconds, 1e-8))))
+    contestant.estimate = max(seconds, 1e-8)
+    contestant.repeat = max(1, min(100_000, math.ceil(sample_seconds / contestant.estimate)))
 
 
-def _round(
-    contestants: Sequence[Contestant], index: int, threads: int, settle: float
-) -> float | None:
-    worst: float | None = None
-    for k in range(len(contestants)):
-        contestant = contestants[(index + k) % len(contestants)]
-        # The previous library's workers may still be spinning for more work on the CPUs that
-        # this one needs: give them time to go to sleep, then wake our own with an untimed call.
-        if settle > 0:
-            time.sleep(settle)
-        if not contestant.seconds or contestant.seconds[-1] < 0.02:
-            contestant.run(1)
-        before = waited()
-        start = time.perf_counter()
-        contestant.seconds.append(contestant.clock.time(contestant, contestant.repeat))
-        elapsed = time.perf_counter() - start
-        fraction = wait_fraction(before, waited(), elapsed, threads)
-        if fraction is not None:
-            worst = fraction if worst is None else max(worst, fraction)
-    return worst
+def _settle(contestant: Contestant, settle: float) -> None:
+    # Two things spoil the first milliseconds: the previous library's workers, which spin for more
+    # work before they sleep, and our own, which wake on a CPU that is taken and stay there until
+    # the scheduler's next balance. Both are over after a while of untimed work.
+    if contestant.estimate > 4 * settle:
+        return
+    end = time.perf_counter() + settle
+    while time.perf_counter() < end:
+        contestant.run(max(1, int(1e-3 / contestant.estimate)))
+
+
+def _sample(contestant: Contestant, threads: int, settle: float) -> None:
+    _settle(contestant, settle)
+    before = waited()
+    start = time.perf_counter()
+    contestant.seconds.append(contestant.clock.time(contestant, contestant.repeat))
+    elapsed = time.perf_counter() - start
+    contestant.wait.append(wait_fraction(before, waited(), elapsed, threads))
