@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, m) {
   seqloom::binding::register_runtime(m);
   seqloom::binding::register_roofline(m);
 
+  seqloom::ops::register_elementwise(m);
   seqloom::ops::register_loss(m);
   seqloom::ops::register_norm(m);
   seqloom::ops::register_softmax(m);
