@@ -11,6 +11,8 @@ PYBIND11_MODULE(_core, m) {
   seqloom::binding::register_interop(m);
   seqloom::binding::register_runtime(m);
 
+  seqloom::ops::register_elementwise(m);
+  seqloom::ops::register_layout(m);
   seqloom::ops::register_loss(m);
   seqloom::ops::register_norm(m);
   seqloom::ops::register_softmax(m);
