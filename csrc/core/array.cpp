@@ -112,6 +112,7 @@ bool Array::is_contiguous() const {
 
 Array Array::view(const Dims& shape, const Dims& strides, int64_t offset) const {
   Array a = *this;
+  a.is_view_ = true;
   a.shape_ = shape;
   a.strides_ = strides;
   a.numel_ = shape.product();

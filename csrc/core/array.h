@@ -65,6 +65,7 @@ struct Storage {
   size_t bytes = 0;
   Device device;
   bool read_only = false;
+  bool viewed = false;  // the tape holds a view of it: in-place changes could go unseen
   void (*release)(Storage*) = nullptr;
   void* owner = nullptr;  // what `release` gives back: a Python object, a DLPack capsule, ...
 };
@@ -122,6 +123,7 @@ class Array {
   bool is_cuda() const { return storage_->device.is_cuda(); }
   bool is_contiguous() const;
   bool read_only() const { return storage_->read_only; }
+  bool is_view() const { return is_view_; }  // made by view(): others may see the same elements
   Storage* storage() const { return storage_.get(); }
 
   const void* data() const { return data_; }
@@ -145,6 +147,7 @@ class Array {
   char* data_ = nullptr;
   int64_t numel_ = 0;
   DType dtype_ = DType::kFloat32;
+  bool is_view_ = false;
   Dims shape_, strides_;
 };
 

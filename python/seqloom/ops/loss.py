@@ -11,7 +11,7 @@ from ..dtypes import float32, int64
 from ..tensor import Tensor
 from ._arrays import public
 
-__all__ = ["cross_entropy", "ctc_loss", "linear_cross_entropy"]
+__all__ = ["cross_entropy"]
 
 _REDUCTIONS = ("mean", "sum", "none")
 _CHUNK_BYTES = 32 << 20  # float32 logits that linear_cross_entropy holds at a time
