@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+// Matrix product: choice of path and copies of A. Compiled once per ISA.
+//
+// A is always read row-major and in place; an A that is transposed or of another type is copied
+// once, before. Few rows against a B whose lines run along k take the dot-product path, which packs
+// nothing; everything else is the blocked product.
+#include "cpu/gemm_block.h"
+#include "cpu/gemm_dot.h"
+#include "cpu/gemm_internal.h"
+#include "cpu/gemm_plain.h"
+
+namespace seqloom::SEQLOOM_ISA_NS {
+namespace {
+
+using cpu::PackedMatrix;
+using cpu::PackFormat;
+
+constexpr int64_t kDotRows = 12;      // up to here a B [n, k] is read in place
+constexpr int64_t kInPlaceRows = 32;  // and a B [k, n]
+
+// -- dot products --------------------------------------------------------------------------------
+
+template <class TA, class TB>
+void run_dots(const GemmArgs& g, const TA* a, int64_t lda, int64_t a_batch, const TB* b,
+              int64_t ldb, int64_t b_batch) {
+  constexpr int64_t kRows = 16, kColumns = kNR;  // kNR is a multiple of four
+  const int64_t row_blocks = ceil_div(g.m, kRows), column_blocks = ceil_div(g.n, kColumns);
+  const int64_t work =
+      max<int64_t>(1, min<int64_t>(g.m, kRows) * min<int64_t>(g.n, kColumns) * g.k);
+  const auto run = [&](int64_t begin, int64_t end) {
+    alignas(64) float sums[kRows * kColumns];
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t i = t % row_blocks * kRows, j = t / row_blocks % column_blocks * kColumns;
+      const int64_t batch = t / (row_blocks * column_blocks);
+      const int64_t rows = min<int64_t>(kRows, g.m - i), columns = min<int64_t>(kColumns, g.n - j);
+      dot_block(rows, columns, g.k, a + batch * a_batch + i * lda, lda,
+                b + batch * b_batch + j * ldb, ldb, sums, kColumns);
+      finish_tile(g, batch, i, rows, j, columns, sums, kColumns);
+    }
+  };
+  const int64_t tasks = g.batch * row_blocks * column_blocks;
+  const int64_t grain = ceil_div(kTaskWork / 2, work);
+  if (tasks <= grain) return run(0, tasks);
+  cpu::parallel_for(tasks, grain, run);
+}
+
+// -- copies of A ---------------------------------------------------------------------------------
+
+template <class T, class Out>
+void copy_rows(const T* in, int64_t ld, bool trans, int64_t i0, int64_t i1, int64_t k, Out* out,
+               int64_t ld_out) {
+  if (trans) {
+    transpose_rows(in + i0, ld, i1 - i0, k, out + i0 * ld_out, ld_out);
+  } else if constexpr (sizeof(Out) == sizeof(float)) {
+    for (int64_t i = i0; i < i1; ++i) widen_row(in + i * ld, k, out + i * ld_out);
+  }
+}
+
+// out[batch, m, ld_out] = A as rows of `Out`: float from any type, bfloat16 from bfloat16.
+template <class Out>
+void copy_a(const GemmArgs& g, int64_t batch, int64_t ld_out, Out* out) {
+  constexpr int64_t kRows = 64;
+  const int64_t blocks = ceil_div(g.m, kRows);
+  const auto run = [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t b = t / blocks, i0 = t % blocks * kRows, i1 = min<int64_t>(g.m, i0 + kRows);
+      const int64_t from = b * g.a_batch;
+      Out* to = out + b * g.m * ld_out;
+      if constexpr (sizeof(Out) == sizeof(float)) {
+        if (g.a_type == DType::kFloat32) {
+          copy_rows(static_cast<const float*>(g.a) + from, g.lda, g.trans_a, i0, i1, g.k, to,
+                    ld_out);
+          continue;
+        }
+        if (g.a_type == DType::kFloat16) {
+          copy_rows(static_cast<const f16*>(g.a) + from, g.lda, g.trans_a, i0, i1, g.k, to, ld_out);
+          continue;
+        }
+      }
+      copy_rows(static_cast<const bf16*>(g.a) + from, g.lda, g.trans_a, i0, i1, g.k, to, ld_out);
+    }
+  };
+  const int64_t tasks = batch * blocks, work = min<int64_t>(g.m, kRows) * g.k;
+  const int64_t grain = ceil_div(1 << 15, max<int64_t>(1, work));
+  if (tasks <= grain) {
+    run(0, tasks);
+  } else {
+    cpu::parallel_for(tasks, grain, run);
+  }
+}
+
+// A, read in place where it is row-major and of type `A`, else a copy.
+template <class A>
+class Rows {
+ public:
+  explicit Rows(const GemmArgs& g) : scratch_(copy_bytes(g)) {
+    if (in_place(g)) {
+      a = static_cast<const A*>(g.a);
+      lda = g.lda;
+      batch = g.a_batch;
+    } else {
+      lda = copy_ld(g);
+      batch = g.a_batch == 0 ? 0 : g.m * lda;
+      copy_a(g, g.a_batch == 0 ? 1 : g.batch, lda, scratch_.template as<A>());
+      a = scratch_.template as<A>();
+    }
+  }
+
+  const A* a;
+  int64_t lda, batch;
+
+ private:
+  static constexpr DType kType = sizeof(A) == 4 ? DType::kFloat32 : DType::kBFloat16;
+  static constexpr int64_t kLine = 64 / sizeof(A);
+
+  static bool in_place(const GemmArgs& g) { return g.a_type == kType && !g.trans_a; }
+  // Rows start on cache lines, and not a power of two apart.
+  static int64_t copy_ld(const GemmArgs& g) { return (ceil_div(g.k, kLine) | 1) * kLine; }
+  static size_t copy_bytes(const GemmArgs& g) {
+    if (in_place(g)) return 0;
+    return (g.a_batch == 0 ? 1 : g.batch) * g.m * copy_ld(g) * sizeof(A);
+  }
+
+  cpu::Scratch scratch_;
+};
+
+void multiply_packed(const GemmArgs& g) {
+  const PackedMatrix& b = *g.packed_b;
+#if defined(__AVX512BF16__)
+  if (b.format == PackFormat::kBF16 && g.a_type == DType::kBFloat16) {
+    const Rows<bf16> r(g);
+    return run_product(g, r.a, r.lda, r.batch, Feed::kPacked,
+                       static_cast<const uint32_t*>(b.panels));
+  }
+#endif
+  const Rows<float> r(g);
+  if (b.format == PackFormat::kF32)
+    return run_product(g, r.a, r.lda, r.batch, Feed::kPacked, static_cast<const float*>(b.panels));
+  if (b.format == PackFormat::kF16)
+    return run_product(g, r.a, r.lda, r.batch, Feed::kPacked, static_cast<const f16*>(b.panels));
+  run_product(g, r.a, r.lda, r.batch, Feed::kPacked, static_cast<const uint32_t*>(b.panels));
+}
+
+// B [n, k] is read along k by dot products.
+bool multiply_dots(const GemmArgs& g) {
+  if (!g.trans_b || g.m > kDotRows) return false;
+#if defined(__AVX512BF16__)
+  if (g.a_type == DType::kBFloat16 && g.b_type == DType::kBFloat16) {
+    const Rows<bf16> r(g);
+    run_dots(g, r.a, r.lda, r.batch, static_cast<const bf16*>(g.b), g.ldb, g.b_batch);
+    return true;
+  }
+#endif
+  const Rows<float> r(g);
+  if (g.b_type == DType::kFloat32) {
+    run_dots(g, r.a, r.lda, r.batch, static_cast<const float*>(g.b), g.ldb, g.b_batch);
+  } else if (g.b_type == DType::kBFloat16) {
+    run_dots(g, r.a, r.lda, r.batch, static_cast<const bf16*>(g.b), g.ldb, g.b_batch);
+  } else {
+    run_dots(g, r.a, r.lda, r.batch, static_cast<const f16*>(g.b), g.ldb, g.b_batch);
+  }
+  return true;
+}
+
+// B [k, n] is read by the register tiles as it lies.
+bool multiply_in_place(const GemmArgs& g) {
+  const bool small = g.k * g.n <= 1 << 15;
+  const int64_t rows = small ? 8 * kMR : g.b_type == DType::kFloat32 ? kInPlaceRows : kMR;
+  if (g.trans_b || g.m > rows) return false;
+  const Rows<float> r(g);
+  if (g.b_type == DType::kFloat32) {
+    run_product(g, r.a, r.lda, r.batch, Feed::kInPlace, static_cast<const float*>(g.b));
+  } else if (g.b_type == DType::kBFloat16) {
+    run_product(g, r.a, r.lda, r.batch, Feed::kInPlace, static_cast<const bf16*>(g.b));
+  } else {
+    run_product(g, r.a, r.lda, r.batch, Feed::kInPlace, static_cast<const f16*>(g.b));
+  }
+  return true;
+}
+
+void multiply(const GemmArgs& g) {
+  if (g.a_type == DType::kFloat64) return run_plain<double>(g);
+  if (g.a_type == DType::kInt64) return run_plain<int64_t>(g);
+  if (g.a_type == DType::kInt32) return run_plain<int32_t>(g);
+  if (g.packed_b) return multiply_packed(g);
+  if (multiply_dots(g) || multiply_in_place(g)) return;
+#if defined(__AVX512BF16__)
+  if (g.a_type == DType::kBFloat16 && g.b_type == DType::kBFloat16) {
+    const Rows<bf16> r(g);
+    return run_product<bf16, uint32_t>(g, r.a, r.lda, r.batch, Feed::kPack, nullptr);
+  }
+#endif
+  const Rows<float> r(g);
+  run_product<float, float>(g, r.a, r.lda, r.batch, Feed::kPack, nullptr);
+}
+
+}  // namespace
+
+void gemm_execute(const GemmArgs& args) {
+  GemmArgs g = args;
+  if (g.m <= 0 || g.n <= 0 || g.batch <= 0) return;
+  // A batch that shares B and whose rows follow each other is one tall product.
+  if (g.batch > 1 && g.b_batch == 0 && !g.trans_a && g.a_batch == g.m * g.lda &&
+      g.c_batch == g.m * g.ldc && !g.bias_per_row &&
+      (!g.residual || g.residual_batch == g.m * g.ld_residual) &&
+      (!g.preact || g.preact_batch == g.m * g.ld_preact)) {
+    g.m *= g.batch;
+    g.batch = 1;
+  }
+  multiply(g);
+}
+
+void gemm_pack(const cpu::PackArgs& args) {
+  const PanelMap map(args.n);
+  PackedMatrix& out = *args.out;
+  out.format = args.format;
+  out.k = args.k;
+  out.n = args.n;
+  out.group = args.group;
+  out.panels = args.memory;
+  const Source source{args.b, args.type, args.ldb, args.trans_b};
+  const int64_t grain = ceil_div(1 << 15, max<int64_t>(1, args.k * kNR));
+  cpu::parallel_for(map.panels, grain, [&](int64_t begin, int64_t end) {
+    const int64_t j = map.begin(begin);
+    if (args.format == PackFormat::kF32) {
+      pack_panels(source, map, 0, 0, args.k, begin, end, 1,
+                  static_cast<float*>(args.memory) + j * args.k);
+    } else if (args.format == PackFormat::kF16) {
+      pack_panels(source, map, 0, 0, args.k, begin, end, 1,
+                  static_cast<f16*>(args.memory) + j * args.k);
+    } else {
+      pack_panels(source, map, 0, 0, args.k, begin, end, 2,
+                  static_cast<uint32_t*>(args.memory) + j * ceil_div(args.k, 2));
+    }
+  });
+}
+
+void gemm_packed_bytes(const cpu::PackedBytesArgs& args) {
+  const int64_t columns = PanelMap(args.n).vectors * kLanes;
+  const int64_t words = args.format == PackFormat::kF32 ? args.k : ceil_div(args.k, 2);
+  *args.bytes = columns * words * 4;
+}
+
+}  // namespace seqloom::SEQLOOM_ISA_NS
