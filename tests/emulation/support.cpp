@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// C functions through which the Python tests of the emulator drive a library of test kernels.
+#include <cuda_runtime.h>
+
+#include <cstdio>
+#include <exception>
+#include <string>
+
+#include "cuda/error.h"
+#include "cuda/runtime.h"
+#if defined(SEQLOOM_CUDA_EMULATED)
+#include "emulation/control.h"
+#endif
+
+#define SEQLOOM_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+thread_local std::string t_error;
+
+template <class F>
+int guarded(F f) {
+  try {
+    t_error.clear();
+    f();
+    return 0;
+  } catch (const std::exception& e) {
+    t_error = e.what();
+    return 1;
+  }
+}
+}  // namespace
+
+SEQLOOM_EXPORT const char* test_error() { return t_error.c_str(); }
+// Called by the exported launchers of the kernel files.
+int run_guarded(void (*f)(void*), void* data) {
+  return guarded([&] { f(data); });
+}
+
+SEQLOOM_EXPORT void* test_allocate(std::size_t bytes) {
+  void* p = nullptr;
+  guarded([&] { p = seqloom::cuda::allocate(bytes, nullptr); });
+  return p;
+}
+SEQLOOM_EXPORT void test_release(void* p) { seqloom::cuda::release(p, nullptr); }
+SEQLOOM_EXPORT int test_copy_in(void* target, const void* source, std::size_t bytes) {
+  return guarded([&] { seqloom::cuda::copy_to_device(target, source, bytes, nullptr); });
+}
+SEQLOOM_EXPORT int test_copy_out(void* target, const void* source, std::size_t bytes) {
+  return guarded([&] {
+    seqloom::cuda::copy_to_host(target, source, bytes, nullptr);
+    seqloom::cuda::synchronize_stream(nullptr);
+  });
+}
+SEQLOOM_EXPORT int test_synchronize() {
+  return guarded([] { seqloom::cuda::synchronize_device(); });
+}
+SEQLOOM_EXPORT int test_is_emulated() { return seqloom::cuda::kEmulated; }
+SEQLOOM_EXPORT int test_device_name(char* out, int size) {
+  return guarded([&] {
+    std::snprintf(out, static_cast<std::size_t>(size), "%s",
+                  seqloom::cuda::device_properties(0).name.c_str());
+  });
+}
+SEQLOOM_EXPORT int test_capability() {
+  return seqloom::cuda::device_properties(0).capability();
+}
+#if defined(SEQLOOM_CUDA_EMULATED)
+SEQLOOM_EXPORT int test_configure(const char* name, const char* value) {
+  return guarded([&] { seqloom::emulation::configure(name, value); });
+}
+SEQLOOM_EXPORT int test_has_checker() { return seqloom::emulation::built_with_checker(); }
+SEQLOOM_EXPORT void test_statistics(unsigned long long* out) {
+  const auto s = seqloom::emulation::statistics();
+  const unsigned long long values[] = {s.launches, s.blocks, s.threads, s.switches, s.collectives,
+                                       s.mma, s.checked_accesses, s.ldmatrix, s.ldmatrix_conflicts};
+  for (int i = 0; i < 9; ++i) out[i] = values[i];
+}
+#endif
