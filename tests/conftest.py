@@ -31,6 +31,9 @@ else:
     settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+fuzz_key = pytest.StashKey[str]()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where the ops under test run"
@@ -38,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.fuzz_key = fuzz_key
     if config.getoption("--device") == "cuda":
         import seqloom as sl
 
@@ -100,3 +104,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"{len(skipped)} skipped")
     for reason, count in reasons.most_common():
         terminalreporter.write_line(f"  {count:5d}  {reason}")
+    fuzz = terminalreporter.config.stash.get(fuzz_key, None)
+    if fuzz:
+        terminalreporter.write_line(fuzz)

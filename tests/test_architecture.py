@@ -233,7 +233,9 @@ def test_no_symbol_is_shared_between_instruction_sets():
             name, kind = line.split()[:2]
             seen += 1
             # Its mangled name spells the namespace with its length before it.
-            if f"{len(namespace)}{namespace}" not in name:
+            # DW.ref.* are pointers to the runtime's exception handling: equal data, no code.
+            own = f"{len(namespace)}{namespace}" in name
+            if not own and not name.startswith("DW.ref."):
                 wrong.append(f"{path.name} ({namespace}): {kind} {name}")
     assert seen > len(objects), "the objects define next to nothing"
     assert not wrong, "\n".join(wrong[:40])
@@ -244,7 +246,8 @@ def test_no_symbol_is_shared_between_instruction_sets():
 
 def test_the_library_never_prints_or_ends_the_process():
     pattern = re.compile(
-        r"\b(abort|exit|_exit|terminate|printf|fprintf|puts|perror)\s*\(|std::c(out|err)"
+        r"(?<![\w.>:])(?<!void )(std::|::)?"
+        r"(abort|exit|_exit|terminate|printf|fprintf|puts|perror)\s*\(|std::c(out|err)"
     )
     wrong = [
         f"{relative(p)}: {found[0]}"
