@@ -34,7 +34,8 @@ def choose(report: Report, patterns: list[str]) -> list[Row]:
     return [
         row
         for row in timed
-        if not patterns or any(fnmatchcase(row.id, p) or fnmatchcase(row.id, f"{p}/*") for p in patterns)
+        if not patterns
+        or any(fnmatchcase(row.id, p) or fnmatchcase(row.id, f"{p}/*") for p in patterns)
     ]
 
 
@@ -48,7 +49,9 @@ def line(row: Row) -> str:
         theirs, ratio = row.summary(peer), row.ratio(peer)
         if theirs is not None and ratio is not None:
             same = "" if row.differs(peer) else " (no difference)"
-            peers.append((theirs.p50, f"{peer} {seconds_text(theirs.p50)}, **{digits(ratio)}x**{same}"))
+            peers.append(
+                (theirs.p50, f"{peer} {seconds_text(theirs.p50)}, **{digits(ratio)}x**{same}")
+            )
     spread = f"{seconds_text(ours.p20)} - {seconds_text(ours.p80)}"
     cells = [
         f"{row.name} {row.label}" + (" warm" if row.cache == "warm" else ""),
@@ -69,15 +72,15 @@ def caption(report: Report, rows: list[Row]) -> str:
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     threads = ", ".join(str(n) for n in sorted({row.threads for row in rows}))
     used = {peer.partition(".")[0] for row in rows for peer in row.peers}
-    versions = [f"{name} {version}" for name, version in env.get("peers", {}).items() if name in used]
+    versions = [
+        f"{name} {version}" for name, version in env.get("peers", {}).items() if name in used
+    ]
     where = f"{env.get('machine', '')} ({env.get('cpu', '')}, {env.get('cores', '?')} cores)"
     gpu = env.get("gpu", {}).get("name", "")
     if gpu:
         where += f", {gpu}"
     against = f" against {', '.join(versions)}" if versions else ""
-    return (
-        f"Measured on {where}, {when}, {threads} threads: seqloom {env.get('seqloom', '')}{against}.\n\n"
-    )
+    return f"Measured on {where}, {when}, {threads} threads: seqloom {env.get('seqloom', '')}{against}.\n\n"
 
 
 def table(what: str, results: Path) -> str:

@@ -7,7 +7,7 @@
 """
 
 from seqloom.bench.case import Case, all_cases, select
-from seqloom.bench.compare import compare
+from seqloom.bench.comparison import compare
 from seqloom.bench.record import Report, Row, load, save
 from seqloom.bench.runner import Runner, Settings, plan
 

@@ -48,7 +48,9 @@ def load_reference() -> Any:
     if not entry.is_file():
         return None
     name = "seqloom_reference"
-    spec = importlib.util.spec_from_file_location(name, entry, submodule_search_locations=[str(folder)])
+    spec = importlib.util.spec_from_file_location(
+        name, entry, submodule_search_locations=[str(folder)]
+    )
     if spec is None or spec.loader is None:
         return None
     module = importlib.util.module_from_spec(spec)
@@ -94,9 +96,7 @@ def _value(expected: Any) -> Any:
     return expected.value if isinstance(expected, Part) else expected
 
 
-def verify(
-    case: Case, library: Seqloom, inputs: Inputs, mode: str, dtype: str
-) -> Verdict | None:
+def verify(case: Case, library: Seqloom, inputs: Inputs, mode: str, dtype: str) -> Verdict | None:
     """Compare seqloom with the reference; None where the case or the checkout has none."""
     reference = load_reference()
     if case.reference is None or reference is None:
@@ -117,9 +117,7 @@ def verify(
     for name, grad in zip(case.wrt, grads, strict=True):
         if name not in exact_grads:
             continue  # too large to be worth it
-        verdict = _judge(
-            grad, exact_grads[name], single_grads[name], floor, f"gradient of {name}"
-        )
+        verdict = _judge(grad, exact_grads[name], single_grads[name], floor, f"gradient of {name}")
         if not verdict.ok or verdict.error > worst.error:
             worst = verdict
         if not verdict.ok:

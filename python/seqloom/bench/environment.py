@@ -62,7 +62,7 @@ def machine_name(fields: dict[str, str], cores: int, gpu: str = "") -> str:
     if gpu:
         return _slug(re.sub(r"(?i)\b(nvidia|geforce|tesla)\b", "", gpu))
     brand = fields.get("model name", "") or platform.processor() or platform.machine()
-    brand = re.sub(r"(?i)\((r|tm)\)|\b(amd|intel|cpu|processor|\d+-core|@.*)\b", " ", brand)
+    brand = re.sub(r"(?i)\((r|tm)\)|@.*|\b(amd|intel|cpu|processor|\d+-core)\b", " ", brand)
     return "-".join(p for p in (_slug(brand), microarchitecture(fields), f"{cores}c") if p)
 
 
@@ -123,7 +123,9 @@ def today() -> str:
     return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def collect(library: Any, *, threads: int, device: str = "cpu", machine: str = "") -> dict[str, Any]:
+def collect(
+    library: Any, *, threads: int, device: str = "cpu", machine: str = ""
+) -> dict[str, Any]:
     """The env block of a results file."""
     fields = cpu_info()
     gpu = _gpu(library) if device.startswith("cuda") else {}

@@ -83,9 +83,7 @@ class Library:
             ]
         return [self.call(case, contender, inputs, mode, dtype) for inputs in copies]
 
-    def call(
-        self, case: Case, contender: Contender, inputs: Inputs, mode: str, dtype: str
-    ) -> Call:
+    def call(self, case: Case, contender: Contender, inputs: Inputs, mode: str, dtype: str) -> Call:
         if mode != "fwd" or dtype != "f32" or self.device != "cpu":
             raise Unsupported
         function = self.function(contender)
@@ -126,9 +124,7 @@ class Torch(Library):
         if device.startswith("cuda") and not self.module.cuda.is_available():
             raise Unsupported
 
-    def call(
-        self, case: Case, contender: Contender, inputs: Inputs, mode: str, dtype: str
-    ) -> Call:
+    def call(self, case: Case, contender: Contender, inputs: Inputs, mode: str, dtype: str) -> Call:
         torch = self.module
         function = self.function(contender)
         target = getattr(torch, DTYPE_NAMES[dtype])
@@ -185,9 +181,7 @@ class Jax(Library):
         os.environ.setdefault("JAX_PLATFORMS", "cpu" if device == "cpu" else "cuda")
         super().__init__(device, threads, module)
 
-    def call(
-        self, case: Case, contender: Contender, inputs: Inputs, mode: str, dtype: str
-    ) -> Call:
+    def call(self, case: Case, contender: Contender, inputs: Inputs, mode: str, dtype: str) -> Call:
         jax = self.module
         jnp = importlib.import_module("jax.numpy")
         target = getattr(jnp, DTYPE_NAMES[dtype])
@@ -226,9 +220,7 @@ class OnnxRuntime(Library):
 
     name = "onnxruntime"
 
-    def call(
-        self, case: Case, contender: Contender, inputs: Inputs, mode: str, dtype: str
-    ) -> Call:
+    def call(self, case: Case, contender: Contender, inputs: Inputs, mode: str, dtype: str) -> Call:
         raise Unsupported
 
 
@@ -257,9 +249,7 @@ class Seqloom(Library):
 
         return {n: convert(n, v) for n, v in round_inputs(case, inputs, dtype).items()}
 
-    def call(
-        self, case: Case, contender: Contender, inputs: Inputs, mode: str, dtype: str
-    ) -> Call:
+    def call(self, case: Case, contender: Contender, inputs: Inputs, mode: str, dtype: str) -> Call:
         sl = self.module
         function = self.function(contender)
         tensors = self.tensors(case, inputs, dtype, case.wrt if mode != "fwd" else ())

@@ -59,7 +59,7 @@ def cells(row: Row) -> dict[str, str]:
         "spread": f"{digits(ours.p20 * factor)}-{digits(ours.p80 * factor)}",
         "bandwidth": digits(row.bytes / ours.p50 / 1e9),
         "rate": digits(row.flops / ours.p50 / 1e9) if row.flops else "-",
-        "roof": "-" if share is None else f"{100 * share:.0f}{row.bound[:1]}",
+        "roof": "-" if share is None else f"{min(999, 100 * share):.0f}{row.bound[:1]}",
         "memory": "-" if peak is None else digits(peak / 2**20),
         "error": "-" if row.error is None else f"{row.error:.0e}",
     }

@@ -11,8 +11,7 @@ import sys
 import time
 from typing import Any
 
-from seqloom.bench import compare as comparison
-from seqloom.bench import environment, plot, record, table
+from seqloom.bench import comparison, environment, plot, record, table
 from seqloom.bench.case import MODES, Case, all_cases, select
 from seqloom.bench.libraries import Peers, Unsupported
 from seqloom.bench.progress import Progress
@@ -296,16 +295,16 @@ def compare(arguments: list[str]) -> int:
     )
 
 
-def _show_comparison(
-    old: Report, new: Report, fail_above: float | None, relative: str = ""
-) -> int:
+def _show_comparison(old: Report, new: Report, fail_above: float | None, relative: str = "") -> int:
     changes = comparison.compare(old, new, relative_to=relative)
     print("\n".join(comparison.comparison_lines(old, new, changes)))
     if fail_above is None:
         return 0
     slower = comparison.regressions(changes, fail_above)
     for change in slower:
-        print(f"slower by more than {100 * fail_above:g}%: {change.id} ({100 * change.delta:+.1f}%)")
+        print(
+            f"slower by more than {100 * fail_above:g}%: {change.id} ({100 * change.delta:+.1f}%)"
+        )
     return 1 if slower else 0
 
 

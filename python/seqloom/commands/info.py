@@ -21,7 +21,9 @@ def main(arguments: list[str]) -> int:
     fields = environment.cpu_info()
     architecture = environment.microarchitecture(fields)
     print(f"machine: {environment.machine_name(fields, environment.cores())}")
-    print(f"cpu: {fields.get('model name', 'unknown')}" + (f" ({architecture})" * bool(architecture)))
+    print(
+        f"cpu: {fields.get('model name', 'unknown')}" + (f" ({architecture})" * bool(architecture))
+    )
     print(f"cores: {environment.cores()}")
     print(f"devices: {', '.join(_devices())}")
     peers = environment.installed_peers()

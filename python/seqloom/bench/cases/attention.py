@@ -149,9 +149,7 @@ def decode(
     )
 
 
-def additive(
-    batch: int, queries: int, keys: int, width: int, hidden: int, **changes: Any
-) -> Case:
+def additive(batch: int, queries: int, keys: int, width: int, hidden: int, **changes: Any) -> Case:
     """Bahdanau's attention; torch has no kernel for it, so its peer is the formula."""
 
     def make(rng: np.random.Generator) -> dict[str, Any]:

@@ -98,9 +98,7 @@ def linear_cross_entropy(rows: int, width: int, classes: int, **changes: Any) ->
 
         def backward(dy: Any) -> dict[str, Any]:
             head = slice(0, _CHECKED)
-            _, pull = ref.cross_entropy.vjp(
-                hidden[head] @ weight.T, targets[head], reduction="sum"
-            )
+            _, pull = ref.cross_entropy.vjp(hidden[head] @ weight.T, targets[head], reduction="sum")
             return {"hidden": Part((head,), pull(dy / rows)["logits"] @ weight)}
 
         return total / rows, backward

@@ -12,9 +12,7 @@ from seqloom.bench.case import Built, Case, Context, Work, register
 from seqloom.bench.cases.common import normal, to_tensor
 
 # GPT-2's parameters by size: embeddings, then the four matrices of its twelve blocks.
-GPT2_SHAPES = (
-    [(50257, 768), (1024, 768)] + [(2304, 768), (768, 768), (3072, 768), (768, 3072)] * 12
-)
+GPT2_SHAPES = [(50257, 768), (1024, 768)] + [(2304, 768), (768, 768), (3072, 768), (768, 3072)] * 12
 
 
 def _step(**options: Any) -> Built:

@@ -35,9 +35,7 @@ def recurrent_work(
     return work
 
 
-def _weights(
-    rng: np.random.Generator, cell: str, width: int, hidden: int
-) -> dict[str, Any]:
+def _weights(rng: np.random.Generator, cell: str, width: int, hidden: int) -> dict[str, Any]:
     # torch's initialisation: uniform within one over the square root of the hidden width.
     rows, bound = GATES[cell] * hidden, hidden**-0.5
 
@@ -95,9 +93,7 @@ def _reference(cell: str) -> Callable[..., Any]:
     return call
 
 
-def recurrent(
-    cell: str, steps: int, batch: int, width: int, hidden: int, **changes: Any
-) -> Case:
+def recurrent(cell: str, steps: int, batch: int, width: int, hidden: int, **changes: Any) -> Case:
     """One layer in one direction over [steps, batch, width]."""
     return Case(
         family="rnn",
@@ -153,9 +149,7 @@ def ragged(cell: str, steps: int, batch: int, width: int, hidden: int, **changes
     )
 
 
-def stack(
-    cell: str, steps: int, batch: int, width: int, hidden: int, **changes: Any
-) -> Case:
+def stack(cell: str, steps: int, batch: int, width: int, hidden: int, **changes: Any) -> Case:
     """Two bidirectional layers, through the modules."""
     class_name = _ONNX_NAME[cell]
     contestant = module(
@@ -183,18 +177,14 @@ def stack(
     )
 
 
-def layer_norm_lstm(
-    steps: int, batch: int, width: int, hidden: int, **changes: Any
-) -> Case:
+def layer_norm_lstm(steps: int, batch: int, width: int, hidden: int, **changes: Any) -> Case:
     """The LSTM with normalised gates and cell; no peer has a kernel for it."""
     plain = recurrent("lstm", steps, batch, width, hidden)
 
     def call(sl: Any, x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> Any:
         return sl.ops.lstm(x, None, None, w_ih, w_hh, b_ih, b_hh, layer_norm=True)
 
-    return replace(
-        plain, name="lstm_layer_norm", ours=call, peers={}, reference=None, **changes
-    )
+    return replace(plain, name="lstm_layer_norm", ours=call, peers={}, reference=None, **changes)
 
 
 @register("rnn")
