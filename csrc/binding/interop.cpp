@@ -100,6 +100,7 @@ py::array to_numpy(const py::object& tensor) {
   check_type(is_tensor(tensor.ptr()), "numpy: must be a Tensor, got ", type_name(tensor.ptr()));
   const Array& a = array_of(tensor.ptr());
   check_type(!a.is_cuda(), "numpy: the tensor is on ", a.device(), ", use .cpu() first");
+  a.storage()->shared = true;
   std::vector<py::ssize_t> shape, strides;
   for (int i = 0; i < a.rank(); ++i) {
     shape.push_back(a.shape()[i]);
@@ -160,6 +161,7 @@ void delete_unconsumed(PyObject* capsule) {
 
 template <class Managed>
 py::object export_capsule(const Array& a, bool copied) {
+  a.storage()->shared = true;
   auto* e = new Exported<Managed>{};
   e->array = a;
   e->shape = a.shape();
@@ -270,7 +272,10 @@ Array from_pointer(uint64_t address, const Dims& shape, const std::optional<Dims
                      owner.inc_ref().ptr(), release_python_owner);
 }
 
-uint64_t data_pointer(const Array& a) { return reinterpret_cast<uintptr_t>(a.data()); }
+uint64_t data_pointer(const Array& a) {
+  a.storage()->shared = true;
+  return reinterpret_cast<uintptr_t>(a.data());
+}
 
 }  // namespace
 

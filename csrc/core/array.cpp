@@ -87,6 +87,7 @@ Array Array::wrap(void* data, const Dims& shape, const Dims& strides, DType dtyp
   s->data = data;
   s->device = device;
   s->read_only = read_only;
+  s->shared = true;
   s->owner = owner;
   s->release = release;
   Array a;

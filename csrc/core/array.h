@@ -59,12 +59,19 @@ Dims contiguous_strides(const Dims& shape);
 
 // Memory with an owner. `release` runs once, when the last reference goes.
 struct Storage {
+  // Something derived from the contents that dies with them.
+  struct Attachment {
+    virtual ~Attachment() = default;
+  };
+
   std::atomic<int64_t> references{0};
   std::atomic<uint64_t> version{0};  // bumped by every in-place change; autograd compares it
   void* data = nullptr;
   size_t bytes = 0;
   Device device;
   bool read_only = false;
+  bool shared = false;  // others may write it without bumping the version
+  Attachment* attachment = nullptr;
   bool viewed = false;  // the tape holds a view of it: in-place changes could go unseen
   void (*release)(Storage*) = nullptr;
   void* owner = nullptr;  // what `release` gives back: a Python object, a DLPack capsule, ...
@@ -83,8 +90,10 @@ class StoragePtr {
     return *this;
   }
   ~StoragePtr() {
-    if (s_ != nullptr && s_->references.fetch_sub(1, std::memory_order_acq_rel) == 1)
+    if (s_ != nullptr && s_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      if (s_->attachment != nullptr) delete s_->attachment;
       s_->release(s_);
+    }
   }
   Storage* operator->() const { return s_; }
   Storage* get() const { return s_; }

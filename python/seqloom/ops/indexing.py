@@ -17,6 +17,8 @@ from ..autograd import Node, record
 from ..tensor import Tensor, from_dlpack, from_numpy, tensor
 from .layout import permute, take
 
+__all__ = ["getitem", "setitem"]
+
 Gradients = tuple["Tensor | None", ...]
 
 

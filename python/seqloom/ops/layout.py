@@ -13,6 +13,37 @@ from ..dtypes import BY_CODE
 from ..tensor import Tensor, arange
 from ._arrays import public
 
+__all__ = [
+    "argsort",
+    "cat",
+    "chunk",
+    "clone",
+    "contiguous",
+    "embedding",
+    "expand",
+    "flatten",
+    "flip",
+    "gather",
+    "index_select",
+    "one_hot",
+    "pad",
+    "permute",
+    "repeat",
+    "reshape",
+    "roll",
+    "sort",
+    "split",
+    "squeeze",
+    "stack",
+    "topk",
+    "transpose",
+    "tril",
+    "triu",
+    "unbind",
+    "unsqueeze",
+    "view",
+]
+
 Gradients = tuple["Tensor | None", ...]
 
 

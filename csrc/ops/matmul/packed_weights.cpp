@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/matmul/packed_weights.h"
+
+#include <pybind11/pybind11.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <mutex>
+#include <vector>
+
+#include "cpu/isa.h"
+
+namespace seqloom::ops {
+namespace {
+
+int64_t initial_limit() {
+  const char* text = std::getenv("SEQLOOM_PACKED_MB");
+  const int64_t megabytes = text != nullptr ? std::strtoll(text, nullptr, 10) : 1024;
+  return megabytes << 20;
+}
+
+std::atomic<int64_t> limit{initial_limit()};
+std::atomic<int64_t> in_use{0};
+std::mutex mutex;  // guards every Packs; held for look-ups and for packing
+
+// The packed copies of views of one storage.
+struct Packs : Storage::Attachment {
+  struct Entry {
+    const void* data;
+    int64_t rows, columns;
+    DType dtype;
+    uint64_t version;
+    int isa;
+    std::shared_ptr<const PackedCopy> copy;
+  };
+  std::vector<Entry> entries;
+};
+
+std::shared_ptr<const PackedCopy> pack(const Array& weight) {
+  const cpu::PackFormat format = weight.dtype() == DType::kBFloat16  ? cpu::PackFormat::kBF16
+                                 : weight.dtype() == DType::kFloat16 ? cpu::PackFormat::kF16
+                                                                     : cpu::PackFormat::kF32;
+  cpu::PackArgs args;
+  args.format = format;
+  args.type = weight.dtype() == DType::kBFloat16  ? cpu::GemmType::kBF16
+              : weight.dtype() == DType::kFloat16 ? cpu::GemmType::kF16
+                                                  : cpu::GemmType::kF32;
+  args.k = weight.shape()[1];
+  args.n = weight.shape()[0];
+  const auto bytes = static_cast<int64_t>(cpu::packed_bytes(format, args.k, args.n));
+  if (in_use.load() + bytes > limit.load()) return nullptr;
+  auto copy = std::make_shared<PackedCopy>();
+  copy->memory = Array::empty({bytes}, DType::kUInt8);
+  in_use += bytes;
+  args.b = weight.data();
+  args.ldb = args.k;
+  args.trans_b = true;
+  args.memory = copy->memory.mutable_data();
+  args.out = &copy->matrix;
+  cpu::pack_b(args);
+  return copy;
+}
+
+}  // namespace
+
+PackedCopy::~PackedCopy() {
+  if (memory.defined()) in_use -= memory.bytes();
+}
+
+PackedUse packed_weight(const Array& weight, int64_t rows) {
+  if (rows < 2 || rows > kMaxPackedRows || weight.numel() < 4096) return {};
+  Storage* s = weight.storage();
+  if (!is_kernel_float(weight.dtype()) || (s->shared && !s->read_only) ||
+      !weight.is_contiguous() || limit.load(std::memory_order_relaxed) == 0)
+    return {};
+  const uint64_t version = s->version.load(std::memory_order_acquire);
+  const int isa = static_cast<int>(cpu::active_isa());
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto* packs = static_cast<Packs*>(s->attachment);
+  if (packs == nullptr) s->attachment = packs = new Packs;
+  for (Packs::Entry& e : packs->entries) {
+    if (e.data != weight.data() || e.rows != weight.shape()[0] ||
+        e.columns != weight.shape()[1] || e.dtype != weight.dtype())
+      continue;
+    if (e.version == version && e.isa == isa) {
+      if (!e.copy) e.copy = pack(weight);
+    } else {
+      e.version = version;
+      e.isa = isa;
+      e.copy = nullptr;
+    }
+    return PackedUse(e.copy);
+  }
+  if (packs->entries.size() < 16)
+    packs->entries.push_back({weight.data(), weight.shape()[0], weight.shape()[1], weight.dtype(),
+                              version, isa, nullptr});
+  return {};
+}
+
+void register_packed_weights(pybind11::module_& m) {
+  namespace py = pybind11;
+  m.def("packed_bytes_in_use", [] { return in_use.load(); });
+  m.def("set_packed_limit", [](int64_t bytes) { limit = bytes < 0 ? 0 : bytes; },
+        py::arg("bytes"));
+}
+
+}  // namespace seqloom::ops

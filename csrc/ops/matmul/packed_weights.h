@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights that linear() sees again and again are packed once for the CPU's product.
+//
+// The packed copy hangs on the weight's storage and dies with it; it is used only while the storage's
+// version is the one that was packed, so any in-place change invalidates it. Memory that somebody else
+// may write without our knowing (NumPy and DLPack views, wrapped arrays) is never packed. A weight is
+// packed at its second use without a gradient, for products of 2 to kMaxPackedRows rows, where packing
+// inside the call would cost the most. All copies together stay within SEQLOOM_PACKED_MB (default
+// 1024) megabytes; set_packed_limit changes that, 0 turns packing off.
+#pragma once
+
+#include <memory>
+
+#include "core/array.h"
+#include "cpu/gemm.h"
+
+namespace pybind11 {
+class module_;
+}
+
+namespace seqloom::ops {
+
+inline constexpr int64_t kMaxPackedRows = 256;
+
+struct PackedCopy {
+  Array memory;
+  cpu::PackedMatrix matrix;
+  ~PackedCopy();
+};
+
+// Keeps the packed copy alive for one product; empty where there is none.
+class PackedUse {
+ public:
+  PackedUse() = default;
+  explicit PackedUse(std::shared_ptr<const PackedCopy> copy) : copy_(std::move(copy)) {}
+  const cpu::PackedMatrix* matrix() const { return copy_ ? &copy_->matrix : nullptr; }
+
+ private:
+  std::shared_ptr<const PackedCopy> copy_;
+};
+
+// For x [rows, in] times weight [out, in] transposed.
+PackedUse packed_weight(const Array& weight, int64_t rows);
+
+void register_packed_weights(pybind11::module_& m);
+
+}  // namespace seqloom::ops
