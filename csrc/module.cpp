@@ -10,6 +10,7 @@ PYBIND11_MODULE(_core, m) {
   seqloom::binding::register_tensor_type(m);
   seqloom::binding::register_interop(m);
   seqloom::binding::register_runtime(m);
+  seqloom::binding::register_cuda(m);
   seqloom::binding::register_roofline(m);
 
   seqloom::ops::register_elementwise(m);

@@ -10,6 +10,7 @@ void register_errors(pybind11::module_& m);
 void register_tensor_type(pybind11::module_& m);
 void register_interop(pybind11::module_& m);
 void register_runtime(pybind11::module_& m);
+void register_cuda(pybind11::module_& m);
 void register_roofline(pybind11::module_& m);
 
 }  // namespace seqloom::binding

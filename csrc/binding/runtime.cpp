@@ -26,7 +26,7 @@ const char* compiler() {
 const char* cuda_build() {
   if (!kBuiltWithCuda) return "none";
   if (!kCudaEmulated) return "cuda";
-  return SEQLOOM_EMULATION_CHECKED ? "emulated, checked" : "emulated";
+  return kEmulationChecked ? "emulated, checked" : "emulated";
 }
 
 py::dict build_info() {

@@ -7,19 +7,26 @@
 
 #include "core/macros.h"
 
-#ifndef SEQLOOM_WITH_CUDA
-#define SEQLOOM_WITH_CUDA 0  // 1: CUDA kernels are linked in (real or emulated)
-#endif
-#ifndef SEQLOOM_CUDA_EMULATED
-#define SEQLOOM_CUDA_EMULATED 0  // 1: device "cuda" is the emulator of csrc/emulation
-#endif
-#ifndef SEQLOOM_EMULATION_CHECKED
-#define SEQLOOM_EMULATION_CHECKED 0  // 1: kernels are instrumented (race, memory, init checks)
-#endif
-
+// The build may define:
+//   SEQLOOM_WITH_CUDA          CUDA kernels are linked in (real or emulated)
+//   SEQLOOM_CUDA_EMULATED      device "cuda" is the emulator of csrc/emulation
+//   SEQLOOM_EMULATION_CHECKED  its kernels are instrumented (race, memory, init, sync checks)
 namespace seqloom {
 
-inline constexpr bool kBuiltWithCuda = SEQLOOM_WITH_CUDA != 0;
-inline constexpr bool kCudaEmulated = SEQLOOM_CUDA_EMULATED != 0;
+#if defined(SEQLOOM_WITH_CUDA)
+inline constexpr bool kBuiltWithCuda = true;
+#else
+inline constexpr bool kBuiltWithCuda = false;
+#endif
+#if defined(SEQLOOM_CUDA_EMULATED)
+inline constexpr bool kCudaEmulated = true;
+#else
+inline constexpr bool kCudaEmulated = false;
+#endif
+#if defined(SEQLOOM_EMULATION_CHECKED)
+inline constexpr bool kEmulationChecked = true;
+#else
+inline constexpr bool kEmulationChecked = false;
+#endif
 
 }  // namespace seqloom
