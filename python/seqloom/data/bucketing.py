@@ -65,7 +65,7 @@ class TokenBudget:
             )
         if pool is not None and pool < 1:
             raise ValueError(f"TokenBudget: pool must be positive, got {pool}")
-        self.lengths = sizes.reshape(len(sizes), -1)
+        self.lengths = sizes[:, None] if sizes.ndim == 1 else sizes
         long = np.flatnonzero(self.lengths.sum(axis=1) > max_tokens)
         if len(long) and not drop_long:
             raise ValueError(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import queue
 import threading
@@ -75,6 +76,9 @@ def prefetched(source: Iterator[Any], depth: int) -> Generator[Any, None, None]:
             yield item
     finally:
         stopped.set()
+        with contextlib.suppress(queue.Empty):  # room, so that the thread wakes up at once
+            while True:
+                waiting.get_nowait()
         thread.join()
         close = getattr(source, "close", None)
         if close is not None:
