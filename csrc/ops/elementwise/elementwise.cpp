@@ -393,6 +393,7 @@ void register_elementwise(py::module_& m) {
   m.def("copy_", &copy_in_place, py::arg("tensor"), py::arg("source"));
   m.def("fit_context", &fit_context, py::arg("out"), py::arg("a"), py::arg("b"));
   register_creation(m);
+  register_activation(m);
 }
 
 }  // namespace seqloom::ops

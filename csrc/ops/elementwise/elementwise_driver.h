@@ -6,7 +6,7 @@
 #pragma once
 
 #include "cpu/parallel.h"
-#include "cpu/vec.h"
+#include "cpu/vec_philox.h"
 #include "ops/elementwise/elementwise.h"
 
 namespace seqloom::SEQLOOM_ISA_NS {
@@ -221,6 +221,27 @@ void store_block(const ElementwiseArgs& args, const Operand& o, int64_t first, i
   });
 }
 
+SEQLOOM_ALWAYS_INLINE bool is_random(ops::ElementwiseOp op) {
+  return op == ops::ElementwiseOp::kDropout || op == ops::ElementwiseOp::kDropoutAdd ||
+         op == ops::ElementwiseOp::kBiasDropoutAdd;
+}
+
+// The dropout factor of every element of a block: p is the probability of 0, q the factor else.
+template <class C>
+SEQLOOM_NOINLINE void dropout_factors(const ElementwiseArgs& args, int64_t first, int64_t count,
+                                      C* to) {
+  const VecF p = VecF::broadcast(static_cast<float>(args.p));
+  const uint64_t offset = args.offset + static_cast<uint64_t>(first);
+  philox_uniforms(args.seed, offset, count, [&](int64_t i, VecF u, int n) {
+    if constexpr (dtype_of<C>() == DType::kFloat32) {
+      store(to + i, zero_unless(u >= p, VecF::broadcast(static_cast<float>(args.q))), n);
+    } else {
+      const uint32_t kept = bits(u >= p);
+      for (int j = 0; j < n; ++j) to[i + j] = (kept >> j & 1) != 0 ? static_cast<C>(args.q) : C{};
+    }
+  });
+}
+
 // ---- all of them -----------------------------------------------------------------------------
 
 template <class C>
@@ -236,6 +257,8 @@ SEQLOOM_NOINLINE void run_buffered(const ElementwiseArgs& args, BlockFunction<C>
   alignas(64) C out[ops::kMaxOutputs][kBlock];
   Block<C> block;
   block.args = &args;
+  const bool random = is_random(args.op);
+  if (random) block.in[args.inputs] = in[args.inputs];
   bool constant[ops::kMaxInputs];
   for (int i = 0; i < args.inputs; ++i) {
     constant[i] = is_constant(args, args.in[i]);
@@ -247,6 +270,7 @@ SEQLOOM_NOINLINE void run_buffered(const ElementwiseArgs& args, BlockFunction<C>
     block.count = min(kBlock, end - first);
     for (int i = 0; i < args.inputs; ++i)
       if (!constant[i]) block.in[i] = load_block(args, args.in[i], first, block.count, in[i]);
+    if (random) dropout_factors(args, first, block.count, in[args.inputs]);
     for (int i = 0; i < args.outputs; ++i) {
       const Operand& o = args.out[i];
       block.out[i] = is_direct<C>(o) ? static_cast<C*>(o.data) + first : out[i];
@@ -276,7 +300,7 @@ template <class C>
 SEQLOOM_ALWAYS_INLINE void run_elementwise(const ElementwiseArgs& args,
                                            BlockFunction<C> function) {
   if (function == nullptr) return;  // the front door asks for formulas that exist only
-  bool direct = true;
+  bool direct = !is_random(args.op);
   for (int i = 0; i < args.inputs; ++i) direct &= args.in[i].data && is_direct<C>(args.in[i]);
   for (int i = 0; i < args.outputs; ++i) direct &= is_direct<C>(args.out[i]);
   // Chunks are multiples of kDirectBlock, so blocks of kBlock stay whole as well.

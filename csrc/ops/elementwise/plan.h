@@ -70,5 +70,6 @@ void copy_into(const Array& to, const Array& from);
 Array convert(const Array& a, DType dtype, Device device, bool always_copy);
 
 void register_creation(pybind11::module_& m);
+void register_activation(pybind11::module_& m);
 
 }  // namespace seqloom::ops

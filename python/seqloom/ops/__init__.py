@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernels, callable on anybody's arrays: NumPy, torch, CuPy and JAX in, the same kind out."""
 
+from .activation import *
+from .elementwise import *
 from .layout import *
 from .loss import *
 from .norm import *
+from .reduction import *
 from .softmax import *
