@@ -16,6 +16,7 @@ PYBIND11_MODULE(_core, m) {
   seqloom::ops::register_elementwise(m);
   seqloom::ops::register_layout(m);
   seqloom::ops::register_loss(m);
+  seqloom::ops::register_matmul(m);
   seqloom::ops::register_norm(m);
   seqloom::ops::register_reduction(m);
   seqloom::ops::register_softmax(m);

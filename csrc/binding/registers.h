@@ -20,6 +20,7 @@ namespace seqloom::ops {
 void register_elementwise(pybind11::module_& m);
 void register_layout(pybind11::module_& m);
 void register_loss(pybind11::module_& m);
+void register_matmul(pybind11::module_& m);
 void register_norm(pybind11::module_& m);
 void register_reduction(pybind11::module_& m);
 void register_softmax(pybind11::module_& m);

@@ -13,17 +13,6 @@ namespace {
 
 namespace py = pybind11;
 
-cpu::GemmType gemm_type(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat16: return cpu::GemmType::kF16;
-    case DType::kBFloat16: return cpu::GemmType::kBF16;
-    case DType::kFloat64: return cpu::GemmType::kF64;
-    case DType::kInt32: return cpu::GemmType::kI32;
-    case DType::kInt64: return cpu::GemmType::kI64;
-    default: return cpu::GemmType::kF32;
-  }
-}
-
 cpu::Activation activation_of(Epilogue e) { return static_cast<cpu::Activation>(e); }
 
 void run_product(Device device, const ProductArgs& p, const cpu::PackedMatrix* packed = nullptr) {
@@ -47,7 +36,7 @@ void run_product(Device device, const ProductArgs& p, const cpu::PackedMatrix* p
   g.ldb = p.ldb;
   g.trans_b = p.trans_b;
   g.packed_b = packed;
-  g.a_type = g.b_type = g.c_type = g.bias_type = gemm_type(p.dtype);
+  g.a_type = g.b_type = g.c_type = g.bias_type = p.dtype;
   g.c = p.c;
   g.ldc = p.ldc;
   g.batch = p.batch;

@@ -42,9 +42,7 @@ std::shared_ptr<const PackedCopy> pack(const Array& weight) {
                                                                      : cpu::PackFormat::kF32;
   cpu::PackArgs args;
   args.format = format;
-  args.type = weight.dtype() == DType::kBFloat16  ? cpu::GemmType::kBF16
-              : weight.dtype() == DType::kFloat16 ? cpu::GemmType::kF16
-                                                  : cpu::GemmType::kF32;
+  args.type = weight.dtype();
   args.k = weight.shape()[1];
   args.n = weight.shape()[0];
   const auto bytes = static_cast<int64_t>(cpu::packed_bytes(format, args.k, args.n));

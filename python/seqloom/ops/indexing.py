@@ -147,11 +147,11 @@ def _setitem_backward(node: Node, grad: Tensor) -> Gradients:
             board = _core.full(repeated, 0, 4, grad.device)
             _core.put(through(board), key.first, key.indices, numbers, False)
             last, _ = _core.take("setitem", through(board), key.first, key.indices)
-            picked = _core.mul(picked, _core.convert(
-                _core.eq(last, numbers), grad._dtype_code, grad.device, False))
+            wins = _core.convert(_core.eq(last, numbers), grad._dtype_code, grad.device, False)
+            picked = _core.mul(picked, wins)
     if picked.ndim < len(shape):
         picked = _core.reshape(picked, (1,) * (len(shape) - picked.ndim) + picked.shape)
-    return of_x, _core.sum_to(picked, shape)
+    return of_x, _core.sum_to(picked, shape, picked._dtype_code)
 
 
 def _count(n: int, device: str) -> Tensor:

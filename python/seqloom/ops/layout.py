@@ -12,12 +12,12 @@ from ..autograd import Node, record
 from ..dtypes import BY_CODE
 from ..tensor import Tensor, arange
 from ._arrays import public
+from .elementwise import clone
 
 __all__ = [
     "argsort",
     "cat",
     "chunk",
-    "clone",
     "contiguous",
     "embedding",
     "expand",
@@ -187,7 +187,7 @@ def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _expand_backward(node: Node, grad: Tensor) -> Gradients:
-    return (_core.sum_to(grad, node.context),)
+    return (_core.sum_to(grad, node.context, grad._dtype_code),)
 
 
 def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
@@ -280,26 +280,6 @@ def contiguous(x: Tensor) -> Tensor:
     (2, 1)
     """
     return x if x.is_contiguous() else clone(x)
-
-
-def clone(x: Tensor) -> Tensor:
-    """A contiguous copy that takes part in the gradient.
-
-    >>> import seqloom as sl
-    >>> x = sl.zeros(2)
-    >>> y = sl.ops.clone(x)
-    >>> y[0] = 1.0
-    >>> x.tolist()
-    [0.0, 0.0]
-    """
-    y = _core.clone(x)
-    if x._needs_grad:
-        record(y, "clone", (x,), _pass_on)
-    return y
-
-
-def _pass_on(node: Node, grad: Tensor) -> Gradients:
-    return (grad,)
 
 
 def _same_dtype(name: str, tensors: Sequence[Tensor]) -> Sequence[Tensor]:

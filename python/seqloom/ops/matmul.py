@@ -46,9 +46,9 @@ def _matmul_backward(node: Node, grad: Tensor) -> Gradients:
     a, b = node.saved_tensors()
     of_a, of_b = _core.matmul_backward(grad, a, b, *node.context)
     if of_a is not None and of_a.shape != a.shape:
-        of_a = _core.sum_to(of_a, a.shape)
+        of_a = _core.sum_to(of_a, a.shape, a._dtype_code)
     if of_b is not None and of_b.shape != b.shape:
-        of_b = _core.sum_to(of_b, b.shape)
+        of_b = _core.sum_to(of_b, b.shape, b._dtype_code)
     return of_a, of_b
 
 
