@@ -58,7 +58,7 @@ Array random(const Dims& shape, DType dtype, Device device, uint8_t kind, int64_
 #if SEQLOOM_WITH_CUDA
   if (device.is_cuda()) {
     ReleaseGil release(true);
-    cuda::DeviceGuard guard(device.index);
+    cuda::DeviceScope scope(device.index);
     random_cuda(args);
     return out;
   }

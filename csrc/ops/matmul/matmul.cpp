@@ -21,7 +21,7 @@ void run_product(Device device, const ProductArgs& p, const cpu::PackedMatrix* p
   const ReleaseGil release(device.is_cuda() || work > 262144 || work < 0);
 #if SEQLOOM_WITH_CUDA
   if (device.is_cuda()) {
-    const cuda::DeviceGuard guard(device.index);
+    const cuda::DeviceScope scope(device.index);
     return product_cuda(p);
   }
 #endif

@@ -5,6 +5,7 @@ from .activation import *
 from .elementwise import *
 from .layout import *
 from .loss import *
+from .matmul import *
 from .norm import *
 from .reduction import *
 from .softmax import *
