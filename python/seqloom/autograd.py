@@ -186,8 +186,13 @@ class _Sink:
             gradient = _hooked(hook, gradient)
         held = leaf.grad
         if held is None:
-            # Whoever else holds this memory must not see later in-place changes of leaf.grad.
-            if id(gradient) in self.stored or _core.storage_references(gradient) > 1:
+            # Whoever else holds this memory must not see later in-place changes of leaf.grad, which
+            # must not be a broadcast view either.
+            if (
+                id(gradient) in self.stored
+                or _core.storage_references(gradient) > 1
+                or not gradient.is_contiguous()
+            ):
                 gradient = _core.clone(gradient)
             self.stored[id(gradient)] = gradient
             leaf.grad = gradient

@@ -498,7 +498,7 @@ class Tensor(_core.TensorBase):
         return _ops.mul(self, self)
 
     def pow(self, exponent: Operand) -> Tensor:
-        return _ops.pow(self, exponent)
+        return self**exponent
 
     def clamp(self, min: Any = None, max: Any = None) -> Tensor:
         return _ops.clamp(self, min, max)
@@ -597,7 +597,7 @@ class Tensor(_core.TensorBase):
         return _ops.abs(self)
 
     def __invert__(self) -> Tensor:
-        return _ops.logical_not(self)
+        return _ops.bitwise_not(self)
 
     def __and__(self, other: Any) -> Tensor:
         return _ops.bitwise_and(self, other)

@@ -394,6 +394,7 @@ void register_elementwise(py::module_& m) {
   m.def("fit_context", &fit_context, py::arg("out"), py::arg("a"), py::arg("b"));
   register_creation(m);
   register_activation(m);
+  register_rotary(m);
 }
 
 }  // namespace seqloom::ops

@@ -71,5 +71,6 @@ Array convert(const Array& a, DType dtype, Device device, bool always_copy);
 
 void register_creation(pybind11::module_& m);
 void register_activation(pybind11::module_& m);
+void register_rotary(pybind11::module_& m);
 
 }  // namespace seqloom::ops

@@ -247,7 +247,8 @@ Array cumsum(const Array& x, int64_t axis, bool reverse) {
 // ---- broadcasting and its reverse ----------------------------------------------------------------
 
 // The sum of `grad` over the axes along which `shape` was broadcast to it.
-Array sum_to(const Array& grad, const Dims& shape, DType dtype) {
+Array sum_to(const Array& grad, const Dims& shape, std::optional<DType> wanted) {
+  const DType dtype = wanted.value_or(grad.dtype());
   if (grad.shape() == shape) return convert(grad, dtype, grad.device(), false);
   const int missing = grad.rank() - shape.size();
   check_value(missing >= 0, "sum_to: ", grad.shape(), " does not come from ", shape);
@@ -330,7 +331,8 @@ void register_reduction(py::module_& m) {
         py::arg("shape"), axis);
   m.def("prod_backward", &prod_backward, py::arg("grad"), x, axis);
   m.def("cumsum", &cumsum, x, axis, py::arg("reverse"));
-  m.def("sum_to", &sum_to, py::arg("grad"), py::arg("shape"), py::arg("dtype"));
+  m.def("sum_to", &sum_to, py::arg("grad"), py::arg("shape"),
+        py::arg("dtype") = py::none());
   m.def("expand_reduced", &expand_reduced, py::arg("reduced"), py::arg("shape"), axis);
 }
 

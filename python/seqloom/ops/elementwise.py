@@ -527,23 +527,10 @@ def _to_backward(node: Node, gradient: Tensor) -> Tensor:
 # ---- in place -----------------------------------------------------------------------------------
 
 
-def _begin(name: str, x: Tensor, *others: Any) -> bool:
-    """Refuse to change a leaf that is being recorded; whether the change must be recorded."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: must be a Tensor, got {type(x).__name__}")
-    if not _core.grad_enabled():
-        return False
-    if x.requires_grad and x._node is None:
-        raise RuntimeError(
-            f"{name}: a leaf that requires a gradient can't be changed in place; use no_grad()"
-        )
-    return x.requires_grad or any(isinstance(o, Tensor) and o.requires_grad for o in others)
-
-
 def add_(x: Tensor, other: Any) -> Tensor:
     """x += other."""
     other = _take(other, x)
-    recorded = _begin("add_", x, other)
+    recorded = _core.check_in_place("add_", x, other)
     _core.add_(x, other)
     if recorded:
         record(x, "add_", _kept(x, other), _add_backward, (), _core.fit_context(x, x, other))
@@ -553,7 +540,7 @@ def add_(x: Tensor, other: Any) -> Tensor:
 def sub_(x: Tensor, other: Any) -> Tensor:
     """x -= other."""
     other = _take(other, x)
-    recorded = _begin("sub_", x, other)
+    recorded = _core.check_in_place("sub_", x, other)
     _core.sub_(x, other)
     if recorded:
         record(x, "sub_", _kept(x, other), _sub_backward, (), _core.fit_context(x, x, other))
@@ -572,7 +559,7 @@ def div_(x: Tensor, other: Any) -> Tensor:
 
 def _scaled_in_place(name: str, kernel: Any, backward: Any, x: Tensor, other: Any) -> Tensor:
     other = _take(other, x)
-    if not _begin(name, x, other):
+    if not _core.check_in_place(name, x, other):
         kernel(x, other)
         return x
     # Backward needs the factors as they were.
@@ -593,7 +580,7 @@ def _scaled_in_place(name: str, kernel: Any, backward: Any, x: Tensor, other: An
 def fill_(x: Tensor, value: Any) -> Tensor:
     """Every element becomes `value`."""
     value = _take(value, x)
-    recorded = _begin("fill_", x, value)
+    recorded = _core.check_in_place("fill_", x, value)
     _core.fill_(x, value)
     if recorded:
         record(x, "fill_", _kept(x, value), _copy_backward, (), _core.fit_context(x, x, value))
@@ -605,7 +592,7 @@ def copy_(x: Tensor, source: Operand) -> Tensor:
     source = _take(source, x)
     if isinstance(source, (bool, int, float)):
         return fill_(x, source)
-    recorded = _begin("copy_", x, source)
+    recorded = _core.check_in_place("copy_", x, source)
     _core.copy_(x, source)
     if recorded:
         fit = (None, (source.shape, source._dtype_code, source.device))
