@@ -9,7 +9,8 @@
 
 namespace seqloom::ops {
 
-SEQLOOM_DEVICE float activate(Epilogue epilogue, float x) {
+// Called, not inlined: kernels hold dozens of sums in registers, and each would bring its own copy.
+static __device__ __noinline__ float activate(Epilogue epilogue, float x) {
   switch (epilogue) {
     case Epilogue::kRelu: return x < 0.f ? 0.f : x;  // NaN stays
     case Epilogue::kGelu: return 0.5f * x * (1.f + erff(x * 0.70710678f));
@@ -19,7 +20,7 @@ SEQLOOM_DEVICE float activate(Epilogue epilogue, float x) {
     default: return x;
   }
 }
-SEQLOOM_DEVICE double activate(Epilogue epilogue, double x) {
+static __device__ __noinline__ double activate(Epilogue epilogue, double x) {
   switch (epilogue) {
     case Epilogue::kRelu: return x < 0.0 ? 0.0 : x;
     case Epilogue::kGelu: return 0.5 * x * (1.0 + erf(x * 0.7071067811865476));
@@ -49,7 +50,8 @@ SEQLOOM_DEVICE void finish(const ProductArgs& p, int64_t batch, int64_t row, int
     }
     if (p.preact != nullptr)
       static_cast<T*>(p.preact)[(batch * p.m + row) * p.n + column] = rounded(sum);
-    *c = rounded(activate(p.epilogue, sum));
+    if (p.epilogue != Epilogue::kNone) sum = activate(p.epilogue, sum);
+    *c = rounded(sum);
   }
 }
 
