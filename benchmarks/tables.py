@@ -16,10 +16,10 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-
 from seqloom.bench.record import OURS, BadFile, Report, Row, load
 from seqloom.bench.table import digits, seconds_text
+
+ROOT = Path(__file__).resolve().parents[1]
 
 MARKER = re.compile(r"(<!-- bench: (?P<what>[^>]+?) -->\n)(?P<body>.*?)(<!-- /bench -->)", re.S)
 HEADER = (
@@ -80,7 +80,8 @@ def caption(report: Report, rows: list[Row]) -> str:
     if gpu:
         where += f", {gpu}"
     against = f" against {', '.join(versions)}" if versions else ""
-    return f"Measured on {where}, {when}, {threads} threads: seqloom {env.get('seqloom', '')}{against}.\n\n"
+    ours = f"seqloom {env.get('seqloom', '')}"
+    return f"Measured on {where}, {when}, {threads} threads: {ours}{against}.\n\n"
 
 
 def table(what: str, results: Path) -> str:

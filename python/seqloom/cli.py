@@ -27,6 +27,9 @@ COMMANDS = {
 }
 
 
+EXAMPLE = "example:\n  seqloom info"
+
+
 class CommandError(Exception):
     """Trouble with what the user gave: told in one line, exit status 1."""
 
@@ -57,8 +60,7 @@ def _overview() -> argparse.ArgumentParser:
         prog="seqloom",
         description="Sequence models, from the plain RNN to the LLM.",
         epilog="\n".join(
-            ["commands:", *lines, "", "`seqloom COMMAND --help` tells more.", "", "example:"]
-            + ["  seqloom info"]
+            ["commands:", *lines, "", "`seqloom COMMAND --help` tells more.", "", EXAMPLE]
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -148,7 +148,6 @@ class Torch(Library):
         dy = torch.from_numpy(upstream(tuple(y.shape))).to(y.dtype).to(self.device)
         if mode == "bwd":
             return lambda: grad(y, leaves, dy, retain_graph=True)
-        del y
         return lambda: grad(first(function(**tensors)), leaves, dy)
 
     def clock(self, calls: Sequence[Call]) -> Clock:
@@ -261,7 +260,6 @@ class Seqloom(Library):
         dy = self.upstream(y)
         if mode == "bwd":
             return lambda: grad(y, leaves, dy, retain_graph=True)
-        del y
         return lambda: grad(first(function(**tensors)), leaves, dy)
 
     def upstream(self, y: Any) -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 from collections.abc import Callable
@@ -25,10 +26,8 @@ def _kibibytes(name: str) -> int | None:
 def _release() -> None:
     """Give free memory back, so that reuse of it is seen as growth."""
     gc.collect()
-    try:
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        pass  # not glibc
 
 
 def peak_of_call(call: Callable[[], Any], release: Callable[[], None] | None = None) -> int | None:

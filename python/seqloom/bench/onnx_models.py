@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ def _model(
     attributes: Mapping[str, Any],
 ) -> bytes:
     try:
-        import onnx
+        onnx = importlib.import_module("onnx")
     except ImportError:
         raise ImportError("the onnx package is needed to build a graph") from None
     helper, numpy_helper = onnx.helper, onnx.numpy_helper

@@ -107,15 +107,14 @@ class Report:
     rows: list[Row]
 
     def to_json(self) -> str:
-        document = {
+        head = {
             "format": FORMAT,
             "version": VERSION,
             "env": self.env,
             "roofline": self.roofline,
-            "rows": [_compact(asdict(row)) for row in self.rows],
         }
-        head = {key: value for key, value in document.items() if key != "rows"}
-        lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in document["rows"])
+        rows = [_compact(asdict(row)) for row in self.rows]
+        lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
         # One row a line: a difference of two runs shows which rows changed.
         return json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n' + lines + "\n ]\n}\n"
 

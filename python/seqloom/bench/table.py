@@ -15,11 +15,11 @@ _HEADER = (
     f"{'GFLOP/s':>7} {'roof':>5} {'MiB':>5} {'error':>7}"
 )
 LEGEND = (
-    "p50 and p20-p80 of the samples that had their CPUs (* = too few had). GB/s "
-    "and GFLOP/s count compulsory bytes and useful operations. roof: percent of this run's measured "
-    "roofline, m = memory, c = compute. MiB: peak memory of one call. error: largest error against "
-    "float64 over the largest value. Under it the peers: time, and their time / ours ('~' = no "
-    "difference by Mann-Whitney, p >= 0.01)."
+    "p50 and p20-p80 of the samples that had their CPUs (* = too few had). GB/s and GFLOP/s count "
+    "compulsory bytes and useful operations. roof: percent of this run's measured roofline, m = "
+    "memory, c = compute. MiB: peak memory of one call. error: largest error against float64 over "
+    "the largest value. Under it the peers: time, and their time / ours ('~' = no difference by "
+    "Mann-Whitney, p >= 0.01)."
 )
 
 
@@ -135,9 +135,9 @@ def report_lines(report: Report) -> list[str]:
     """A whole report, for results that are read back from a file."""
     from seqloom.bench.environment import describe
 
-    lines = describe(report.env) + [""] + header_lines()
+    lines = [*describe(report.env), "", *header_lines()]
     for row in report.rows:
         if row.status != "absent":
             lines += row_lines(row)
     absent = absent_lines(report.rows)
-    return lines + ([""] + absent if absent else [])
+    return lines + (["", *absent] if absent else [])

@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import os
 import sys
+import textwrap
 import time
 from typing import Any
 
@@ -106,13 +107,12 @@ def _run_parser() -> argparse.ArgumentParser:
                         help="inputs rotated through more than the last-level cache "
                         "(the default of most cases)")  # fmt: skip
     add("--peers", type=_words(None), default=None, metavar="NAMES",
-        help="numpy,torch,torch.compile,onnxruntime,ctranslate2,jax or none; default: installed")  # fmt: skip
+        help="numpy,torch,torch.compile,onnxruntime,ctranslate2,jax or none")  # fmt: skip
     add("--seconds", type=_positive, default=2.0, help="time for each row's rounds (2)")
     add("--no-check", action="store_false", dest="check", help="do not compare with float64 first")
     add("--machine", default="", help="name of the machine in the results")
     add("--json", metavar="F", help="write every sample and the environment")
-    add("--update", action="store_true",
-        help="with --json: keep the rows of an existing file that were not measured now")  # fmt: skip
+    add("--update", action="store_true", help="keep the rows of F.json that are not measured now")
     add("--csv", metavar="F", help="write one line a sample")
     add("--plot", metavar="F.png", help="draw the roofline and scaling with size")
     add("--compare", metavar="OLD.json", help="compare with earlier results")
@@ -158,7 +158,7 @@ def run_cases(arguments: list[str]) -> int:
         roofline = _roofline(settings, library, peers)
         bar.step()
         bar.clear()
-        print("\n".join(table.textwrap.wrap(roofline.describe(), table.WIDTH)))
+        print("\n".join(textwrap.wrap(roofline.describe(), table.WIDTH)))
         print("\n" + "\n".join(table.header_lines()), flush=True)
         try:
             runner = Runner(library, settings, roofline, peers)

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-import seqloom
+import importlib
+from typing import Any
+
+from seqloom._version import __version__
 from seqloom.bench import environment
 from seqloom.cli import command_parser
 
@@ -11,9 +14,10 @@ from seqloom.cli import command_parser
 def main(arguments: list[str]) -> int:
     parser = command_parser("info", example="seqloom info")
     parser.parse_args(arguments)
+    seqloom: Any = importlib.import_module("seqloom")
     configuration = getattr(seqloom, "show_config", None)
     if configuration is None:
-        print(f"seqloom {seqloom.__version__}")
+        print(f"seqloom {__version__}")
     else:
         text = configuration()
         if isinstance(text, str):  # it prints unless it returns what it has to say
@@ -25,14 +29,14 @@ def main(arguments: list[str]) -> int:
         f"cpu: {fields.get('model name', 'unknown')}" + (f" ({architecture})" * bool(architecture))
     )
     print(f"cores: {environment.cores()}")
-    print(f"devices: {', '.join(_devices())}")
+    print(f"devices: {', '.join(_devices(seqloom))}")
     peers = environment.installed_peers()
     listed = ", ".join(f"{name} {version}" for name, version in peers.items())
     print(f"peers for `seqloom bench`: {listed or 'none installed'}")
     return 0
 
 
-def _devices() -> list[str]:
+def _devices(seqloom: Any) -> list[str]:
     try:
         cuda = seqloom.cuda
         count = cuda.device_count() if cuda.is_available() else 0
