@@ -12,12 +12,12 @@ from ..autograd import Node, record
 from ..dtypes import BY_CODE
 from ..tensor import Tensor, arange
 from ._arrays import public
-from .elementwise import clone
 
 __all__ = [
     "argsort",
     "cat",
     "chunk",
+    "clone",
     "contiguous",
     "embedding",
     "expand",
@@ -270,6 +270,26 @@ def _unbind_backward(node: Node, *grads: Tensor | None) -> Gradients:
 
 
 # ---- copies -------------------------------------------------------------------------------------
+
+
+def clone(x: Tensor) -> Tensor:
+    """A copy with memory of its own, row-major.
+
+    >>> import seqloom as sl
+    >>> x = sl.zeros(2)
+    >>> y = x.clone()
+    >>> y[0] = 1
+    >>> x.tolist()
+    [0.0, 0.0]
+    """
+    y = _core.clone(x)
+    if x._needs_grad:
+        record(y, "clone", (x,), _clone_backward)
+    return y
+
+
+def _clone_backward(node: Node, gradient: Tensor) -> Tensor:
+    return gradient
 
 
 def contiguous(x: Tensor) -> Tensor:
