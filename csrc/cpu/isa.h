@@ -6,7 +6,7 @@
 //
 //   level         namespace        needs
 //   kBaseline     isa_baseline     nothing beyond the platform (SSE2 on x86-64)
-//   kAvx2         isa_avx2         AVX2, FMA, F16C
+//   kAvx2         isa_avx2         AVX2, FMA, F16C, BMI2
 //   kAvx512       isa_avx512       kAvx2 and AVX-512 F, BW, VL, DQ, CD
 //   kAvx512Bf16   isa_avx512bf16   kAvx512 and AVX-512 BF16, VNNI
 //   kNeon         isa_neon         64-bit ARM
@@ -34,7 +34,7 @@ namespace seqloom::cpu {
 enum class Isa : int { kBaseline = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3, kNeon = 4 };
 
 struct CpuFeatures {
-  bool avx2 = false;         // AVX2, FMA and F16C, enabled by the operating system
+  bool avx2 = false;         // AVX2, FMA, F16C and BMI2, enabled by the operating system
   bool avx512 = false;       // F, BW, VL, DQ and CD, enabled by the operating system
   bool avx512_bf16 = false;  // vdpbf16ps, vcvtneps2bf16
   bool avx512_vnni = false;  // vpdpbusd on 512 bits

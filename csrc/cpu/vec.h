@@ -25,7 +25,7 @@
 //
 // Arithmetic    + - * / (IEEE), unary -
 //   fma(a, b, c) = a b + c   fnma(a, b, c) = c - a b   fms(a, b, c) = a b - c
-//                    one rounding, except at kBaseline on x86-64, which has no such instruction
+//                    one rounding where kFusedMultiplyAdd; the SSE2 baseline has no such instruction
 //   min(a, b) = a < b ? a : b   max(a, b) = a > b ? a : b   so a NaN in a or b gives b
 //   min_nan, max_nan            a NaN in a or b gives NaN
 //   abs sqrt (IEEE)  rsqrt = 1 / sqrt(x), two roundings  copy_sign(magnitude, sign)
@@ -87,7 +87,7 @@ SEQLOOM_ALWAYS_INLINE constexpr T max(T a, T b) {
 #include "cpu/vec_avx512.h"
 #elif defined(__AVX2__)
 #include "cpu/vec_avx2.h"
-#elif defined(__aarch64__) && !defined(SEQLOOM_ISA_GENERIC)
+#elif defined(__aarch64__)
 #include "cpu/vec_neon.h"
 #else
 #include "cpu/vec_generic.h"

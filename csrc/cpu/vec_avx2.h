@@ -14,6 +14,7 @@
 namespace seqloom::SEQLOOM_ISA_NS {
 
 constexpr int kLanes = 8;
+constexpr bool kFusedMultiplyAdd = true;
 
 struct Mask {
   __m256 v;

@@ -13,6 +13,7 @@
 namespace seqloom::SEQLOOM_ISA_NS {
 
 constexpr int kLanes = 16;
+constexpr bool kFusedMultiplyAdd = true;
 
 struct Mask {
   __mmask16 v;

@@ -16,6 +16,7 @@
 namespace seqloom::SEQLOOM_ISA_NS {
 
 constexpr int kLanes = 4;
+constexpr bool kFusedMultiplyAdd = false;
 
 typedef float Float4 __attribute__((vector_size(16)));
 typedef int32_t Int4 __attribute__((vector_size(16)));

@@ -69,20 +69,20 @@ SEQLOOM_ALWAYS_INLINE VecF exp(VecF x) {
   return scale_pow2(p, a.n);
 }
 
-// expm1(x) = 2^n (e^r - 1) + (2^n - 1), which cancels nowhere.
-SEQLOOM_ALWAYS_INLINE VecF expm1_in_range(VecF x) {
+// expm1(x) = 2^n (e^r - 1) + (2^n - 1), which cancels nowhere; formed at half its size, so that n = 128
+// is in range.
+SEQLOOM_ALWAYS_INLINE VecF half_expm1(VecF x) {
   const ExpArgument a = reduce_exp(x);
   const VecF q = polynomial(a.r, 0.5f, 0.16666666f, 0.04166636f, 0.00833339f, 0.0013940927f,
                             0.00019845902f);
   const VecF em1 = fma(a.r * a.r, q, a.r);
-  const VecF scale = pow2(a.n);
-  return fma(scale, em1, scale - VecF::broadcast(1.0f));
+  const VecF scale = pow2(a.n - VecF::broadcast(1.0f));
+  return fma(scale, em1, scale - VecF::broadcast(0.5f));
 }
 SEQLOOM_ALWAYS_INLINE VecF expm1(VecF x) {
-  const VecF clamped = min(VecF::broadcast(88.0f), max(VecF::broadcast(-20.0f), x));
-  const VecF y = select(x > VecF::broadcast(88.0f), exp(x), expm1_in_range(clamped));
-  // For tiny x the reduction is exact and so is y, but -0 would become +0.
-  return select(x == VecF::zero(), x, y);
+  const VecF half = half_expm1(min(VecF::broadcast(89.0f), max(VecF::broadcast(-20.0f), x)));
+  // Below 2^-60 the result is x, which halving could lose to underflow and its sign to 2^n - 1.
+  return select(abs(x) < VecF::broadcast(8.6736174e-19f), x, half + half);
 }
 
 // log(m 2^e (1 + c)) for the m, e of `bits`, where m is in [sqrt 1/2, sqrt 2) and c 2^e = `low`.
@@ -133,11 +133,11 @@ SEQLOOM_ALWAYS_INLINE VecF log1p(VecF x) {
   return select(x == VecF::zero(), x, y);
 }
 
-// tanh |x| = E / (E + 2) with E = expm1(2 |x|): no cancellation, and 1 from |x| = 9.02 on.
+// tanh |x| = h / (h + 1) with h = expm1(2 |x|) / 2: no cancellation, and 1 from |x| = 9.02 on.
 SEQLOOM_ALWAYS_INLINE VecF tanh(VecF x) {
   const VecF twice = abs(x) + abs(x);
-  const VecF e = expm1_in_range(min(VecF::broadcast(20.0f), twice));
-  return copy_sign(e / (e + VecF::broadcast(2.0f)), x);
+  const VecF h = half_expm1(min(VecF::broadcast(20.0f), twice));
+  return copy_sign(h / (h + VecF::broadcast(1.0f)), x);
 }
 
 // 1 / (1 + exp(-x)).
@@ -146,17 +146,12 @@ SEQLOOM_ALWAYS_INLINE VecF sigmoid(VecF x) {
   return one / (one + exp(-x));
 }
 
-// log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)).
+// log(1 + exp(x)) = max(x, 0) + log1p(t), t = exp(-|x|) in [0, 1].
 SEQLOOM_ALWAYS_INLINE VecF softplus(VecF x) {
   const VecF t = exp(-abs(x));
-  const VecF one = VecF::broadcast(1.0f);
-  const VecF u = one + t;
-  const VecF lost = t - (u - one);
-  const VecI bits = as_int(u);
-  // u is in [1, 2], so the exponent that log_of_bits takes out is 0 or 1.
-  const VecI e = shift_right(bits - VecI::broadcast(0x3f3504f3), 23);
-  const VecF scale = as_float(shift_left(VecI::broadcast(127) - e, 23));
-  return max(VecF::zero(), x) + log_of_bits(bits, lost * scale, VecF::zero());
+  const VecF p = polynomial(t, -0.4999993f, 0.33330512f, -0.24958588f, 0.19695401f, -0.15355396f,
+                            0.10680556f, -0.05766445f, 0.020204589f, -0.0033184732f);
+  return max(VecF::zero(), x) + fma(t * t, p, t);
 }
 
 // erf |x| = 1 - 2^(-y), y = |x| s(|x|) with s the smooth function -log2(erfc a) / a on [0, 3.94],
@@ -241,7 +236,7 @@ SEQLOOM_ALWAYS_INLINE VecF gelu_erf_grad(VecF x) {
 
 // ---- sine and cosine ----
 
-// Lane by lane through the C library, in double: arguments too large for the fast reduction.
+// Lane by lane through the C library, in double: for arguments past the fast reduction.
 inline SEQLOOM_NOINLINE void sincos_lanes(const float* x, float* sine, float* cosine) {
   for (int i = 0; i < kLanes; ++i) {
     sine[i] = static_cast<float>(__builtin_sin(static_cast<double>(x[i])));
@@ -263,25 +258,27 @@ SEQLOOM_ALWAYS_INLINE void sincos_quadrant(VecF r, VecI q, VecF* sine, VecF* cos
   *cosine = as_float(as_int(select(swap, s, c)) ^ cosine_sign);
 }
 
-// Both at once. Vectorised up to |x| = 2^16 where the level has fused multiply-add (the three-part
-// reduction by pi/2 relies on it).
+// Both at once. Vectorised up to |x| = 2^16 where the level has fused multiply-add, on which the
+// three-part reduction by pi / 2 relies.
 SEQLOOM_ALWAYS_INLINE void sincos(VecF x, VecF* sine, VecF* cosine) {
-#if defined(__FMA__) || defined(__aarch64__)
-  if (SEQLOOM_LIKELY(all(abs(x) <= VecF::broadcast(65536.0f)))) {
+  Mask reducible = x != x;  // none
+  if constexpr (kFusedMultiplyAdd) {
     const VecF n = round(x * VecF::broadcast(0.636619772f));
     VecF r = fnma(n, VecF::broadcast(1.57079637f), x);
     r = fnma(n, VecF::broadcast(-4.37113883e-08f), r);
     r = fnma(n, VecF::broadcast(-1.71512489e-15f), r);
     sincos_quadrant(r, round_to_int(n), sine, cosine);
     *sine = select(x == VecF::zero(), x, *sine);
-    return;
+    reducible = abs(x) <= VecF::broadcast(65536.0f);
+    if (SEQLOOM_LIKELY(all(reducible))) return;
+  } else {
+    *sine = *cosine = x;
   }
-#endif
   float in[kLanes], s[kLanes], c[kLanes];
   store(in, x);
   sincos_lanes(in, s, c);
-  *sine = load(s);
-  *cosine = load(c);
+  *sine = select(reducible, *sine, load(s));
+  *cosine = select(reducible, *cosine, load(c));
 }
 SEQLOOM_ALWAYS_INLINE VecF sin(VecF x) {
   VecF s, c;

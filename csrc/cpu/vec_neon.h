@@ -13,6 +13,7 @@
 namespace seqloom::SEQLOOM_ISA_NS {
 
 constexpr int kLanes = 4;
+constexpr bool kFusedMultiplyAdd = true;
 
 struct Mask {
   uint32x4_t v;

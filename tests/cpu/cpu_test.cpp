@@ -10,6 +10,7 @@
 #include <vector>
 
 #if !defined(_WIN32)
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #endif
@@ -153,20 +154,20 @@ API void cpu_test_double_run(int function, const double* in, double* out, int64_
   SEQLOOM_CPU_BF16(cpu_test_double)({function, in, out, n, reduced});
 }
 
-// The largest errors of a function over the floats with bits first, first + stride, ...: in ULP, and
+// The largest errors of a function over the floats with bits first, first + stride, ... < end: in ULP, and
 // absolutely among those whose ULP error exceeds `forgiven`. Results below 2^-126 are left out when
 // `flush` is set, provided that what came is as small. Returns the bits of the worst input.
-API void cpu_test_sweep(int function, float parameter, uint32_t first, uint32_t stride,
-                        double forgiven, int flush, double* worst_ulp, double* worst_absolute,
+API void cpu_test_sweep(int function, float parameter, uint64_t first, uint64_t end,
+                        uint64_t stride, double forgiven, int flush, double* worst_ulp, double* worst_absolute,
                         uint32_t* worst_bits) {
   constexpr int kBlock = 4096;
   std::vector<float> in(kBlock), out(kBlock);
   *worst_ulp = *worst_absolute = 0;
   *worst_bits = 0;
   const double tiny = std::ldexp(1.0, -126);
-  for (uint64_t start = first; start < (uint64_t{1} << 32);) {
+  for (uint64_t start = first; start < end;) {
     int n = 0;
-    for (; n < kBlock && start < (uint64_t{1} << 32); ++n, start += stride) {
+    for (; n < kBlock && start < end; ++n, start += stride) {
       const uint32_t bits = static_cast<uint32_t>(start);
       std::memcpy(&in[n], &bits, 4);
     }
@@ -188,6 +189,60 @@ API void cpu_test_sweep(int function, float parameter, uint32_t first, uint32_t 
 API double cpu_test_reference(int function, double x, double parameter) {
   return reference(function, x, parameter);
 }
+
+#if !defined(_WIN32)
+// Partial loads and stores of every kind and length that end where the mapped memory ends, and
+// start where it starts: a touch outside is a crash. Returns the number of wrong values.
+API int cpu_test_guard_pages() {
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const int lanes = cpu_test_lane_count();
+  auto* map = static_cast<unsigned char*>(
+      mmap(nullptr, 3 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (map == MAP_FAILED) return -1;
+  mprotect(map, page, PROT_NONE);
+  mprotect(map + 2 * page, page, PROT_NONE);
+  unsigned char* first = map + page;
+  unsigned char* last = map + 2 * page;
+  const size_t sizes[] = {4, 2, 2, 1, 1, 2, 2, 1, 1};  // of Conversion's storage
+  std::vector<float> ones(static_cast<size_t>(lanes), 1.0f), back(static_cast<size_t>(lanes));
+  int wrong = 0;
+  for (int n = 0; n <= lanes; ++n) {
+    for (int kind = cpu_test::k_from_float32; kind <= cpu_test::k_to_uint8; ++kind) {
+      const size_t bytes = sizes[kind] * static_cast<size_t>(n);
+      const bool narrowing = kind >= cpu_test::k_to_bf16;
+      for (unsigned char* edge : {first, last - bytes}) {
+        std::memset(first, 0, page);
+        if (narrowing) {
+          cpu_test_convert_run(kind, ones.data(), edge, n, 1);
+          // Nothing beside the n elements was written, and each was.
+          for (size_t i = 0; i < page; ++i) {
+            const bool inside = first + i >= edge && first + i < edge + bytes;
+            wrong += !inside && first[i] != 0;
+          }
+          for (int i = 0; i < n; ++i) {
+            const unsigned char* e = edge + sizes[kind] * static_cast<size_t>(i);
+            wrong += e[sizes[kind] - 1] == 0;
+          }
+        } else {
+          cpu_test_convert_run(kind, edge, back.data(), n, 1);
+          for (int i = 0; i < n; ++i) wrong += back[static_cast<size_t>(i)] != 0.0f;
+        }
+      }
+    }
+    // float32 stores, int32 loads and stores.
+    auto* floats = reinterpret_cast<float*>(last - 4 * static_cast<size_t>(n));
+    cpu_test_convert_run(cpu_test::k_from_float32, ones.data(), floats, n, 1);
+    for (int i = 0; i < n; ++i) wrong += floats[i] != 1.0f;
+    cpu_test_binary_run(cpu_test::k_load_int, floats, ones.data(), ones.data(), floats, n);
+    for (int i = 0; i < n; ++i) wrong += floats[i] != 1.0f;
+    cpu_test_binary_run(cpu_test::k_load_or, floats, ones.data(), ones.data(), back.data(), n);
+    cpu_test_binary_run(cpu_test::k_load_mask, reinterpret_cast<float*>(last - n), ones.data(),
+                        ones.data(), back.data(), n);
+  }
+  munmap(map, 3 * page);
+  return wrong;
+}
+#endif
 
 // ---- half.h ----
 API void cpu_test_scalar_convert(int kind, const void* in, void* out, int64_t n) {
@@ -264,6 +319,16 @@ API int cpu_test_parallel_throw(int64_t n, int64_t grain, int64_t index) {
     });
   } catch (const std::runtime_error& e) {
     return std::strcmp(e.what(), "chunk") == 0 && !cpu::in_parallel_region();
+  }
+  return 0;
+}
+// Scratch memory that cannot be had, asked for in a kernel's chunk: the exception must pass through
+// code that was compiled for each instruction set.
+API int cpu_test_kernel_throw() {
+  try {
+    SEQLOOM_CPU_BF16(cpu_test_exhaust)({4000});
+  } catch (const std::bad_alloc&) {
+    return 1;
   }
   return 0;
 }
@@ -346,7 +411,7 @@ API int cpu_test_fork(int64_t n) {
 }
 #endif
 // Whether workers compute in the caller's rounding mode: 1/3 in every chunk, bit for bit.
-API int cpu_test_rounding_mode(int mode) {
+API int cpu_test_rounding_mode([[maybe_unused]] int mode) {
 #if defined(__x86_64__)
   const unsigned before = __builtin_ia32_stmxcsr();
   __builtin_ia32_ldmxcsr((before & ~0x6000u) | (static_cast<unsigned>(mode) << 13));

@@ -63,6 +63,9 @@ struct RandomArgs {
   float* out;
   int64_t n;
 };
+struct ExhaustArgs {
+  int64_t n;
+};
 struct DoubleArgs {
   int function;
   const double* in;
@@ -81,6 +84,7 @@ SEQLOOM_DECLARE_CPU_BF16(cpu_test_binary, cpu_test::BinaryArgs)
 SEQLOOM_DECLARE_CPU_BF16(cpu_test_lanewise, cpu_test::BinaryArgs)
 SEQLOOM_DECLARE_CPU_BF16(cpu_test_convert, cpu_test::ConvertArgs)
 SEQLOOM_DECLARE_CPU_BF16(cpu_test_random, cpu_test::RandomArgs)
+SEQLOOM_DECLARE_CPU_BF16(cpu_test_exhaust, cpu_test::ExhaustArgs)
 SEQLOOM_DECLARE_CPU_BF16(cpu_test_double, cpu_test::DoubleArgs)
 
 }  // namespace seqloom

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the tests call on every instruction set: compiled once per level, like a kernel file.
+#include "cpu/parallel.h"
+#include "cpu/scratch.h"
 #include "cpu/vec.h"
 #include "cpu/vec_math.h"
 #include "cpu/vec_philox.h"
@@ -227,6 +229,14 @@ void cpu_test_random(const cpu_test::RandomArgs& a) {
   } else {
     philox_uniforms(a.seed, a.offset, a.n, put);
   }
+}
+
+// Asks for more scratch memory than there is, in every chunk.
+void cpu_test_exhaust(const cpu_test::ExhaustArgs& a) {
+  cpu::parallel_for(a.n, 1, [&](int64_t, int64_t) {
+    cpu::Scratch scratch(size_t{1} << 60);
+    scratch.as<char>()[0] = 1;
+  });
 }
 
 // Sums, maxima and activations on doubles.
