@@ -127,9 +127,8 @@ Cache& cache() {
 
 #if !defined(_WIN32)
 // Holding the lock across a fork keeps the child's cache whole.
-const int registered_fork_handlers =
-    pthread_atfork([] { cache().lock.lock(); }, [] { cache().lock.unlock(); },
-                   [] { cache().lock.unlock(); });
+const int registered_fork_handlers = pthread_atfork(
+    [] { cache().lock.lock(); }, [] { cache().lock.unlock(); }, [] { cache().lock.unlock(); });
 #endif
 
 void unlink(Stack* stack, Block* block) {
@@ -137,8 +136,8 @@ void unlink(Stack* stack, Block* block) {
   (block->older != nullptr ? block->older->newer : stack->oldest) = block->newer;
 }
 
-// Takes out blocks, longest unused first, until at most `limit` bytes are cached; returns them linked
-// by `older`, to be given back to the system without the lock.
+// Takes out blocks, longest unused first, until at most `limit` bytes are cached; returns them
+// linked by `older`, to be given back to the system without the lock.
 Block* evict(Cache& c, size_t limit) {
   Block* out = nullptr;
   while (c.stats.cached > limit) {
@@ -182,8 +181,8 @@ void* system_allocate(size_t bytes) noexcept {
   }
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t length = (bytes + page - 1) / page * page;
-  void* mapping = mmap(nullptr, length + kHugePage, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* mapping =
+      mmap(nullptr, length + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping == MAP_FAILED) return nullptr;
   const uintptr_t start = reinterpret_cast<uintptr_t>(mapping);
   const uintptr_t aligned = (start + kHugePage - 1) / kHugePage * kHugePage;

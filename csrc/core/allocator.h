@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // CPU memory for arrays: 64-byte aligned blocks from a cache, on huge pages from 2 MB on.
 //
-// A fresh large block costs a page fault for every page that is touched, four times the run time of a
-// memory-bound kernel, so freed blocks are kept for the next request of their size class. Classes are
-// an eighth of a power of two apart from 1 KB on. The cache is bounded: SEQLOOM_CPU_CACHE_MB in the
-// environment or cpu_set_cache_limit; past the limit the blocks that have lain longest go back to the
-// system. All functions are thread-safe and survive a fork.
+// A fresh large block costs a page fault for every page that is touched, four times the run time of
+// a memory-bound kernel, so freed blocks are kept for the next request of their size class. Classes
+// are an eighth of a power of two apart from 1 KB on. The cache is bounded: SEQLOOM_CPU_CACHE_MB in
+// the environment or cpu_set_cache_limit; past the limit the blocks that have lain longest go back
+// to the system. All functions are thread-safe and survive a fork.
 #pragma once
 
 #include <cstddef>
@@ -22,8 +22,9 @@ struct CpuMemoryStats {
   uint64_t system_allocations;  // those among them that the cache could not serve
 };
 
-// At least `bytes` bytes (0 gives a valid block too), aligned to 64 bytes (2 MB for huge pages), not
-// initialised; nullptr when the system has no memory left, even after the cache has been emptied.
+// At least `bytes` bytes (0 gives a valid block too), aligned to 64 bytes (2 MB for huge pages),
+// not initialised; nullptr when the system has no memory left, even after the cache has been
+// emptied.
 void* cpu_allocate(size_t bytes) noexcept;
 
 // `bytes` as it was asked for. nullptr is ignored.

@@ -2,7 +2,8 @@
 // Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC'11), scalar form, for
 // host code and CUDA kernels alike. cpu/vec_philox.h is the vector form of the same functions.
 //
-// A stream is a pure function. With e = offset + i, element i of the stream (seed, offset) comes from
+// A stream is a pure function. With e = offset + i, element i of the stream (seed, offset) comes
+// from
 //
 //   block   e / 4   the 128-bit counter {block low, block high, substream low, substream high}
 //   key             {seed low, seed high}
@@ -10,12 +11,13 @@
 //
 //   uniform   u = (word >> 8) 2^-24, in [0, 1)
 //   normal    words 0, 1 of a block give elements 0, 1 and words 2, 3 give elements 2, 3:
-//             u = word_0 2^-32 + 2^-33 (one rounding), t = (word_1 >> 8) 2^-24,
+//             u = float(word_0) 2^-32 + 2^-33 rounded to float, t = (word_1 >> 8) 2^-24,
 //             sqrt(-2 ln u) cos(2 pi t) and sqrt(-2 ln u) sin(2 pi t)
 //
-// Uniforms are equal bit for bit everywhere. Normals are computed with fused multiply-adds and correctly
-// rounded operations only, so they are too, wherever the hardware has them: on CUDA, AVX2, AVX-512 and
-// NEON; the vectors of the SSE2 baseline differ by at most 4 ULP of the larger of the pair.
+// Uniforms are equal bit for bit everywhere. Normals are computed with fused multiply-adds and
+// correctly rounded operations only, so they are too, wherever the hardware has them: on CUDA,
+// AVX2, AVX-512 and NEON; the vectors of the SSE2 baseline differ by at most 4 ULP of the larger of
+// the pair.
 #pragma once
 
 #include <cstdint>
@@ -69,8 +71,7 @@ SEQLOOM_HOST_DEVICE float philox_float(uint32_t u) {
 SEQLOOM_HOST_DEVICE float philox_log(float u) {
   const int32_t shifted = static_cast<int32_t>(philox_bits(u)) - 0x3f3504f3;
   const float n = static_cast<float>(shifted >> 23);
-  const float f =
-      philox_float(static_cast<uint32_t>((shifted & 0x007fffff) + 0x3f3504f3)) - 1.0f;
+  const float f = philox_float(static_cast<uint32_t>((shifted & 0x007fffff) + 0x3f3504f3)) - 1.0f;
   float p = 0.06746641f;
   p = philox_fma(p, f, -0.11675652f);
   p = philox_fma(p, f, 0.11888162f);
@@ -143,8 +144,7 @@ SEQLOOM_HOST_DEVICE void philox_to_normals(uint32_t word0, uint32_t word1, float
 }
 
 // Element i of the stream (seed, offset) is philox_uniform(seed, offset + i).
-SEQLOOM_HOST_DEVICE float philox_uniform(uint64_t seed, uint64_t element,
-                                         uint64_t substream = 0) {
+SEQLOOM_HOST_DEVICE float philox_uniform(uint64_t seed, uint64_t element, uint64_t substream = 0) {
   return philox_to_uniform(philox_block(seed, element / 4, substream).word[element % 4]);
 }
 

@@ -65,8 +65,8 @@ CpuFeatures detect_features() {
   const Registers leaf7 = cpuid(7, 0);
   const Registers leaf7_1 = leaf7.eax >= 1 ? cpuid(7, 1) : Registers{};
   f.f16c = ymm && bit(leaf1.ecx, 29);
-  f.avx2 = f.f16c && bit(leaf1.ecx, 12) && bit(leaf1.ecx, 28) && bit(leaf7.ebx, 5) &&
-           bit(leaf7.ebx, 8);
+  f.avx2 =
+      f.f16c && bit(leaf1.ecx, 12) && bit(leaf1.ecx, 28) && bit(leaf7.ebx, 5) && bit(leaf7.ebx, 8);
   f.avx_vnni = f.avx2 && bit(leaf7_1.eax, 4);
   f.avx512 = f.avx2 && zmm && bit(leaf7.ebx, 16) && bit(leaf7.ebx, 17) && bit(leaf7.ebx, 28) &&
              bit(leaf7.ebx, 30) && bit(leaf7.ebx, 31);
@@ -119,8 +119,7 @@ std::string read_line(const std::string& path) {
 
 void caches_from_sysfs(CacheSizes* sizes) {
   for (int i = 0; i < 8; ++i) {
-    const std::string folder =
-        "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(i) + "/";
+    const std::string folder = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(i) + "/";
     const std::string level = read_line(folder + "level");
     const std::string size = read_line(folder + "size");
     if (level.empty() || size.empty() || read_line(folder + "type") == "Instruction") continue;

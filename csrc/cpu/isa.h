@@ -17,8 +17,8 @@
 //
 //   namespace seqloom { SEQLOOM_DECLARE_CPU(softmax_forward, ops::SoftmaxArgs) }   // softmax.h
 //   SEQLOOM_CPU(softmax_forward)(args);                                            // softmax.cpp
-//   namespace seqloom::SEQLOOM_ISA_NS {                                            // softmax_cpu.cpp
-//   void softmax_forward(const ops::SoftmaxArgs& args) { ... }
+//   namespace seqloom::SEQLOOM_ISA_NS {                                            //
+//   softmax_cpu.cpp void softmax_forward(const ops::SoftmaxArgs& args) { ... }
 //   }
 //
 // The environment variable SEQLOOM_ISA (baseline, avx2, avx512, avx512bf16, neon) lowers the level
@@ -176,12 +176,12 @@ SEQLOOM_ALWAYS_INLINE Isa active_isa() {
   SEQLOOM_DETAIL_DECLARE_AVX512BF16(name, __VA_ARGS__)
 
 // The function pointer for the active level.
-#define SEQLOOM_CPU(name)                                                                       \
-  (::seqloom::cpu::detail::select_isa<decltype(&::seqloom::isa_baseline::name)>(                \
-      &::seqloom::isa_baseline::name SEQLOOM_DETAIL_SELECT_AVX2(name)                           \
+#define SEQLOOM_CPU(name)                                                        \
+  (::seqloom::cpu::detail::select_isa<decltype(&::seqloom::isa_baseline::name)>( \
+      &::seqloom::isa_baseline::name SEQLOOM_DETAIL_SELECT_AVX2(name)            \
           SEQLOOM_DETAIL_SELECT_AVX512(name) SEQLOOM_DETAIL_SELECT_NEON(name)))
 
-#define SEQLOOM_CPU_BF16(name)                                                                  \
-  (::seqloom::cpu::detail::select_isa<decltype(&::seqloom::isa_baseline::name)>(                \
-      &::seqloom::isa_baseline::name SEQLOOM_DETAIL_SELECT_AVX2(name)                           \
+#define SEQLOOM_CPU_BF16(name)                                                   \
+  (::seqloom::cpu::detail::select_isa<decltype(&::seqloom::isa_baseline::name)>( \
+      &::seqloom::isa_baseline::name SEQLOOM_DETAIL_SELECT_AVX2(name)            \
           SEQLOOM_DETAIL_SELECT_AVX512_BF16(name) SEQLOOM_DETAIL_SELECT_NEON(name)))

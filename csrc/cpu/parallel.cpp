@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The thread pool behind parallel_for and parallel_team.
 //
-// One word, `state`, carries the protocol: the number of the current job, how many workers may join,
-// whether it is still open, and how many are inside. The caller publishes a job by opening it, works
-// on it like everybody else, closes it when no chunk is left, and waits only for the workers that had
-// joined by then. A worker that is asleep or descheduled therefore never delays a job: its share
-// is taken by the others.
+// One word, `state`, carries the protocol: the number of the current job, how many workers may
+// join, whether it is still open, and how many are inside. The caller publishes a job by opening
+// it, works on it like everybody else, closes it when no chunk is left, and waits only for the
+// workers that had joined by then. A worker that is asleep or descheduled therefore never delays a
+// job: its share is taken by the others.
 #include "cpu/parallel.h"
 
 #include <algorithm>
@@ -176,14 +176,16 @@ void Pool::start_workers(int wanted) {
 #endif
 }
 
-// Publishes job_. Sequentially consistent against a worker that is about to sleep: either it sees the
-// new state, or it has been counted in sleepers_ and is woken.
+// Publishes job_. Sequentially consistent against a worker that is about to sleep: either it sees
+// the new state, or it has been counted in sleepers_ and is woken.
 void Pool::open(int workers) {
   const uint64_t number = (state_.load(std::memory_order_relaxed) >> 32) + 1;
   state_.store(number << 32 | static_cast<uint64_t>(workers) << 16 | kOpen,
                std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) > 0) {
-    { std::lock_guard<std::mutex> lock(sleep_mutex_); }
+    {
+      std::lock_guard<std::mutex> lock(sleep_mutex_);
+    }
     wake_.notify_all();
   }
 }
@@ -303,8 +305,8 @@ void Pool::run_team(int threads, detail::TeamFunction function, void* context) {
   rethrow_failure();
 }
 
-// Returns the state of a job that is newer than `last`. Spins for `*patience`, then sleeps; patience
-// grows while spinning pays and shrinks while it does not.
+// Returns the state of a job that is newer than `last`. Spins for `*patience`, then sleeps;
+// patience grows while spinning pays and shrinks while it does not.
 uint64_t Pool::wait_for_job(uint64_t last, std::chrono::nanoseconds* patience) {
   constexpr std::chrono::nanoseconds kLeast = std::chrono::microseconds(20);
   constexpr std::chrono::nanoseconds kMost = std::chrono::microseconds(100);
@@ -365,7 +367,8 @@ void Pool::worker_main(int id) {
   }
 }
 
-// The pool lives on the heap for ever: its threads are still there when static objects are destroyed.
+// The pool lives on the heap for ever: its threads are still there when static objects are
+// destroyed.
 std::atomic<Pool*> the_pool{nullptr};
 
 Pool& pool() {

@@ -4,8 +4,8 @@
 //   parallel_for(n, grain, [&](int64_t begin, int64_t end) { ... });
 //
 // covers [0, n) with chunks whose boundaries depend on n and grain alone, never on the number of
-// threads, so that even a result that depends on the boundaries (a partial sum per chunk) has the same
-// bits on any machine. A chunk is a multiple of `grain`, except the last; there are at most
+// threads, so that even a result that depends on the boundaries (a partial sum per chunk) has the
+// same bits on any machine. A chunk is a multiple of `grain`, except the last; there are at most
 // kMaxChunks. Choose the grain so that one chunk is worth about 5 microseconds of work or more.
 //
 //   parallel_team([&](int rank, int size, TeamBarrier& barrier) { ... });
@@ -16,9 +16,9 @@
 //
 // Calls from inside a chunk, calls while another thread uses the pool, loops of one chunk and
 // num_threads() == 1 run in the calling thread, with the same chunks. An exception in a chunk is
-// rethrown to the caller after the other threads have stopped. Worker threads take over the caller's
-// floating-point mode; they spin for some 50 microseconds after the last loop and then sleep. A
-// forked child gets a pool of its own when it first needs one.
+// rethrown to the caller after the other threads have stopped. Worker threads take over the
+// caller's floating-point mode; they spin for some 50 microseconds after the last loop and then
+// sleep. A forked child gets a pool of its own when it first needs one.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +27,8 @@
 
 namespace seqloom::cpu {
 
-// Threads that loops may use, the caller included. Default: SEQLOOM_NUM_THREADS, else the processors
-// that the process may run on, bounded by the container's quota.
+// Threads that loops may use, the caller included. Default: SEQLOOM_NUM_THREADS, else the
+// processors that the process may run on, bounded by the container's quota.
 int num_threads();
 
 // 1 .. kMaxThreads; std::invalid_argument otherwise.

@@ -12,15 +12,15 @@ namespace {
 constexpr size_t kAlignment = 64;
 constexpr size_t kFirst = size_t{64} << 10;
 
-// One contiguous arena a thread, used as a stack. When it is too small, the request is served by a block
-// of its own, and the arena grows to what was wanted once it is empty again: after the first calls
-// of a kernel everything comes from the arena.
+// One contiguous arena a thread, used as a stack. When it is too small, the request is served by a
+// block of its own, and the arena grows to what was wanted once it is empty again: after the first
+// calls of a kernel everything comes from the arena.
 struct Arena {
   char* memory = nullptr;
   size_t size = 0;
   size_t used = 0;
-  size_t outside = 0;   // bytes in blocks of their own
-  size_t highest = 0;   // the largest used + outside since the arena was last empty
+  size_t outside = 0;  // bytes in blocks of their own
+  size_t highest = 0;  // the largest used + outside since the arena was last empty
 
   ~Arena() { trim(); }
 
@@ -45,7 +45,9 @@ struct Arena {
 
 thread_local Arena arena;
 
-size_t rounded_up(size_t bytes) { return (std::max<size_t>(bytes, 1) + kAlignment - 1) & ~(kAlignment - 1); }
+size_t rounded_up(size_t bytes) {
+  return (std::max<size_t>(bytes, 1) + kAlignment - 1) & ~(kAlignment - 1);
+}
 
 }  // namespace
 

@@ -4,9 +4,9 @@
 //   Scratch scratch(rows * sizeof(float));      // in a chunk of parallel_for: this thread's own
 //   float* partial = scratch.as<float>();       // not initialised
 //
-// Scratches nest like stack frames: release them in the reverse order of construction, in the thread
-// that made them. The memory is kept for the next kernel, up to kScratchKept bytes a thread; larger
-// needs are served from the caching pool of core/allocator.h. Throws std::bad_alloc.
+// Scratches nest like stack frames: release them in the reverse order of construction, in the
+// thread that made them. The memory is kept for the next kernel, up to kScratchKept bytes a thread;
+// larger needs are served from the caching pool of core/allocator.h. Throws std::bad_alloc.
 #pragma once
 
 #include <cstddef>

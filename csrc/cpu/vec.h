@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The vector types of the active instruction set. For kernel files (*_cpu.cpp) only.
 //
-// This header documents the interface; vec_generic.h is its plainest implementation, one lane rule a
-// line, and vec_avx2.h, vec_avx512.h, vec_neon.h implement the same. Everything lives in
+// This header documents the interface; vec_generic.h is its plainest implementation, one lane rule
+// a line, and vec_avx2.h, vec_avx512.h, vec_neon.h implement the same. Everything lives in
 // seqloom::SEQLOOM_ISA_NS and is forced inline, so no symbol is shared between levels.
 //
 //   VecF   kLanes float32      Mask    one truth value per lane of VecF and VecI
 //   VecI   kLanes int32        VecD    kLanes / 2 float64, with MaskD (vec_double.h)
 //   kLanes 16 (AVX-512), 8 (AVX2), 4 (baseline, NEON)
-//   Vec<T> the type that load(const T*) returns: VecD for double, VecF for float, bf16, f16, int8, uint8
+//   Vec<T> the type that load(const T*) returns: VecD for double, VecF for float, bf16, f16, int8,
+//   uint8
 //
 // Values        VecF::broadcast(x)  VecF::zero()  VecI::broadcast(i)  VecI::iota() = 0, 1, 2, ...
 //
@@ -20,12 +21,13 @@
 //   load_int(p[, n]), store_int(p, v[, n])                 VecI, int32_t storage
 //   load_mask(p, n)  lane < n and p[lane] != 0, uint8_t storage
 //   gather(base, index)                                    base[index[lane]], float
-//   stream(p, v)     store past the caches, p aligned to 4 * kLanes bytes; stream_fence() afterwards
-//   prefetch(p)      into L1; prefetch_l2(p)
+//   stream(p, v)     store past the caches, p aligned to 4 * kLanes bytes; stream_fence()
+//   afterwards prefetch(p)      into L1; prefetch_l2(p)
 //
 // Arithmetic    + - * / (IEEE), unary -
 //   fma(a, b, c) = a b + c   fnma(a, b, c) = c - a b   fms(a, b, c) = a b - c
-//                    one rounding where kFusedMultiplyAdd; the SSE2 baseline has no such instruction
+//                    one rounding where kFusedMultiplyAdd; the SSE2 baseline has no such
+//                    instruction
 //   min(a, b) = a < b ? a : b   max(a, b) = a > b ? a : b   so a NaN in a or b gives b
 //   min_nan, max_nan            a NaN in a or b gives NaN
 //   abs sqrt (IEEE)  rsqrt = 1 / sqrt(x), two roundings  copy_sign(magnitude, sign)

@@ -43,21 +43,15 @@ SEQLOOM_ALWAYS_INLINE VecF operator+(VecF a, VecF b) { return {_mm256_add_ps(a.v
 SEQLOOM_ALWAYS_INLINE VecF operator-(VecF a, VecF b) { return {_mm256_sub_ps(a.v, b.v)}; }
 SEQLOOM_ALWAYS_INLINE VecF operator*(VecF a, VecF b) { return {_mm256_mul_ps(a.v, b.v)}; }
 SEQLOOM_ALWAYS_INLINE VecF operator/(VecF a, VecF b) { return {_mm256_div_ps(a.v, b.v)}; }
-SEQLOOM_ALWAYS_INLINE VecF operator-(VecF a) {
-  return {_mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f))};
-}
-SEQLOOM_ALWAYS_INLINE VecF fma(VecF a, VecF b, VecF c) {
-  return {_mm256_fmadd_ps(a.v, b.v, c.v)};
-}
+SEQLOOM_ALWAYS_INLINE VecF operator-(VecF a) { return {_mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f))}; }
+SEQLOOM_ALWAYS_INLINE VecF fma(VecF a, VecF b, VecF c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 SEQLOOM_ALWAYS_INLINE VecF fnma(VecF a, VecF b, VecF c) {
   return {_mm256_fnmadd_ps(a.v, b.v, c.v)};
 }
 // vminps and vmaxps give the second operand when either is NaN: the rule of vec.h.
 SEQLOOM_ALWAYS_INLINE VecF min(VecF a, VecF b) { return {_mm256_min_ps(a.v, b.v)}; }
 SEQLOOM_ALWAYS_INLINE VecF max(VecF a, VecF b) { return {_mm256_max_ps(a.v, b.v)}; }
-SEQLOOM_ALWAYS_INLINE VecF abs(VecF a) {
-  return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)};
-}
+SEQLOOM_ALWAYS_INLINE VecF abs(VecF a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
 SEQLOOM_ALWAYS_INLINE VecF sqrt(VecF a) { return {_mm256_sqrt_ps(a.v)}; }
 SEQLOOM_ALWAYS_INLINE VecF round(VecF a) {
   return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
@@ -218,8 +212,7 @@ SEQLOOM_ALWAYS_INLINE VecF load(const f16* p, int n) {
   return {_mm256_cvtph_ps(to_m128i(load_bytes16(p, 2 * n)))};
 }
 SEQLOOM_ALWAYS_INLINE void store(f16* p, VecF a) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                   _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
 SEQLOOM_ALWAYS_INLINE void store(f16* p, VecF a, int n) {
   store_bytes16(p, to_bytes16(_mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)), 2 * n);

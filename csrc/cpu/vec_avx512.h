@@ -44,12 +44,8 @@ SEQLOOM_ALWAYS_INLINE VecF operator+(VecF a, VecF b) { return {_mm512_add_ps(a.v
 SEQLOOM_ALWAYS_INLINE VecF operator-(VecF a, VecF b) { return {_mm512_sub_ps(a.v, b.v)}; }
 SEQLOOM_ALWAYS_INLINE VecF operator*(VecF a, VecF b) { return {_mm512_mul_ps(a.v, b.v)}; }
 SEQLOOM_ALWAYS_INLINE VecF operator/(VecF a, VecF b) { return {_mm512_div_ps(a.v, b.v)}; }
-SEQLOOM_ALWAYS_INLINE VecF operator-(VecF a) {
-  return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))};
-}
-SEQLOOM_ALWAYS_INLINE VecF fma(VecF a, VecF b, VecF c) {
-  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
-}
+SEQLOOM_ALWAYS_INLINE VecF operator-(VecF a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))}; }
+SEQLOOM_ALWAYS_INLINE VecF fma(VecF a, VecF b, VecF c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 SEQLOOM_ALWAYS_INLINE VecF fnma(VecF a, VecF b, VecF c) {
   return {_mm512_fnmadd_ps(a.v, b.v, c.v)};
 }
@@ -120,12 +116,8 @@ SEQLOOM_ALWAYS_INLINE Mask operator==(VecI a, VecI b) {
 }
 SEQLOOM_ALWAYS_INLINE Mask operator>(VecI a, VecI b) { return {_mm512_cmpgt_epi32_mask(a.v, b.v)}; }
 SEQLOOM_ALWAYS_INLINE Mask operator<(VecI a, VecI b) { return {_mm512_cmplt_epi32_mask(a.v, b.v)}; }
-SEQLOOM_ALWAYS_INLINE Mask operator&(Mask a, Mask b) {
-  return {static_cast<__mmask16>(a.v & b.v)};
-}
-SEQLOOM_ALWAYS_INLINE Mask operator|(Mask a, Mask b) {
-  return {static_cast<__mmask16>(a.v | b.v)};
-}
+SEQLOOM_ALWAYS_INLINE Mask operator&(Mask a, Mask b) { return {static_cast<__mmask16>(a.v & b.v)}; }
+SEQLOOM_ALWAYS_INLINE Mask operator|(Mask a, Mask b) { return {static_cast<__mmask16>(a.v | b.v)}; }
 SEQLOOM_ALWAYS_INLINE Mask operator~(Mask a) { return {static_cast<__mmask16>(~a.v)}; }
 SEQLOOM_ALWAYS_INLINE Mask first_n(int n) { return {static_cast<__mmask16>((1u << n) - 1u)}; }
 SEQLOOM_ALWAYS_INLINE uint32_t bits(Mask m) { return m.v; }
@@ -164,8 +156,8 @@ SEQLOOM_ALWAYS_INLINE __m256i float_to_bf16(VecF a) {
   const __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
   const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
   const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-  const __m512i rounded = _mm512_mask_or_epi32(_mm512_srli_epi32(sum, 16), nan, top,
-                                               _mm512_set1_epi32(0x40));
+  const __m512i rounded =
+      _mm512_mask_or_epi32(_mm512_srli_epi32(sum, 16), nan, top, _mm512_set1_epi32(0x40));
   return _mm512_cvtepi32_epi16(rounded);
 }
 
@@ -279,18 +271,15 @@ SEQLOOM_ALWAYS_INLINE float reduce_min(VecF a) {
 }
 
 SEQLOOM_ALWAYS_INLINE void interleave(VecF a, VecF b, VecF* lo, VecF* hi) {
-  const __m512i first =
-      _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i second =
       _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
   lo->v = _mm512_permutex2var_ps(a.v, first, b.v);
   hi->v = _mm512_permutex2var_ps(a.v, second, b.v);
 }
 SEQLOOM_ALWAYS_INLINE void deinterleave(VecF lo, VecF hi, VecF* a, VecF* b) {
-  const __m512i even =
-      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  const __m512i odd =
-      _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
   a->v = _mm512_permutex2var_ps(lo.v, even, hi.v);
   b->v = _mm512_permutex2var_ps(lo.v, odd, hi.v);
 }

@@ -2,8 +2,8 @@
 // VecD: kLanes / 2 doubles, for the float64 path that references and gradient checks use.
 //
 // Operations have the names of vec.h, so a kernel written on Vec<T> serves float64 as well. Written
-// once in GNU vector extensions, at the width of the level; functions that the language has no operator
-// for call the C library lane by lane.
+// once in GNU vector extensions, at the width of the level; functions that the language has no
+// operator for call the C library lane by lane.
 #pragma once
 
 #include <cmath>
@@ -123,13 +123,13 @@ SEQLOOM_ALWAYS_INLINE double reduce_max_nan(VecD a) {
   return any(is_nan(a)) ? __builtin_nan("") : reduce_max(a);
 }
 
-#define SEQLOOM_LANEWISE(name, expression)                      \
-  SEQLOOM_ALWAYS_INLINE VecD name(VecD a) {                     \
-    for (int i = 0; i < VecD::kLanes; ++i) {                    \
-      const double x = a.v[i];                                  \
-      a.v[i] = (expression);                                    \
-    }                                                           \
-    return a;                                                   \
+#define SEQLOOM_LANEWISE(name, expression)   \
+  SEQLOOM_ALWAYS_INLINE VecD name(VecD a) {  \
+    for (int i = 0; i < VecD::kLanes; ++i) { \
+      const double x = a.v[i];               \
+      a.v[i] = (expression);                 \
+    }                                        \
+    return a;                                \
   }
 SEQLOOM_LANEWISE(sqrt, __builtin_sqrt(x))
 SEQLOOM_LANEWISE(rsqrt, 1.0 / __builtin_sqrt(x))

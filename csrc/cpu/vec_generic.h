@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The vector interface of vec.h in GNU vector extensions, four lanes: plain C++ that any GCC or Clang
-// compiles for any CPU. It is the baseline level (SSE2 on x86-64) and the documentation of what
-// every other level must do.
+// The vector interface of vec.h in GNU vector extensions, four lanes: plain C++ that any GCC or
+// Clang compiles for any CPU. It is the baseline level (SSE2 on x86-64) and the documentation of
+// what every other level must do.
 #pragma once
 
 #include <cstdint>
@@ -101,9 +101,7 @@ SEQLOOM_ALWAYS_INLINE VecF min(VecF a, VecF b) { return select(a < b, a, b); }
 SEQLOOM_ALWAYS_INLINE VecF max(VecF a, VecF b) { return select(a > b, a, b); }
 SEQLOOM_ALWAYS_INLINE VecI min(VecI a, VecI b) { return select(a < b, a, b); }
 SEQLOOM_ALWAYS_INLINE VecI max(VecI a, VecI b) { return select(a > b, a, b); }
-SEQLOOM_ALWAYS_INLINE VecF abs(VecF a) {
-  return as_float(as_int(a) & VecI::broadcast(0x7fffffff));
-}
+SEQLOOM_ALWAYS_INLINE VecF abs(VecF a) { return as_float(as_int(a) & VecI::broadcast(0x7fffffff)); }
 
 SEQLOOM_ALWAYS_INLINE VecF sqrt(VecF a) {
 #if defined(__SSE2__)
@@ -211,8 +209,8 @@ SEQLOOM_ALWAYS_INLINE VecF bf16_to_float(uint64_t x) {
 SEQLOOM_ALWAYS_INLINE uint64_t float_to_bf16(VecF a) {
   const VecI u = as_int(a);
   const VecI top = shift_right_logical(u, 16);
-  const VecI rounded = shift_right_logical(
-      u + VecI::broadcast(0x7fff) + (top & VecI::broadcast(1)), 16);
+  const VecI rounded =
+      shift_right_logical(u + VecI::broadcast(0x7fff) + (top & VecI::broadcast(1)), 16);
   return pack16(select(a != a, top | VecI::broadcast(0x40), rounded));
 }
 SEQLOOM_ALWAYS_INLINE VecF f16_to_float(uint64_t x) {
@@ -248,8 +246,7 @@ SEQLOOM_ALWAYS_INLINE VecI spread8(uint64_t x) {
                static_cast<int32_t>(x >> 16 & 0xff), static_cast<int32_t>(x >> 24 & 0xff)}};
 }
 SEQLOOM_ALWAYS_INLINE uint64_t pack8(VecI a) {
-  return (a.v[0] & 0xffu) | (a.v[1] & 0xffu) << 8 | (a.v[2] & 0xffu) << 16 |
-         (a.v[3] & 0xffu) << 24;
+  return (a.v[0] & 0xffu) | (a.v[1] & 0xffu) << 8 | (a.v[2] & 0xffu) << 16 | (a.v[3] & 0xffu) << 24;
 }
 SEQLOOM_ALWAYS_INLINE VecF load(const uint8_t* p, int n) {
   return to_float(spread8(load_bytes8(p, n)));
@@ -293,9 +290,7 @@ SEQLOOM_ALWAYS_INLINE void stream_fence() {
 }
 
 // ---- across lanes ----
-SEQLOOM_ALWAYS_INLINE float reduce_add(VecF a) {
-  return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]);
-}
+SEQLOOM_ALWAYS_INLINE float reduce_add(VecF a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 SEQLOOM_ALWAYS_INLINE float reduce_max(VecF a) {
   return max(max(a.v[0], a.v[2]), max(a.v[1], a.v[3]));
 }

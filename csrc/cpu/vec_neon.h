@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The vector interface of vec.h on 64-bit ARM: four lanes, masks as vectors of all ones or all zeros,
-// partial loads and stores through vec_partial.h.
+// The vector interface of vec.h on 64-bit ARM: four lanes, masks as vectors of all ones or all
+// zeros, partial loads and stores through vec_partial.h.
 #pragma once
 
 #include <arm_neon.h>
@@ -61,12 +61,8 @@ SEQLOOM_ALWAYS_INLINE VecI operator&(VecI a, VecI b) { return {vandq_s32(a.v, b.
 SEQLOOM_ALWAYS_INLINE VecI operator|(VecI a, VecI b) { return {vorrq_s32(a.v, b.v)}; }
 SEQLOOM_ALWAYS_INLINE VecI operator^(VecI a, VecI b) { return {veorq_s32(a.v, b.v)}; }
 SEQLOOM_ALWAYS_INLINE VecI operator~(VecI a) { return {vmvnq_s32(a.v)}; }
-SEQLOOM_ALWAYS_INLINE VecI shift_left(VecI a, int k) {
-  return {vshlq_s32(a.v, vdupq_n_s32(k))};
-}
-SEQLOOM_ALWAYS_INLINE VecI shift_right(VecI a, int k) {
-  return {vshlq_s32(a.v, vdupq_n_s32(-k))};
-}
+SEQLOOM_ALWAYS_INLINE VecI shift_left(VecI a, int k) { return {vshlq_s32(a.v, vdupq_n_s32(k))}; }
+SEQLOOM_ALWAYS_INLINE VecI shift_right(VecI a, int k) { return {vshlq_s32(a.v, vdupq_n_s32(-k))}; }
 SEQLOOM_ALWAYS_INLINE VecI shift_right_logical(VecI a, int k) {
   return from_uint(vshlq_u32(as_uint(a), vdupq_n_s32(-k)));
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loads and stores of the first n elements of a small vector, where the hardware has no masked form.
+// Loads and stores of the first n elements of a small vector, where the hardware has no masked
+// form.
 //
-// They touch exactly the n elements (a tensor may end at an unmapped page) with a few overlapping or
-// halving moves instead of a loop.
+// They touch exactly the n elements (a tensor may end at an unmapped page) with a few overlapping
+// or halving moves instead of a loop.
 #pragma once
 
 #include <cstdint>

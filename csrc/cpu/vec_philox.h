@@ -3,9 +3,10 @@
 //
 //   philox_uniforms(seed, offset, n, [&](int64_t i, VecF u, int count) { ... });
 //
-// calls the function for consecutive groups that cover [0, n): lane j < count of `u` is element i + j
-// of the stream (seed, offset). philox_normals does so with normals. Offsets that are multiples of 4
-// are the fast case. Any part of a stream can be made by itself: pass offset + begin for a chunk.
+// calls the function for consecutive groups that cover [0, n): lane j < count of `u` is element i +
+// j of the stream (seed, offset). philox_normals does so with normals. Offsets that are multiples
+// of 4 are the fast case. Any part of a stream can be made by itself: pass offset + begin for a
+// chunk.
 #pragma once
 
 #include "core/philox.h"
@@ -95,8 +96,8 @@ SEQLOOM_ALWAYS_INLINE void philox_groups(uint64_t seed, uint64_t offset, int64_t
     generate(seed, block, v);
     for (int w = 0; w < 4; ++w) store(group + w * kLanes, v[w]);
     for (int at = skip; at < 4 * kLanes && i < n;) {
-      const int count = static_cast<int>(
-          min<int64_t>(min<int64_t>(kLanes, 4 * kLanes - at), n - i));
+      const int count =
+          static_cast<int>(min<int64_t>(min<int64_t>(kLanes, 4 * kLanes - at), n - i));
       body(i, load(group + at, count), count);
       at += count;
       i += count;

@@ -11,14 +11,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-LEVELS = ("baseline", "avx2", "avx512", "avx512bf16", "neon")
+from harness import LEVELS, load_library  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def lib() -> ctypes.CDLL:
-    import harness
-
-    return harness.load_library()
+    return load_library()
 
 
 @pytest.fixture(params=LEVELS)

@@ -37,17 +37,28 @@ double reference(int function, double x, double parameter) {
   const double pi = 3.14159265358979323846;
   const double k = 1.5957691216057307117597842397375;
   switch (function) {
-    case cpu_test::k_exp: return std::exp(x);
-    case cpu_test::k_expm1: return std::expm1(x);
-    case cpu_test::k_log: return std::log(x);
-    case cpu_test::k_log1p: return std::log1p(x);
-    case cpu_test::k_tanh: return std::tanh(x);
-    case cpu_test::k_sigmoid: return 1.0 / (1.0 + std::exp(-x));
-    case cpu_test::k_softplus: return x > 40 ? x : std::log1p(std::exp(x));
-    case cpu_test::k_erf: return std::erf(x);
-    case cpu_test::k_sin: return std::sin(x);
-    case cpu_test::k_cos: return std::cos(x);
-    case cpu_test::k_silu: return x == -INFINITY ? std::nan("") : x / (1.0 + std::exp(-x));
+    case cpu_test::k_exp:
+      return std::exp(x);
+    case cpu_test::k_expm1:
+      return std::expm1(x);
+    case cpu_test::k_log:
+      return std::log(x);
+    case cpu_test::k_log1p:
+      return std::log1p(x);
+    case cpu_test::k_tanh:
+      return std::tanh(x);
+    case cpu_test::k_sigmoid:
+      return 1.0 / (1.0 + std::exp(-x));
+    case cpu_test::k_softplus:
+      return x > 40 ? x : std::log1p(std::exp(x));
+    case cpu_test::k_erf:
+      return std::erf(x);
+    case cpu_test::k_sin:
+      return std::sin(x);
+    case cpu_test::k_cos:
+      return std::cos(x);
+    case cpu_test::k_silu:
+      return x == -INFINITY ? std::nan("") : x / (1.0 + std::exp(-x));
     case cpu_test::k_silu_grad: {
       if (std::isinf(x)) return std::nan("");
       const double s = 1.0 / (1.0 + std::exp(-x));
@@ -68,17 +79,25 @@ double reference(int function, double x, double parameter) {
       return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
     case cpu_test::k_gelu_erf_grad:
       if (std::fabs(x) > 25) return x > 0 ? 1.0 : 0.0;
-      return 0.5 * std::erfc(-x / std::sqrt(2.0)) +
-             x * std::exp(-0.5 * x * x) / std::sqrt(2 * pi);
-    case cpu_test::k_sqrt: return std::sqrt(x);
-    case cpu_test::k_rsqrt: return 1.0 / std::sqrt(x);
-    case cpu_test::k_round: return std::nearbyint(x);
-    case cpu_test::k_floor: return std::floor(x);
-    case cpu_test::k_ceil: return std::ceil(x);
-    case cpu_test::k_trunc: return std::trunc(x);
-    case cpu_test::k_abs: return std::fabs(x);
-    case cpu_test::k_pow: return std::pow(x, parameter);
-    default: return x;
+      return 0.5 * std::erfc(-x / std::sqrt(2.0)) + x * std::exp(-0.5 * x * x) / std::sqrt(2 * pi);
+    case cpu_test::k_sqrt:
+      return std::sqrt(x);
+    case cpu_test::k_rsqrt:
+      return 1.0 / std::sqrt(x);
+    case cpu_test::k_round:
+      return std::nearbyint(x);
+    case cpu_test::k_floor:
+      return std::floor(x);
+    case cpu_test::k_ceil:
+      return std::ceil(x);
+    case cpu_test::k_trunc:
+      return std::trunc(x);
+    case cpu_test::k_abs:
+      return std::fabs(x);
+    case cpu_test::k_pow:
+      return std::pow(x, parameter);
+    default:
+      return x;
   }
 }
 
@@ -154,12 +173,13 @@ API void cpu_test_double_run(int function, const double* in, double* out, int64_
   SEQLOOM_CPU_BF16(cpu_test_double)({function, in, out, n, reduced});
 }
 
-// The largest errors of a function over the floats with bits first, first + stride, ... < end: in ULP, and
-// absolutely among those whose ULP error exceeds `forgiven`. Results below 2^-126 are left out when
-// `flush` is set, provided that what came is as small. Returns the bits of the worst input.
+// The largest errors of a function over the floats with bits first, first + stride, ... < end: in
+// ULP, and absolutely among those whose ULP error exceeds `forgiven`. Results below 2^-126 are left
+// out when `flush` is set, provided that what came is as small. Returns the bits of the worst
+// input.
 API void cpu_test_sweep(int function, float parameter, uint64_t first, uint64_t end,
-                        uint64_t stride, double forgiven, int flush, double* worst_ulp, double* worst_absolute,
-                        uint32_t* worst_bits) {
+                        uint64_t stride, double forgiven, int flush, double* worst_ulp,
+                        double* worst_absolute, uint32_t* worst_bits) {
   constexpr int kBlock = 4096;
   std::vector<float> in(kBlock), out(kBlock);
   *worst_ulp = *worst_absolute = 0;
@@ -255,8 +275,12 @@ API void cpu_test_scalar_convert(int kind, const void* in, void* out, int64_t n)
       case cpu_test::k_from_f16:
         static_cast<float*>(out)[i] = to_float(static_cast<const f16*>(in)[i]);
         break;
-      case cpu_test::k_to_bf16: static_cast<bf16*>(out)[i] = from_float<bf16>(f[i]); break;
-      case cpu_test::k_to_f16: static_cast<f16*>(out)[i] = from_float<f16>(f[i]); break;
+      case cpu_test::k_to_bf16:
+        static_cast<bf16*>(out)[i] = from_float<bf16>(f[i]);
+        break;
+      case cpu_test::k_to_f16:
+        static_cast<f16*>(out)[i] = from_float<f16>(f[i]);
+        break;
     }
   }
 }
@@ -266,8 +290,7 @@ API void cpu_test_philox_block(uint64_t seed, uint64_t block, uint64_t substream
   const PhiloxBlock b = philox_block(seed, block, substream);
   std::memcpy(out, b.word, sizeof(b.word));
 }
-API void cpu_test_philox_scalar(int normal, uint64_t seed, uint64_t offset, float* out,
-                                int64_t n) {
+API void cpu_test_philox_scalar(int normal, uint64_t seed, uint64_t offset, float* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     out[i] = normal ? philox_normal(seed, offset + i) : philox_uniform(seed, offset + i);
   }
@@ -355,7 +378,8 @@ API int cpu_test_parallel_callers(int callers, int rounds) {
   for (std::thread& t : threads) t.join();
   return wrong.load();
 }
-// A recurrence over a team: step s of cell i adds neighbours of step s - 1. Returns the team's size.
+// A recurrence over a team: step s of cell i adds neighbours of step s - 1. Returns the team's
+// size.
 API int cpu_test_team(int64_t* cells, int64_t n, int64_t steps) {
   std::vector<int64_t> other(static_cast<size_t>(n));
   int team = 0;
@@ -439,7 +463,7 @@ API void cpu_test_empty_cache() { cpu_empty_cache(); }
 API void cpu_test_set_cache_limit(uint64_t bytes) { cpu_set_cache_limit(bytes); }
 API void cpu_test_memory_stats(uint64_t* out) {
   const CpuMemoryStats s = cpu_memory_stats();
-  const uint64_t values[] = {s.in_use, s.peak_in_use, s.cached,
+  const uint64_t values[] = {s.in_use,      s.peak_in_use, s.cached,
                              s.cache_limit, s.allocations, s.system_allocations};
   std::memcpy(out, values, sizeof(values));
 }

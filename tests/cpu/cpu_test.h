@@ -10,26 +10,99 @@ namespace seqloom::cpu_test {
 
 // The order is known to tests/cpu/harness.py.
 enum Function : int {
-  k_copy, k_exp, k_expm1, k_log, k_log1p, k_tanh, k_sigmoid, k_softplus, k_erf, k_sin, k_cos,
-  k_silu, k_silu_grad, k_gelu_tanh, k_gelu_tanh_grad, k_gelu_erf, k_gelu_erf_grad, k_sqrt, k_rsqrt,
-  k_round, k_floor, k_ceil, k_trunc, k_abs, k_pow, k_uint_to_float, k_int_to_float,
-  k_round_to_int, k_trunc_to_int,
+  k_copy,
+  k_exp,
+  k_expm1,
+  k_log,
+  k_log1p,
+  k_tanh,
+  k_sigmoid,
+  k_softplus,
+  k_erf,
+  k_sin,
+  k_cos,
+  k_silu,
+  k_silu_grad,
+  k_gelu_tanh,
+  k_gelu_tanh_grad,
+  k_gelu_erf,
+  k_gelu_erf_grad,
+  k_sqrt,
+  k_rsqrt,
+  k_round,
+  k_floor,
+  k_ceil,
+  k_trunc,
+  k_abs,
+  k_pow,
+  k_uint_to_float,
+  k_int_to_float,
+  k_round_to_int,
+  k_trunc_to_int,
   k_functions
 };
 
 enum Binary : int {
-  k_add, k_sub, k_mul, k_div, k_fma, k_fnma, k_fms, k_min, k_max, k_min_nan, k_max_nan,
-  k_copy_sign, k_less, k_less_equal, k_greater, k_greater_equal, k_equal, k_not_equal,
-  k_zero_unless, k_int_add, k_int_sub, k_int_mul, k_int_and, k_int_or, k_int_xor, k_int_not,
-  k_int_min, k_int_max, k_int_greater, k_int_less, k_int_equal, k_shift_left, k_shift_right,
-  k_shift_right_logical, k_mul_high, k_mul_low,
-  k_reduce_add, k_reduce_max, k_reduce_min, k_reduce_max_nan, k_mask_bits, k_interleave,
-  k_deinterleave, k_transpose, k_gather, k_load_or, k_load_mask, k_load_int
+  k_add,
+  k_sub,
+  k_mul,
+  k_div,
+  k_fma,
+  k_fnma,
+  k_fms,
+  k_min,
+  k_max,
+  k_min_nan,
+  k_max_nan,
+  k_copy_sign,
+  k_less,
+  k_less_equal,
+  k_greater,
+  k_greater_equal,
+  k_equal,
+  k_not_equal,
+  k_zero_unless,
+  k_int_add,
+  k_int_sub,
+  k_int_mul,
+  k_int_and,
+  k_int_or,
+  k_int_xor,
+  k_int_not,
+  k_int_min,
+  k_int_max,
+  k_int_greater,
+  k_int_less,
+  k_int_equal,
+  k_shift_left,
+  k_shift_right,
+  k_shift_right_logical,
+  k_mul_high,
+  k_mul_low,
+  k_reduce_add,
+  k_reduce_max,
+  k_reduce_min,
+  k_reduce_max_nan,
+  k_mask_bits,
+  k_interleave,
+  k_deinterleave,
+  k_transpose,
+  k_gather,
+  k_load_or,
+  k_load_mask,
+  k_load_int
 };
 
 enum Conversion : int {
-  k_from_float32, k_from_bf16, k_from_f16, k_from_int8, k_from_uint8,
-  k_to_bf16, k_to_f16, k_to_int8, k_to_uint8
+  k_from_float32,
+  k_from_bf16,
+  k_from_f16,
+  k_from_int8,
+  k_from_uint8,
+  k_to_bf16,
+  k_to_f16,
+  k_to_int8,
+  k_to_uint8
 };
 
 struct LanesArgs {
@@ -37,8 +110,8 @@ struct LanesArgs {
 };
 struct MapArgs {
   int function;
-  const float* in;   // [n]
-  float* out;        // [n]
+  const float* in;  // [n]
+  float* out;       // [n]
   int64_t n;
   float parameter;
 };

@@ -56,9 +56,9 @@ void cpu_test_lanes(const cpu_test::LanesArgs& a) { *a.lanes = kLanes; }
 
 void cpu_test_map(const cpu_test::MapArgs& a) {
   switch (a.function) {
-#define SEQLOOM_CASE(name, expression)                               \
-  case cpu_test::k_##name:                                           \
-    map_floats(a, [&](VecF x) { return expression; });               \
+#define SEQLOOM_CASE(name, expression)                 \
+  case cpu_test::k_##name:                             \
+    map_floats(a, [&](VecF x) { return expression; }); \
     break;
     SEQLOOM_CASE(copy, x)
     SEQLOOM_CASE(exp, exp(x))
@@ -101,42 +101,114 @@ void cpu_test_binary(const cpu_test::BinaryArgs& a) {
     VecI high, low;
     mul_wide(ix, iy, &high, &low);
     switch (a.function) {
-      case cpu_test::k_add: r = x + y; break;
-      case cpu_test::k_sub: r = x - y; break;
-      case cpu_test::k_mul: r = x * y; break;
-      case cpu_test::k_div: r = x / y; break;
-      case cpu_test::k_fma: r = fma(x, y, z); break;
-      case cpu_test::k_fnma: r = fnma(x, y, z); break;
-      case cpu_test::k_fms: r = fms(x, y, z); break;
-      case cpu_test::k_min: r = min(x, y); break;
-      case cpu_test::k_max: r = max(x, y); break;
-      case cpu_test::k_min_nan: r = min_nan(x, y); break;
-      case cpu_test::k_max_nan: r = max_nan(x, y); break;
-      case cpu_test::k_copy_sign: r = copy_sign(x, y); break;
-      case cpu_test::k_less: r = select(x < y, x, z); break;
-      case cpu_test::k_less_equal: r = select(x <= y, x, z); break;
-      case cpu_test::k_greater: r = select(x > y, x, z); break;
-      case cpu_test::k_greater_equal: r = select(x >= y, x, z); break;
-      case cpu_test::k_equal: r = select(x == y, x, z); break;
-      case cpu_test::k_not_equal: r = select(x != y, x, z); break;
-      case cpu_test::k_zero_unless: r = zero_unless((x < y) | ~(y == z), x); break;
-      case cpu_test::k_int_add: r = as_float(ix + iy); break;
-      case cpu_test::k_int_sub: r = as_float(ix - iy); break;
-      case cpu_test::k_int_mul: r = as_float(ix * iy); break;
-      case cpu_test::k_int_and: r = as_float(ix & iy); break;
-      case cpu_test::k_int_or: r = as_float(ix | iy); break;
-      case cpu_test::k_int_xor: r = as_float(ix ^ iy); break;
-      case cpu_test::k_int_not: r = as_float(~ix); break;
-      case cpu_test::k_int_min: r = as_float(min(ix, iy)); break;
-      case cpu_test::k_int_max: r = as_float(max(ix, iy)); break;
-      case cpu_test::k_int_greater: r = as_float(select(ix > iy, ix, as_int(z))); break;
-      case cpu_test::k_int_less: r = as_float(select(ix < iy, ix, as_int(z))); break;
-      case cpu_test::k_int_equal: r = as_float(select(ix == iy, ix, as_int(z))); break;
-      case cpu_test::k_shift_left: r = as_float(shift_left(ix, 5)); break;
-      case cpu_test::k_shift_right: r = as_float(shift_right(ix, 5)); break;
-      case cpu_test::k_shift_right_logical: r = as_float(shift_right_logical(ix, 5)); break;
-      case cpu_test::k_mul_high: r = as_float(high); break;
-      case cpu_test::k_mul_low: r = as_float(low); break;
+      case cpu_test::k_add:
+        r = x + y;
+        break;
+      case cpu_test::k_sub:
+        r = x - y;
+        break;
+      case cpu_test::k_mul:
+        r = x * y;
+        break;
+      case cpu_test::k_div:
+        r = x / y;
+        break;
+      case cpu_test::k_fma:
+        r = fma(x, y, z);
+        break;
+      case cpu_test::k_fnma:
+        r = fnma(x, y, z);
+        break;
+      case cpu_test::k_fms:
+        r = fms(x, y, z);
+        break;
+      case cpu_test::k_min:
+        r = min(x, y);
+        break;
+      case cpu_test::k_max:
+        r = max(x, y);
+        break;
+      case cpu_test::k_min_nan:
+        r = min_nan(x, y);
+        break;
+      case cpu_test::k_max_nan:
+        r = max_nan(x, y);
+        break;
+      case cpu_test::k_copy_sign:
+        r = copy_sign(x, y);
+        break;
+      case cpu_test::k_less:
+        r = select(x < y, x, z);
+        break;
+      case cpu_test::k_less_equal:
+        r = select(x <= y, x, z);
+        break;
+      case cpu_test::k_greater:
+        r = select(x > y, x, z);
+        break;
+      case cpu_test::k_greater_equal:
+        r = select(x >= y, x, z);
+        break;
+      case cpu_test::k_equal:
+        r = select(x == y, x, z);
+        break;
+      case cpu_test::k_not_equal:
+        r = select(x != y, x, z);
+        break;
+      case cpu_test::k_zero_unless:
+        r = zero_unless((x < y) | ~(y == z), x);
+        break;
+      case cpu_test::k_int_add:
+        r = as_float(ix + iy);
+        break;
+      case cpu_test::k_int_sub:
+        r = as_float(ix - iy);
+        break;
+      case cpu_test::k_int_mul:
+        r = as_float(ix * iy);
+        break;
+      case cpu_test::k_int_and:
+        r = as_float(ix & iy);
+        break;
+      case cpu_test::k_int_or:
+        r = as_float(ix | iy);
+        break;
+      case cpu_test::k_int_xor:
+        r = as_float(ix ^ iy);
+        break;
+      case cpu_test::k_int_not:
+        r = as_float(~ix);
+        break;
+      case cpu_test::k_int_min:
+        r = as_float(min(ix, iy));
+        break;
+      case cpu_test::k_int_max:
+        r = as_float(max(ix, iy));
+        break;
+      case cpu_test::k_int_greater:
+        r = as_float(select(ix > iy, ix, as_int(z)));
+        break;
+      case cpu_test::k_int_less:
+        r = as_float(select(ix < iy, ix, as_int(z)));
+        break;
+      case cpu_test::k_int_equal:
+        r = as_float(select(ix == iy, ix, as_int(z)));
+        break;
+      case cpu_test::k_shift_left:
+        r = as_float(shift_left(ix, 5));
+        break;
+      case cpu_test::k_shift_right:
+        r = as_float(shift_right(ix, 5));
+        break;
+      case cpu_test::k_shift_right_logical:
+        r = as_float(shift_right_logical(ix, 5));
+        break;
+      case cpu_test::k_mul_high:
+        r = as_float(high);
+        break;
+      case cpu_test::k_mul_low:
+        r = as_float(low);
+        break;
     }
     store(a.out + i, r);
   }
@@ -144,12 +216,22 @@ void cpu_test_binary(const cpu_test::BinaryArgs& a) {
 
 // out[0..]: reductions of each group of kLanes, masks as bits, and whole-vector permutations.
 void cpu_test_lanewise(const cpu_test::BinaryArgs& a) {
-  const VecF x = load(a.x), y = load(a.y);
+  const int whole =
+      a.function < cpu_test::k_load_or ? kLanes : 0;  // the others load for themselves
+  const VecF x = load(a.x, whole), y = load(a.y, whole);
   switch (a.function) {
-    case cpu_test::k_reduce_add: a.out[0] = reduce_add(x); break;
-    case cpu_test::k_reduce_max: a.out[0] = reduce_max(x); break;
-    case cpu_test::k_reduce_min: a.out[0] = reduce_min(x); break;
-    case cpu_test::k_reduce_max_nan: a.out[0] = reduce_max_nan(x); break;
+    case cpu_test::k_reduce_add:
+      a.out[0] = reduce_add(x);
+      break;
+    case cpu_test::k_reduce_max:
+      a.out[0] = reduce_max(x);
+      break;
+    case cpu_test::k_reduce_min:
+      a.out[0] = reduce_min(x);
+      break;
+    case cpu_test::k_reduce_max_nan:
+      a.out[0] = reduce_max_nan(x);
+      break;
     case cpu_test::k_mask_bits:
       a.out[0] = static_cast<float>(bits(x < y));
       a.out[1] = any(x < y);
@@ -210,15 +292,33 @@ void cpu_test_lanewise(const cpu_test::BinaryArgs& a) {
 
 void cpu_test_convert(const cpu_test::ConvertArgs& a) {
   switch (a.kind) {
-    case cpu_test::k_from_float32: widen<float>(a); break;
-    case cpu_test::k_from_bf16: widen<bf16>(a); break;
-    case cpu_test::k_from_f16: widen<f16>(a); break;
-    case cpu_test::k_from_int8: widen<int8_t>(a); break;
-    case cpu_test::k_from_uint8: widen<uint8_t>(a); break;
-    case cpu_test::k_to_bf16: narrow<bf16>(a); break;
-    case cpu_test::k_to_f16: narrow<f16>(a); break;
-    case cpu_test::k_to_int8: narrow<int8_t>(a); break;
-    case cpu_test::k_to_uint8: narrow<uint8_t>(a); break;
+    case cpu_test::k_from_float32:
+      widen<float>(a);
+      break;
+    case cpu_test::k_from_bf16:
+      widen<bf16>(a);
+      break;
+    case cpu_test::k_from_f16:
+      widen<f16>(a);
+      break;
+    case cpu_test::k_from_int8:
+      widen<int8_t>(a);
+      break;
+    case cpu_test::k_from_uint8:
+      widen<uint8_t>(a);
+      break;
+    case cpu_test::k_to_bf16:
+      narrow<bf16>(a);
+      break;
+    case cpu_test::k_to_f16:
+      narrow<f16>(a);
+      break;
+    case cpu_test::k_to_int8:
+      narrow<int8_t>(a);
+      break;
+    case cpu_test::k_to_uint8:
+      narrow<uint8_t>(a);
+      break;
   }
 }
 
@@ -249,15 +349,33 @@ void cpu_test_double(const cpu_test::DoubleArgs& a) {
     top = max(top, load_or(a.in + i, n, VecD::broadcast(-__builtin_inf())));
     VecD y = x;
     switch (a.function) {
-      case cpu_test::k_exp: y = exp(x); break;
-      case cpu_test::k_tanh: y = tanh(x); break;
-      case cpu_test::k_sigmoid: y = sigmoid(x); break;
-      case cpu_test::k_gelu_tanh: y = gelu_tanh(x); break;
-      case cpu_test::k_gelu_tanh_grad: y = gelu_tanh_grad(x); break;
-      case cpu_test::k_gelu_erf: y = gelu_erf(x); break;
-      case cpu_test::k_gelu_erf_grad: y = gelu_erf_grad(x); break;
-      case cpu_test::k_silu_grad: y = silu_grad(x); break;
-      default: y = select(x < VecD::zero(), -abs(x), fma(x, x, x) - x * x); break;
+      case cpu_test::k_exp:
+        y = exp(x);
+        break;
+      case cpu_test::k_tanh:
+        y = tanh(x);
+        break;
+      case cpu_test::k_sigmoid:
+        y = sigmoid(x);
+        break;
+      case cpu_test::k_gelu_tanh:
+        y = gelu_tanh(x);
+        break;
+      case cpu_test::k_gelu_tanh_grad:
+        y = gelu_tanh_grad(x);
+        break;
+      case cpu_test::k_gelu_erf:
+        y = gelu_erf(x);
+        break;
+      case cpu_test::k_gelu_erf_grad:
+        y = gelu_erf_grad(x);
+        break;
+      case cpu_test::k_silu_grad:
+        y = silu_grad(x);
+        break;
+      default:
+        y = select(x < VecD::zero(), -abs(x), fma(x, x, x) - x * x);
+        break;
     }
     store(a.out + i, y, n);
   }

@@ -34,6 +34,9 @@ SHARED = (
 )
 PER_ISA = "tests/cpu/cpu_test_isa.cpp"
 
+ON_ARM = platform.machine().lower() in ("aarch64", "arm64")
+LEVELS = ("baseline", "neon") if ON_ARM else ("baseline", "avx2", "avx512", "avx512bf16")
+
 
 def enumeration(name: str) -> dict[str, int]:
     """The values of one of cpu_test.h's enums."""
@@ -59,13 +62,13 @@ def cmake_flags() -> tuple[list[str], dict[str, list[str]]]:
     common = words(r"set\(seqloom_flags (-O2.*?)\)", (ROOT / "CMakeLists.txt").read_text())
     common += words(r"target_compile_options\(seqloom_\$\{name\} PRIVATE (-f.*?)\)", isa)
     levels = {"isa_baseline": []}
-    if platform.machine().lower() in ("x86_64", "amd64"):
+    if ON_ARM:
+        levels["isa_neon"] = []
+    elif platform.machine().lower() in ("x86_64", "amd64"):
         avx2 = words(r"set\(avx2 (-.*?)\)", isa)
         avx512 = avx2 + words(r"set\(avx512 \$\{avx2\}(.*?)\)", isa)
         bf16 = avx512 + words(r"list\(APPEND avx512 (.*?)\)", isa)
         levels |= {"isa_avx2": avx2, "isa_avx512": avx512, "isa_avx512bf16": bf16}
-    elif platform.machine().lower() in ("aarch64", "arm64"):
-        levels["isa_neon"] = []
     return common, levels
 
 

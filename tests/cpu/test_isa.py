@@ -19,7 +19,9 @@ def test_environment_lowers_the_level(lib):
     assert shown == "baseline |"
 
 
-@pytest.mark.parametrize("name", ("sse9", "AVX2", "neon" if platform.machine() == "x86_64" else "avx2"))
+@pytest.mark.parametrize(
+    "name", ["sse9", "AVX2", "neon" if platform.machine() == "x86_64" else "avx2"]
+)
 def test_bad_levels_are_reported(lib, name):
     best = run_in_python(SHOW, SEQLOOM_ISA="").stdout.split()[0]
     active, message = run_in_python(SHOW, SEQLOOM_ISA=name).stdout.strip().split(" | ")

@@ -39,7 +39,23 @@ def clean(lib):
     assert stats(lib).in_use == before.in_use
 
 
-SIZES = (0, 1, 63, 64, 65, 1000, 1024, 1025, 1152, 1153, 65536, 2 * MB - 1, 2 * MB, 2 * MB + 1, 9 * MB)
+SIZES = (
+    0,
+    1,
+    63,
+    64,
+    65,
+    1000,
+    1024,
+    1025,
+    1152,
+    1153,
+    65536,
+    2 * MB - 1,
+    2 * MB,
+    2 * MB + 1,
+    9 * MB,
+)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -111,7 +127,9 @@ def test_limit_from_the_environment():
     assert run_in_python(code, SEQLOOM_CPU_CACHE_MB="7").stdout.strip() == str(7 * MB)
 
 
-@pytest.mark.parametrize(("size", "depth"), [(1, 3), (1000, 5), (100_000, 4), (5 * MB, 2), (40 * MB, 1)])
+@pytest.mark.parametrize(
+    ("size", "depth"), [(1, 3), (1000, 5), (100_000, 4), (5 * MB, 2), (40 * MB, 1)]
+)
 def test_scratch_nests(lib, clean, size, depth):
     assert lib.cpu_test_scratch(i64(size), depth) == 0
 

@@ -20,7 +20,7 @@ def run_loop(lib, n: int, grain: int, spin: int = 0) -> tuple[np.ndarray, np.nda
     return visits, begins, chunks
 
 
-@pytest.mark.parametrize("count", (1, 2, 3, 7))
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize(("n", "grain"), [(1, 1), (7, 3), (512, 1), (513, 1), (5000, 7), (64, 64)])
 def test_every_index_once_and_the_same_chunks(lib, threads, count, n, grain):
     threads(count)
@@ -107,7 +107,7 @@ def test_exit_with_a_running_pool():
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("mode", (0, 1, 2, 3))
+@pytest.mark.parametrize("mode", [0, 1, 2, 3])
 def test_workers_round_like_the_caller(lib, threads, mode):
     threads(3)
     assert lib.cpu_test_rounding_mode(mode) == 0

@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 import pytest
-from harness import FUNCTIONS, run_map
+from harness import FUNCTIONS, LEVELS, run_map
 
 # name: (ULP, absolute error that is accepted beyond those ULP, results below 2^-126 may be 0)
 BOUNDS = {
@@ -18,7 +18,7 @@ BOUNDS = {
     "log1p": (2, 0, False),
     "tanh": (2.5, 0, False),
     "sigmoid": (2.5, 0, True),
-    "softplus": (2, 0, True),
+    "softplus": (2.5, 0, True),
     "erf": (3, 0, False),
     "sin": (1.6, 0, False),
     "cos": (1.6, 0, False),
@@ -39,7 +39,7 @@ BOUNDS = {
 }
 
 # Every stride-th float of all, and closer among magnitudes from 2^-6 to 128. The bounds were
-# established with SEQLOOM_CPU_TEST_STRIDE=97.
+# established with SEQLOOM_CPU_TEST_STRIDE=397.
 STRIDE = int(os.environ.get("SEQLOOM_CPU_TEST_STRIDE", "4001"))
 RANGES = (
     (0, 1 << 32, STRIDE),
@@ -48,10 +48,10 @@ RANGES = (
 )
 
 
+# avx512bf16 runs the code of avx512.
+@pytest.mark.parametrize("level", [v for v in LEVELS if v != "avx512bf16"], indirect=True)
 @pytest.mark.parametrize("name", BOUNDS)
 def test_error_bounds(lib, level, name):
-    if level == "avx512bf16":
-        pytest.skip("the code of avx512")
     ulp, absolute, flush = BOUNDS[name]
     for first, end, stride in RANGES:
         worst, beyond, at = ctypes.c_double(), ctypes.c_double(), ctypes.c_uint32()
@@ -73,10 +73,43 @@ def test_error_bounds(lib, level, name):
 
 
 EDGES = np.array(
-    [0.0, -0.0, 1e-45, -1e-45, 1.1754942e-38, 1.1754944e-38, -1.1754944e-38, 3.4028235e38]
-    + [-3.4028235e38, np.inf, -np.inf, np.nan, -np.nan, 88.72283, 88.72284, -103.97208, -103.97209]
-    + [-87.33655, 1.0, -1.0, -0.99999994, 0.5, -0.5, 2.0**23, 2.0**23 + 1, -(2.0**31), 65536.0]
-    + [65537.0, 1e30, 9.010913, 3.9192059, 13.0, -13.5, -150.0, 150.0],
+    [
+        0.0,
+        -0.0,
+        1e-45,
+        -1e-45,
+        1.1754942e-38,
+        1.1754944e-38,
+        -1.1754944e-38,
+        3.4028235e38,
+        -3.4028235e38,
+        np.inf,
+        -np.inf,
+        np.nan,
+        -np.nan,
+        88.72283,
+        88.72284,
+        -103.97208,
+        -103.97209,
+        -87.33655,
+        1.0,
+        -1.0,
+        -0.99999994,
+        0.5,
+        -0.5,
+        2.0**23,
+        2.0**23 + 1,
+        -(2.0**31),
+        65536.0,
+        65537.0,
+        1e30,
+        9.010913,
+        3.9192059,
+        13.0,
+        -13.5,
+        -150.0,
+        150.0,
+    ],
     np.float32,
 )
 
@@ -89,14 +122,14 @@ def test_edges(lib, level, name):
         exact = lib.cpu_test_reference(FUNCTIONS[name], ctypes.c_double(x), ctypes.c_double(0))
         # The reference leaves the limits of x sigmoid(x) and its derivative at infinity open.
         if np.isnan(exact) and not np.isnan(x) and name in ("silu", "silu_grad", "gelu_tanh"):
-            assert np.isnan(y) or abs(y) in (0, 1)
+            assert np.isnan(y) or abs(y) < 1e-30 or y == 1
             continue
         with np.errstate(over="ignore"):
             nearest = np.float32(exact)
         if np.isnan(nearest) or np.isinf(nearest):
             np.testing.assert_equal(y, nearest, err_msg=f"{name}({x!r})")
         else:
-            unit = float(np.spacing(np.maximum(np.abs(nearest), np.float32(1.1754944e-38))))
+            unit = 2.0 ** (max(np.frexp(nearest)[1], -125) - 24)
             limit = np.finfo(np.float32).max
             assert abs(min(y, limit) - exact) <= max(ulp * unit, absolute), (name, x, y, exact)
 
