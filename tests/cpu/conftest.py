@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import LEVELS, load_library  # noqa: E402
+from cpu_harness import LEVELS, load_library
 
 
 @pytest.fixture(scope="session")

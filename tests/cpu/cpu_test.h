@@ -8,7 +8,7 @@
 
 namespace seqloom::cpu_test {
 
-// The order is known to tests/cpu/harness.py.
+// The order is known to tests/cpu/cpu_harness.py.
 enum Function : int {
   k_copy,
   k_exp,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from harness import i64, pointer, run_in_python, u64
+from cpu_harness import i64, pointer, run_in_python, u64
 
 KB, MB = 1 << 10, 1 << 20
 
@@ -122,7 +122,7 @@ def test_threads_share_the_allocator(lib, clean):
 def test_limit_from_the_environment():
     code = (
         "import numpy as np\nout = np.empty(6, np.uint64)\n"
-        "lib.cpu_test_memory_stats(harness.pointer(out)); print(int(out[3]))"
+        "lib.cpu_test_memory_stats(cpu_harness.pointer(out)); print(int(out[3]))"
     )
     assert run_in_python(code, SEQLOOM_CPU_CACHE_MB="7").stdout.strip() == str(7 * MB)
 
@@ -137,7 +137,8 @@ def test_scratch_nests(lib, clean, size, depth):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_cache_survives_a_fork():
     run = run_in_python(
-        "p = lib.cpu_test_allocate(harness.u64(1 << 20)); lib.cpu_test_free(harness.u64(p), harness.u64(1 << 20))\n"
-        "print(lib.cpu_test_fork(harness.i64(100)))"
+        "size = cpu_harness.u64(1 << 20)\n"
+        "lib.cpu_test_free(cpu_harness.u64(lib.cpu_test_allocate(size)), size)\n"
+        "print(lib.cpu_test_fork(cpu_harness.i64(100)))"
     )
     assert run.stdout.strip() == "0", run.stderr

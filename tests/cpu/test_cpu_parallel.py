@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from harness import i64, pointer, run_in_python
+from cpu_harness import HERE, i64, pointer, run_in_python
 
 
 def run_loop(lib, n: int, grain: int, spin: int = 0) -> tuple[np.ndarray, np.ndarray, int]:
@@ -93,7 +94,7 @@ def test_a_failing_member_ends_the_team(lib, threads):
 def test_fork():
     run = run_in_python(
         "lib.cpu_test_set_num_threads(3)\n"
-        "print([lib.cpu_test_fork(harness.i64(2000)) for _ in range(5)])"
+        "print([lib.cpu_test_fork(cpu_harness.i64(2000)) for _ in range(5)])"
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "[0, 0, 0, 0, 0]"
@@ -102,7 +103,7 @@ def test_fork():
 def test_exit_with_a_running_pool():
     run = run_in_python(
         "lib.cpu_test_set_num_threads(4)\n"
-        "assert lib.cpu_test_parallel_nested(harness.i64(1000)) > 0"
+        "assert lib.cpu_test_parallel_nested(cpu_harness.i64(1000)) > 0"
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
@@ -132,20 +133,15 @@ def test_environment():
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity masks")
 def test_default_follows_the_affinity():
-    cpu = min(os.sched_getaffinity(0))
-    code = "print(lib.cpu_test_num_threads())"
-    bound = f"import os; os.sched_setaffinity(0, {{{cpu}}})\n"
-    environment = {"SEQLOOM_NUM_THREADS": ""}
-    import subprocess
-    import sys
-
-    import harness
-
-    script = bound + f"import sys; sys.path.insert(0, {str(harness.HERE)!r}); import harness\n"
-    script += "lib = harness.load_library()\n" + code
+    # Bound before the library is loaded: by taskset, say, or a job scheduler.
+    code = (
+        "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        f"sys.path.insert(0, {str(HERE)!r}); import cpu_harness\n"
+        "print(cpu_harness.load_library().cpu_test_num_threads())"
+    )
     run = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, **environment},
+        [sys.executable, "-c", code],
+        env={**os.environ, "SEQLOOM_NUM_THREADS": ""},
         capture_output=True,
         text=True,
         timeout=60,
@@ -164,8 +160,9 @@ def test_a_bound_caller_does_not_bind_the_workers():
         "os.sched_setaffinity(0, {min(before)})\n"
         "lib.cpu_test_set_num_threads(2)\n"
         "v, b = np.zeros(4000, np.int32), np.zeros(4000, np.int8)\n"
-        "p = harness.pointer\n"
-        "for _ in range(50): lib.cpu_test_parallel_for(harness.i64(4000), harness.i64(1), p(v), p(b), harness.i64(500))\n"
+        "sizes = cpu_harness.i64(4000), cpu_harness.i64(1)\n"
+        "arrays = cpu_harness.pointer(v), cpu_harness.pointer(b)\n"
+        "for _ in range(50): lib.cpu_test_parallel_for(*sizes, *arrays, cpu_harness.i64(500))\n"
         "masks = [os.sched_getaffinity(int(t)) for t in os.listdir('/proc/self/task')]\n"
         "print(max(map(len, masks)) == len(before))"
     )
@@ -179,4 +176,3 @@ def test_chunk_sizes_are_multiples_of_the_grain(lib):
             size = lib.cpu_test_chunk_size(i64(n), i64(grain))
             assert size % grain == 0
             assert -(-n // size) <= 512
-    assert ctypes.sizeof(ctypes.c_int64) == 8

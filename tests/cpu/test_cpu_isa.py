@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import load_library, pointer, run_in_python
+from cpu_harness import load_library, pointer, run_in_python
 
 SHOW = "print(lib.cpu_test_active_isa().decode(), '|', (lib.cpu_test_isa_error() or b'').decode())"
 

@@ -159,8 +159,8 @@ def run_binary(lib: ctypes.CDLL, name: str, *args: np.ndarray, n: int | None = N
 def run_in_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs code that starts with `lib` (this library) in a process of its own."""
     prelude = (
-        f"import sys; sys.path.insert(0, {str(HERE)!r}); import harness; "
-        "lib = harness.load_library()\n"
+        f"import sys; sys.path.insert(0, {str(HERE)!r}); import cpu_harness; "
+        "lib = cpu_harness.load_library()\n"
     )
     return subprocess.run(
         [sys.executable, "-c", prelude + code],
