@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The C interface of the CPU toolbox's test library (loaded with ctypes by tests/cpu/cpu_harness.py).
+// The C interface of the test library of the CPU toolbox, which cpu_harness.py loads with ctypes.
 #include "cpu_test.h"
 
 #include <atomic>
