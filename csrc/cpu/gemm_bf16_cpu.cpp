@@ -35,7 +35,7 @@ void run_dots(const GemmArgs& g, const TA* a, int64_t lda, int64_t a_batch, cons
       const int64_t rows = min<int64_t>(kRows, g.m - i), columns = min<int64_t>(kColumns, g.n - j);
       dot_block(rows, columns, g.k, a + batch * a_batch + i * lda, lda,
                 b + batch * b_batch + j * ldb, ldb, sums, kColumns);
-      finish_tile(g, batch, i, rows, j, columns, sums, kColumns);
+      finish_tile(g, batch, i, rows, j, columns, sums, kColumns, nullptr, nullptr);
     }
   };
   const int64_t tasks = g.batch * row_blocks * column_blocks;
@@ -124,8 +124,39 @@ class Rows {
   cpu::Scratch scratch_;
 };
 
+void multiply_quantized(const GemmArgs& g) {
+  [[maybe_unused]] const PackedMatrix& b = *g.packed_b;
+  const Rows<float> r(g);
+#if defined(__AVX512VNNI__)
+  // 255 * 127 * k must fit 32 bits.
+  if (g.quantize_a && (b.format == PackFormat::kInt4 || g.k <= 1 << 16)) {
+    for (int64_t batch = 0; batch < g.batch; ++batch) {
+      const QuantizedRows a(b, g.m, g.k, r.a + batch * r.batch, r.lda);
+      if (b.format == PackFormat::kInt4) {
+        run_int4(g, batch, a);
+        continue;
+      }
+      GemmArgs one = g;
+      one.batch = 1;
+      const int64_t item = item_size(g.c_type);
+      const auto moved = [&](const void* p, int64_t elements) {
+        return p ? static_cast<const char*>(p) + batch * elements * item : nullptr;
+      };
+      one.c = const_cast<char*>(moved(g.c, g.c_batch));
+      one.residual = moved(g.residual, g.residual_batch);
+      one.preact = const_cast<char*>(moved(g.preact, g.preact_batch));
+      run_product(one, a.bytes(), a.ld(), 0, Feed::kPacked, static_cast<const Quad8*>(b.panels),
+                  a.scales());
+    }
+    return;
+  }
+#endif
+  run_product<float, float>(g, r.a, r.lda, r.batch, Feed::kWiden, nullptr);
+}
+
 void multiply_packed(const GemmArgs& g) {
   const PackedMatrix& b = *g.packed_b;
+  if (b.format == PackFormat::kInt8 || b.format == PackFormat::kInt4) return multiply_quantized(g);
 #if defined(__AVX512BF16__)
   if (b.format == PackFormat::kBF16 && g.a_type == DType::kBFloat16) {
     const Rows<bf16> r(g);
@@ -219,9 +250,33 @@ void gemm_pack(const cpu::PackArgs& args) {
   out.group = args.group;
   out.panels = args.memory;
   const Source source{args.b, args.type, args.ldb, args.trans_b};
+  const QuantLayout layout(args.format, args.k, args.n, max<int64_t>(1, args.group));
+  char* const memory = static_cast<char*>(args.memory);
+  float* const scales = reinterpret_cast<float*>(memory + layout.scales_at());
+  float* const mins = reinterpret_cast<float*>(memory + layout.extra_at());
+  int32_t* const sums = reinterpret_cast<int32_t*>(mins);
+  const bool int8 = args.format == PackFormat::kInt8, int4 = args.format == PackFormat::kInt4;
+  if (int8 || int4) out.scales = scales;
+  if (int8) out.sums = sums;
+  if (int4) out.mins = mins;
   const int64_t grain = ceil_div(1 << 15, max<int64_t>(1, args.k * kNR));
   cpu::parallel_for(map.panels, grain, [&](int64_t begin, int64_t end) {
     const int64_t j = map.begin(begin);
+    if (int8 || int4) {
+      for (int64_t c = j, p = begin; c < map.begin(end); ++c) {
+        if (c == map.begin(p + 1)) ++p;
+        const int64_t j0 = map.begin(p), w = map.width(p);
+        uint32_t* words = static_cast<uint32_t*>(args.memory) + j0 * layout.words + (c - j0);
+        const ColumnReader column{source, min(c, args.n - 1)};
+        if (int8) {
+          quantize_column_int8(column, args.k, words, w, scales + c, sums + c);
+        } else {
+          quantize_column_int4(column, args.k, args.group, words, w, scales + c, mins + c,
+                               layout.columns);
+        }
+      }
+      return;
+    }
     if (args.format == PackFormat::kF32) {
       pack_panels(source, map, 0, 0, args.k, begin, end, 1,
                   static_cast<float*>(args.memory) + j * args.k);
@@ -237,6 +292,10 @@ void gemm_pack(const cpu::PackArgs& args) {
 
 void gemm_packed_bytes(const cpu::PackedBytesArgs& args) {
   const int64_t columns = PanelMap(args.n).vectors * kLanes;
+  if (args.format == PackFormat::kInt8 || args.format == PackFormat::kInt4) {
+    *args.bytes = QuantLayout(args.format, args.k, args.n, max<int64_t>(1, args.group)).bytes();
+    return;
+  }
   const int64_t words = args.format == PackFormat::kF32 ? args.k : ceil_div(args.k, 2);
   *args.bytes = columns * words * 4;
 }

@@ -13,8 +13,11 @@
 // Included by ISA files only.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/gemm_epilogue.h"
 #include "cpu/gemm_kernel.h"
+#include "cpu/gemm_quant.h"
 #include "cpu/gemm_source.h"
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
@@ -22,6 +25,7 @@
 namespace seqloom::SEQLOOM_ISA_NS {
 
 constexpr int64_t kBlockColumns = 192;  // of one task: kc x 192 floats stay in L2
+constexpr int64_t kBlockBytes = 384 << 10;
 constexpr int64_t kTaskWork = 1 << 17;  // multiply-adds that are worth a task
 constexpr int64_t kStreamRows = 64;     // up to here a packed B is streamed
 
@@ -36,14 +40,23 @@ struct TileCall {
   int64_t ldc;
   int last;
   bool accumulate;
+  const int32_t* b_sums;  // kInt8
 };
 
 using TileFn = void (*)(const TileCall&);
 
 template <class A, class B, int MR, int NV, bool kMasked>
 void run_tile(const TileCall& t) {
-  micro_kernel<MR, NV, kMasked>(t.k, static_cast<const A*>(t.a), t.lda, static_cast<const B*>(t.b),
-                                t.ldb, t.ahead, t.c, t.ldc, t.last, t.accumulate);
+#if defined(__AVX512VNNI__)
+  if constexpr (sizeof(A) == 1)
+    return micro_kernel_int8<MR, NV>(t.k, static_cast<const A*>(t.a), t.lda,
+                                     static_cast<const B*>(t.b), t.ldb, t.ahead, t.b_sums, t.c,
+                                     t.ldc, t.last);
+#endif
+  if constexpr (sizeof(A) > 1)
+    micro_kernel<MR, NV, kMasked>(t.k, static_cast<const A*>(t.a), t.lda,
+                                  static_cast<const B*>(t.b), t.ldb, t.ahead, t.c, t.ldc, t.last,
+                                  t.accumulate);
 }
 
 template <class A, class B, int MR, bool kMasked>
@@ -78,7 +91,12 @@ SEQLOOM_NOINLINE TileFn find_tile(int rows, int vectors) {
   return nullptr;
 }
 
-enum class Feed { kPacked, kInPlace, kPack };
+// Only A and B of one element a step are read as they lie.
+template <class A, class B>
+constexpr bool kCanBeInPlace = sizeof(A) == sizeof(float) && Step<A, B>::kK == 1;
+
+// Where panels come from: packed ahead of time, B as it lies, packed or widened block by block.
+enum class Feed { kPacked, kInPlace, kPack, kWiden };
 
 template <class A, class B>
 struct Job {
@@ -88,9 +106,10 @@ struct Job {
   Feed feed;
   const B* b;  // kPacked: panels; kInPlace: B itself
   PanelMap map;
-  int64_t kc;   // block of k
-  bool plain;   // sums go to C as they are
-  bool stream;  // the panel is the outermost loop
+  int64_t kc;               // block of k
+  bool plain;               // sums go to C as they are
+  bool stream;              // the panel is the outermost loop
+  const float* row_scales;  // of a quantized A
 };
 
 // Rows of a panel that hold k elements of k.
@@ -105,7 +124,7 @@ struct Block {
   const Job<A, B>& job;
   int64_t batch, i0, i1, p0, p1;
   int64_t j0, width;  // first column, columns including the last panel's padding
-  B* packed;          // kPack: this block of k, packed
+  B* packed;          // kPack, kWiden: this block of k
   bool many;          // more than one block of k
   bool sums_in_c;     // sums rest in C between blocks of k
   float* sums;        // of the block; of one tile where neither `many` nor `sums_in_c`
@@ -134,31 +153,35 @@ SEQLOOM_ALWAYS_INLINE void run_strip(const Block<A, B>& block, int64_t s, int64_
   t.ldc = block.ld_sums;
   t.c = block.sums_in_c || block.many ? block.sums + i * t.ldc + (j - block.j0) : block.sums;
   t.accumulate = k0 > 0 || (job.plain && g.beta == 1.0);
-  TileFn tile;
+  t.b_sums = sizeof(A) == 1 ? g.packed_b->sums + j : nullptr;
+  TileFn tile = nullptr;
   if (job.feed == Feed::kInPlace) {
-    const B* b = job.b + block.batch * g.b_batch + k0 * g.ldb + j;
-    t.b = b;
-    t.ldb = g.ldb;
-    t.ahead = {reinterpret_cast<const char*>(b + 2 * kNR), g.ldb * int64_t{sizeof(B)}};
-    t.last = last;
-    tile = last < kLanes ? find_tile<A, B, true>(static_cast<int>(mr), vectors)
-                         : find_tile<A, B, false>(static_cast<int>(mr), vectors);
+    if constexpr (kCanBeInPlace<A, B>) {
+      const B* b = job.b + block.batch * g.b_batch + k0 * g.ldb + j;
+      t.b = b;
+      t.ldb = g.ldb;
+      t.ahead = {reinterpret_cast<const char*>(b + 2 * kNR), g.ldb * int64_t{sizeof(B)}};
+      t.last = last;
+      if (last < kLanes) tile = find_tile<A, B, true>(static_cast<int>(mr), vectors);
+    }
   } else {
     const int64_t used = panel_rows<A, B>(kc);
-    const B* b = job.feed == Feed::kPack
-                     ? block.packed + (j - block.j0) * used
-                     : job.b + j * panel_rows<A, B>(g.k) + k0 / Step<A, B>::kK * w;
+    const B* b = job.feed == Feed::kPacked
+                     ? job.b + j * panel_rows<A, B>(g.k) + k0 / Step<A, B>::kK * w
+                     : block.packed + (j - block.j0) * used;
     t.b = b;
     t.ahead = rows_ahead(b, w);
     if (job.stream && strips > 1) {
       t.ahead.at = reinterpret_cast<const char*>(b + used * w + s * used / strips * w);
       t.ahead.step = w * int64_t{sizeof(B)} / strips;
     }
-    tile = find_tile<A, B, false>(static_cast<int>(mr), vectors);
   }
+  if (!tile) tile = find_tile<A, B, false>(static_cast<int>(mr), vectors);
   tile(t);
   if (k0 + kc == g.k && !job.plain)
-    finish_tile(g, block.batch, block.i0 + i, mr, j, live, t.c, t.ldc);
+    finish_tile(g, block.batch, block.i0 + i, mr, j, live, t.c, t.ldc,
+                job.row_scales ? job.row_scales + block.i0 + i : nullptr,
+                job.row_scales ? g.packed_b->scales : nullptr);
 }
 
 template <class A, class B>
@@ -171,7 +194,8 @@ SEQLOOM_NOINLINE void run_block(const Job<A, B>& job, int64_t batch, int64_t i0,
   block.many = job.kc < g.k;
   block.sums_in_c = g.c_type == DType::kFloat32 && (job.plain || g.beta == 0.0);
   const int64_t rows = i1 - i0;
-  const int64_t packed = job.feed == Feed::kPack ? panel_rows<A, B>(job.kc) * block.width : 0;
+  const bool buffered = job.feed == Feed::kPack || job.feed == Feed::kWiden;
+  const int64_t packed = buffered ? panel_rows<A, B>(job.kc) * block.width : 0;
   const int64_t spare = block.sums_in_c ? 0 : block.many ? rows * block.width : int64_t{kMR} * kNR;
   const cpu::Scratch scratch((packed + spare) * sizeof(float));
   float* const buffer = scratch.as<float>();
@@ -192,10 +216,17 @@ SEQLOOM_NOINLINE void run_block(const Job<A, B>& job, int64_t batch, int64_t i0,
   }
   for (int64_t k0 = 0; k0 == 0 || k0 < g.k; k0 += job.kc) {
     const int64_t kc = min(job.kc, g.k - k0);
-    if constexpr (sizeof(B) == 4)
+    if constexpr (sizeof(A) > 1 && sizeof(B) == 4) {
       if (job.feed == Feed::kPack)
         pack_panels({g.b, g.b_type, g.ldb, g.trans_b}, job.map, batch * g.b_batch, k0, kc, p0, p1,
                     Step<A, B>::kK, block.packed);
+    }
+    if constexpr (std::is_same_v<B, float>) {
+      if (job.feed == Feed::kWiden)
+        for (int64_t p = p0; p < p1; ++p)
+          widen_panel(*g.packed_b, k0, kc, job.map.begin(p), job.map.width(p),
+                      block.packed + (job.map.begin(p) - block.j0) * kc);
+    }
     for (int64_t s = 0; s < block.strips(); ++s)
       for (int64_t p = p0; p < p1; ++p) run_strip(block, s, p, k0, kc);
   }
@@ -208,10 +239,15 @@ void run_blocks(const Job<A, B>& job) {
   const int64_t panels = job.map.panels;
   const int64_t total = g.m * g.n * max<int64_t>(g.k, 1);
   const int64_t limit = max<int64_t>(1, total / kTaskWork);  // tasks for one product of the batch
-  const int64_t rows = job.feed == Feed::kPack ? 1024 : 256;
+  const bool buffered = job.feed == Feed::kPack || job.feed == Feed::kWiden;
+  const int64_t rows = buffered ? 1024 : 256;
   const int64_t row_blocks = min(ceil_div(g.m, rows), limit);
-  const int64_t column_blocks = min(ceil_div(panels, max<int64_t>(1, kBlockColumns / kNR)),
-                                    max<int64_t>(1, limit / row_blocks));
+  // Fewer columns where kc is long, for kc x columns to stay in L2.
+  const int64_t depth = panel_rows<A, B>(job.kc) * int64_t{sizeof(B)};
+  const int64_t columns =
+      g.m <= kMR ? kBlockColumns : min(kBlockColumns, kBlockBytes / max<int64_t>(1, depth));
+  const int64_t column_blocks =
+      min(ceil_div(panels, max<int64_t>(1, columns / kNR)), max<int64_t>(1, limit / row_blocks));
   const int64_t tasks = g.batch * row_blocks * column_blocks;
   const auto run = [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
@@ -227,17 +263,17 @@ void run_blocks(const Job<A, B>& job) {
 }
 
 template <class A, class B>
-void run_product(const GemmArgs& g, const A* a, int64_t lda, int64_t a_batch, Feed feed,
-                 const B* b) {
+void run_product(const GemmArgs& g, const A* a, int64_t lda, int64_t a_batch, Feed feed, const B* b,
+                 const float* row_scales = nullptr) {
   constexpr int64_t kStep = Step<A, B>::kK;
   const bool stream = feed == Feed::kPacked && g.m <= kStreamRows;
   // In place few rows of B are swept across all columns, page by page.
   const int64_t limit = (feed == Feed::kInPlace ? 64 : 384) * kStep;
   int64_t kc = max<int64_t>(g.k, 1);
-  if (kc > limit && !(stream && g.m <= kMR))
-    kc = ceil_div(ceil_div(kc, ceil_div(kc, limit)), 16) * 16;
-  run_blocks(
-      Job<A, B>{g, a, lda, a_batch, feed, b, PanelMap(g.n), kc, epilogue_is_plain(g), stream});
+  const bool whole = (stream && g.m <= kMR) || sizeof(A) == 1;  // integer sums are not split
+  if (kc > limit && !whole) kc = ceil_div(ceil_div(kc, ceil_div(kc, limit)), 16) * 16;
+  const bool plain = epilogue_is_plain(g) && !row_scales;
+  run_blocks(Job<A, B>{g, a, lda, a_batch, feed, b, PanelMap(g.n), kc, plain, stream, row_scales});
 }
 
 }  // namespace seqloom::SEQLOOM_ISA_NS

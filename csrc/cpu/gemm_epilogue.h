@@ -47,10 +47,11 @@ SEQLOOM_ALWAYS_INLINE bool epilogue_is_plain(const GemmArgs& g) {
 }
 
 // Rows [i0, i0 + rows) x columns [j0, j0 + columns) of C of one batch entry. `sums` may be C's own
-// tile.
+// tile. A quantized product also has the scales of its rows and of all columns.
 static SEQLOOM_NOINLINE void finish_tile(const GemmArgs& g, int64_t batch, int64_t i0, int64_t rows,
                                          int64_t j0, int64_t columns, const float* sums,
-                                         int64_t ld_sums) {
+                                         int64_t ld_sums, const float* row_scales,
+                                         const float* column_scales) {
   const VecF alpha = VecF::broadcast(static_cast<float>(g.alpha));
   const VecF beta = VecF::broadcast(static_cast<float>(g.beta));
   for (int64_t j = 0; j < columns; j += kLanes) {
@@ -62,6 +63,8 @@ static SEQLOOM_NOINLINE void finish_tile(const GemmArgs& g, int64_t batch, int64
       const int64_t at = batch * g.c_batch + row * g.ldc + column;
       if (g.bias_per_row && g.bias) bias = VecF::broadcast(load_element(g.bias, g.bias_type, row));
       VecF x = load(sums + i * ld_sums + j, n);
+      if (row_scales) x = VecF::broadcast(row_scales[i]) * x;
+      if (column_scales) x = load(column_scales + column, n) * x;
       if (g.alpha != 1.0) x = alpha * x;
       if (g.beta != 0.0) x = fma(beta, load_any(g.c, g.c_type, at, n), x);
       if (g.bias) x = x + bias;
