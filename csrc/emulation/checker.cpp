@@ -157,7 +157,14 @@ void check_granule(const Fiber& f, const unsigned char* granule, std::uint8_t to
       }
       continue;
     }
-    if (x->flags & flags & kAtomic) continue;
+    if (x->flags & flags & kAtomic) {
+      // An atomic update comes after the earlier ones of its location in their common order.
+      if (inside && (flags & kWrite) && !(flags & kInitialises)) {
+        x->bytes = 0;
+        slot = x;
+      }
+      continue;
+    }
     if (stamp_of(w.known, x->warp).covers(x->clock, others)) {
       if ((flags & kWrite) && inside && others == x->lanes) {
         x->bytes = 0;

@@ -54,7 +54,7 @@ SEQLOOM_EXPORT int test_copy_out(void* target, const void* source, std::size_t b
 SEQLOOM_EXPORT int test_synchronize() {
   return guarded([] { seqloom::cuda::synchronize_device(); });
 }
-SEQLOOM_EXPORT int test_is_emulated() { return seqloom::cuda::kEmulated; }
+SEQLOOM_EXPORT int test_is_emulated() { return seqloom::kCudaEmulated; }
 SEQLOOM_EXPORT int test_device_name(char* out, int size) {
   return guarded([&] {
     std::snprintf(out, static_cast<std::size_t>(size), "%s",
