@@ -85,7 +85,7 @@ MUTATIONS: dict[str, dict[int, str]] = {
     },
     "ragged_attention": {5: "no bound check on the ragged tail"},
     "lstm": {
-        1: "uninitialised local",
+        1: "cell starts from memory before the weights",
         2: "block barrier instead of the grid barrier",
         4: "one block skips the grid barrier",
         6: "no barrier after loading the state",
@@ -102,7 +102,7 @@ MUTATIONS: dict[str, dict[int, str]] = {
         2: "rank outside the cluster",
         3: "no cluster barrier before remote memory is written",
     },
-    "mailbox": {1: "barrier expects too many bytes", 2: "no wait for the mailbox"},
+    "mailbox": {1: "barrier expects too many bytes", 2: "no wait for the mailbox", 3: "block exits while others still write to it"},
     "wgmma": {
         1: "no mbarrier wait",
         2: "wrong stride in the descriptor",

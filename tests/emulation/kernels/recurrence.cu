@@ -24,8 +24,7 @@ __global__ void __launch_bounds__(kThreads)
     weights[i] =
         w_hh[static_cast<size_t>(r / kUnits * hidden + u0 + r % kUnits) * hidden + col];
   }
-  float c;
-  if (bug != 1) c = 0.f;
+  float c = bug == 1 ? w_hh[-1] : 0.f;  // 1: whatever lies before the weights
   const int unit = t % kUnits, row = t / kUnits;
   for (int step = 0; step < steps; ++step) {
     for (int i = t; i < batch * hidden; i += kThreads)
