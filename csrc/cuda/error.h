@@ -2,27 +2,28 @@
 // Exceptions of the CUDA toolbox. Plain C++: front doors include this without any CUDA header.
 #pragma once
 #include <cstddef>
-#include <stdexcept>
 #include <string>
+
+#include "core/error.h"
 
 namespace seqloom::cuda {
 
 // Device trouble: the CUDA error's own name and text, what was being done, and in the emulated
 // build the emulator's full report.
-class CudaError : public std::runtime_error {
+class CudaError : public DeviceError {
  public:
-  CudaError(int code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  CudaError(int code, const std::string& message) : DeviceError(message), code_(code) {}
   int code() const { return code_; }  // a cudaError_t
 
  private:
   int code_;
 };
 
-// The device has no room left. A separate type, so that Python can be told MemoryError.
-class OutOfDeviceMemory : public CudaError {
+// The device has no room left.
+class OutOfDeviceMemory : public MemoryError {
  public:
-  OutOfDeviceMemory(int code, std::size_t requested, std::size_t in_use, const std::string& message)
-      : CudaError(code, message), requested_(requested), in_use_(in_use) {}
+  OutOfDeviceMemory(std::size_t requested, std::size_t in_use, const std::string& message)
+      : MemoryError(message), requested_(requested), in_use_(in_use) {}
   std::size_t requested_bytes() const { return requested_; }
   std::size_t bytes_in_use() const { return in_use_; }
 

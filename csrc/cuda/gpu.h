@@ -2,7 +2,7 @@
 // What kernels include for CUDA itself. nvcc sees the CUDA headers; a host compiler sees the same
 // API served by the emulator (csrc/emulation), so that one source runs in both worlds.
 //
-//   SEQLOOM_DEVICE            __device__ __forceinline__
+//   SEQLOOM_DEVICE            __device__ __forceinline__ (SEQLOOM_DEVICE_NOINLINE: out of line)
 //   SHARED_ARRAY(T, a, [n])   static shared memory:  __shared__ T a[n]
 //   DYNAMIC_SHARED(a, align)  dynamic shared memory: unsigned char a[]
 //   cuda::launch(...)         the only way to start a kernel (cuda/launch.h)
@@ -41,5 +41,11 @@
 #endif
 
 #define SEQLOOM_DEVICE __device__ __forceinline__
+// Out of line. (__noinline__ itself cannot be spelled for a host compiler: its library uses the word.)
+#if defined(__CUDACC__)
+#define SEQLOOM_DEVICE_NOINLINE __device__ __noinline__
+#else
+#define SEQLOOM_DEVICE_NOINLINE __attribute__((noinline))
+#endif
 
 #include "cuda/launch.h"

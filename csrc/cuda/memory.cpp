@@ -66,7 +66,7 @@ void* allocate(std::size_t bytes, StreamHandle stream) {
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     std::lock_guard<std::mutex> hold(a.lock);
-    throw OutOfDeviceMemory(error, bytes, a.allocated,
+    throw OutOfDeviceMemory(bytes, a.allocated,
                             "cuda: out of device memory: " + std::to_string(bytes) +
                                 " bytes requested, " + std::to_string(a.allocated) +
                                 " bytes in use");

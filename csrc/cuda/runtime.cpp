@@ -35,7 +35,7 @@ DeviceProperties query(int device) {
   r.total_memory = p.totalGlobalMem;
   r.shared_bytes_per_block = p.sharedMemPerBlockOptin;
   r.l2_bytes = static_cast<std::size_t>(p.l2CacheSize);
-  r.emulated = kEmulated;
+  r.emulated = kCudaEmulated;
   return r;
 }
 
@@ -83,7 +83,7 @@ int device_count() {
 std::string runtime_version() {
   int v = 0;
   if (cudaRuntimeGetVersion(&v) != cudaSuccess) return "";
-  return version_text(v) + (kEmulated ? " (emulated)" : "");
+  return version_text(v) + (kCudaEmulated ? " (emulated)" : "");
 }
 
 std::string driver_version() {
@@ -109,7 +109,7 @@ const DeviceProperties& current_device_properties() {
   const auto device = static_cast<std::size_t>(current_device());
   if (cache.size() <= device) cache.resize(device + 1);
   // The emulated device can be reconfigured, so it is asked again.
-  if (!cache[device] || kEmulated)
+  if (!cache[device] || kCudaEmulated)
     cache[device] = std::make_unique<DeviceProperties>(device_properties(current_device()));
   return *cache[device];
 }

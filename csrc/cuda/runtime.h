@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Devices, streams, events, memory and graphs. Plain C++ without any CUDA header, so that front
-// doors include it in every build; in a build without CUDA only the availability questions are
-// answered and the rest is never called.
+// doors may include it; a build without CUDA (kBuiltWithCuda, core/config.h) does not link it.
 //
 // Nothing here touches the driver before the first call that needs a device.
 #pragma once
 #include <cstddef>
 #include <memory>
 #include <string>
+
+#include "core/config.h"
 
 struct CUstream_st;
 struct CUevent_st;
@@ -17,21 +18,8 @@ namespace seqloom::cuda {
 using StreamHandle = CUstream_st*;  // the same type as cudaStream_t
 using EventHandle = CUevent_st*;
 
-// How this build was made: SEQLOOM_CUDA=OFF, ON or EMULATED.
-#if defined(SEQLOOM_WITH_CUDA)
-constexpr bool kBuiltWithCuda = true;
-#else
-constexpr bool kBuiltWithCuda = false;
-#endif
-#if defined(SEQLOOM_CUDA_EMULATED)
-constexpr bool kEmulated = true;
-#else
-constexpr bool kEmulated = false;
-#endif
-
 // ---- availability: never throws, never initialises more than it must ---------------------------------
-// Empty when a device can be used, else which of the three is missing: a build with CUDA, a driver,
-// or a GPU.
+// Empty when a device can be used, else what is missing: a driver, a new enough one, or a GPU.
 std::string why_unavailable();
 bool is_available();
 int device_count();

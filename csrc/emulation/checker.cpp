@@ -45,7 +45,7 @@ struct Checker {
   std::set<std::tuple<int, std::uint32_t, std::uint32_t>> reported;
 } checker;
 
-enum ReportKind { kRaceReport, kUninitialisedReport, kReadOnlyReport, kProxyReport };
+enum ReportKind { kRaceReport, kUninitialisedReport, kReadOnlyReport, kProxyReport, kLifetimeReport };
 
 std::uint32_t where_of(Site site) {
   const auto [it, fresh] = checker.site_index.try_emplace(
@@ -157,7 +157,14 @@ void check_granule(const Fiber& f, const unsigned char* granule, std::uint8_t to
       }
       continue;
     }
-    if (x->flags & flags & kAtomic) continue;
+    if (x->flags & flags & kAtomic) {
+      // An atomic update comes after the earlier ones of its location in their common order.
+      if (inside && (flags & kWrite) && !(flags & kInitialises)) {
+        x->bytes = 0;
+        slot = x;
+      }
+      continue;
+    }
     if (stamp_of(w.known, x->warp).covers(x->clock, others)) {
       if ((flags & kWrite) && inside && others == x->lanes) {
         x->bytes = 0;
@@ -172,8 +179,14 @@ void check_granule(const Fiber& f, const unsigned char* granule, std::uint8_t to
   *slot = {warp, w.clock, lane, checker.launch, where, touched, static_cast<std::uint8_t>(flags), 0};
 }
 
-void check(const void* pointer, std::size_t bytes, int flags, std::uint32_t where) {
+void check(const void* pointer, std::size_t bytes, int flags, Site site, std::uintptr_t pc) {
   const auto* p = static_cast<const unsigned char*>(pointer);
+  const std::uint32_t where = pc ? where_of(pc) : where_of(site);
+  if (p >= machine.windows) {
+    const auto slot = static_cast<std::size_t>(p - machine.windows) / kWindowBytes;
+    if (slot != static_cast<std::size_t>(self()->block->slot) && slot < machine.blocks.size())
+      check_remote_block(machine.blocks[slot], site, pc);
+  }
   check_bytes(p, bytes, flags, where);
   if (!machine.checking) return;
   const Fiber& f = *self();
@@ -212,12 +225,50 @@ void check_access(const void* p, std::size_t bytes, int flags, Site site) {
   if (!f || !bytes) return;
   if (in_arena(p)) {
     if (machine.checking) ++machine.stats.checked_accesses;
-    check(p, bytes, flags, where_of(site));
+    check(p, bytes, flags, site, 0);
     return;
   }
   const auto a = reinterpret_cast<std::uintptr_t>(p);
   if (a - reinterpret_cast<std::uintptr_t>(f->stack) < kStackBytes) return;
   check_outside(p, bytes, flags, where_of(site));
+}
+
+void check_remote_block(Block& b, Site site, std::uintptr_t pc) {
+  const auto where = [&] { return pc ? where_of(pc) : where_of(site); };
+  if (!b.live)
+    fail({}, "shared memory of a block that has already exited is accessed in %s",
+         describe_where(where()).c_str());
+  if (!machine.checking) return;
+  const Fiber& f = *self();
+  bool started = false;
+  for (std::size_t w = 0; w < b.warps.size(); ++w) {
+    const Stamp& s = stamp_of(f.warp->known, b.linear << 5 | static_cast<std::uint32_t>(w));
+    started |= s.full || s.lanes;
+  }
+  if (!started && first_time(kLifetimeReport, where(), 0))
+    add_report("shared memory of another block is accessed before that block is known to have "
+               "started (cluster barrier), in " + describe_where(where()) + " [" + describe(f) + "]");
+  Stamp now;
+  now.partial = f.warp->clock;
+  now.lanes = 1u << f.lane;
+  RemoteAccess& r = b.remote[f.block->linear << 5 | static_cast<std::uint32_t>(f.index >> 5)];
+  r.stamp.join(now);
+  r.site = site;
+  r.pc = pc;
+}
+
+void check_block_end(Block& b) {
+  if (!machine.checking || b.remote.empty()) return;
+  VectorClock all;
+  for (const Warp& w : b.warps) all.join(w.known);
+  for (const auto& [warp, r] : b.remote) {
+    if (stamp_of(all, warp).covers(r.stamp.partial, r.stamp.lanes)) continue;
+    add_report("block (" + std::to_string(b.index.x) + "," + std::to_string(b.index.y) + "," +
+               std::to_string(b.index.z) + ") may exit while another block of its cluster still "
+               "accesses its shared memory, in " +
+               describe_where(r.pc ? where_of(r.pc) : where_of(r.site)));
+    return;
+  }
 }
 
 void note_readonly_load(const void* p, std::size_t bytes, Site site) {
@@ -278,7 +329,7 @@ void instrumented_access(const void* p, std::size_t bytes, int flags, std::uintp
   InRuntime guard;
   ++machine.stats.checked_accesses;
   if (in_arena(p)) {
-    check(p, bytes, flags, where_of(pc));
+    check(p, bytes, flags, {}, pc);
   } else {
     check_outside(p, bytes, flags, where_of(pc));
   }

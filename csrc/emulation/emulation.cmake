@@ -1,63 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
-# The emulated CUDA build: .cu files under the host compiler, with CUDA's own headers for types and
-# enums and csrc/emulation for everything else. Included by cmake/SeqloomCuda.cmake.
+# SEQLOOM_CUDA=EMULATED: compiles .cu files with the host compiler on top of csrc/emulation.
+#
+# NVIDIA's headers (types, half, bfloat16, declarations of the runtime API) are still needed, but
+# no compiler, library or driver of theirs. They come from an installed toolkit, or from
+#   pip install nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl
+set(SEQLOOM_EMULATION_DIR ${CMAKE_CURRENT_LIST_DIR})
 
-# CUDA's headers: those of nvcc, or of the pip packages nvidia-cuda-runtime and nvidia-cuda-crt.
 function(seqloom_find_cuda_headers)
-  set(hints "")
-  find_program(SEQLOOM_NVCC nvcc)
+  set(hints $ENV{CUDA_HOME}/include $ENV{CUDA_PATH}/include)
+  find_program(SEQLOOM_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin /usr/local/cuda/bin)
   if(SEQLOOM_NVCC)
-    get_filename_component(real ${SEQLOOM_NVCC} REALPATH)
-    get_filename_component(bin ${real} DIRECTORY)
-    list(APPEND hints ${bin}/../include ${bin}/../targets/x86_64-linux/include)
+    # nvcc may be a wrapper or a link: it says itself where its toolkit is.
+    execute_process(COMMAND ${SEQLOOM_NVCC} --dryrun -c x.cu ERROR_VARIABLE dryrun
+      OUTPUT_QUIET RESULT_VARIABLE ignored)
+    if(dryrun MATCHES "TOP=([^\r\n]+)")
+      get_filename_component(top ${CMAKE_MATCH_1} REALPATH)
+      list(APPEND hints ${top}/include ${top}/targets/x86_64-linux/include
+        ${top}/targets/sbsa-linux/include)
+    endif()
   endif()
   execute_process(COMMAND ${Python_EXECUTABLE} -c
-    "import nvidia, os; print(os.path.join(list(nvidia.__path__)[0], 'cu13', 'include'))"
-    OUTPUT_VARIABLE from_pip OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+    "import nvidia, os; print(';'.join(os.path.join(p, 'cu13', 'include') for p in nvidia.__path__))"
+    OUTPUT_VARIABLE from_pip OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE ignored)
   list(APPEND hints ${from_pip} /usr/local/cuda/include)
-  find_path(SEQLOOM_CUDA_INCLUDE cuda_runtime.h HINTS ${hints})
-  if(NOT SEQLOOM_CUDA_INCLUDE)
-    message(FATAL_ERROR "SEQLOOM_CUDA=EMULATED needs CUDA's headers: install nvcc, or "
-      "pip install nvidia-cuda-runtime nvidia-cuda-crt")
+  find_path(SEQLOOM_CUDA_HEADERS cuda_runtime.h HINTS ${hints})
+  if(NOT SEQLOOM_CUDA_HEADERS)
+    message(FATAL_ERROR "SEQLOOM_CUDA=EMULATED needs NVIDIA's headers (cuda_runtime.h): install a "
+      "CUDA toolkit, or: pip install nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl")
   endif()
 endfunction()
 
+# Adds .cu files and the emulator to `target`.
 function(seqloom_add_emulated_cuda target)
   seqloom_find_cuda_headers()
+  set(includes ${SEQLOOM_CUDA_HEADERS} ${SEQLOOM_CUDA_HEADERS}/cccl)
   set(definitions SEQLOOM_WITH_CUDA=1 SEQLOOM_CUDA_EMULATED=1)
   if(SEQLOOM_EMULATION_CHECKED)
     list(APPEND definitions SEQLOOM_EMULATION_CHECKED=1)
   endif()
-  file(GLOB runtime CONFIGURE_DEPENDS csrc/emulation/*.cpp)
-  if(SEQLOOM_EMULATION_CHECKED)
-    list(FILTER runtime EXCLUDE REGEX "no_callouts\\.cpp$")
-  else()
-    list(FILTER runtime EXCLUDE REGEX "/callouts\\.cpp$")
-  endif()
-  target_sources(${target} PRIVATE ${runtime})
-  target_compile_definitions(${target} PRIVATE ${definitions})
-  target_include_directories(${target} SYSTEM PRIVATE ${SEQLOOM_CUDA_INCLUDE})
-  set_source_files_properties(${runtime} PROPERTIES COMPILE_OPTIONS "-Wno-psabi")
 
-  # Kernels start from poisoned locals; checked ones report every access to the emulator.
-  set(flags -x c++ -O2 -g1 -Wall -Wno-unknown-pragmas -ftrivial-auto-var-init=pattern
-    -fno-semantic-interposition -ffp-contract=off)
+  # The emulator itself is never instrumented.
+  file(GLOB emulator CONFIGURE_DEPENDS ${SEQLOOM_EMULATION_DIR}/*.cpp)
   if(SEQLOOM_EMULATION_CHECKED)
-    list(APPEND flags -fsanitize=thread,undefined -fno-sanitize=vptr
-      -fno-sanitize-recover=undefined
-      "SHELL:--param tsan-instrument-func-entry-exit=0"
-      "SHELL:--param tsan-distinguish-volatile=1")
+    list(FILTER emulator EXCLUDE REGEX "/no_callouts\\.cpp$")
+  else()
+    list(FILTER emulator EXCLUDE REGEX "/callouts\\.cpp$")
   endif()
-  if(SEQLOOM_COVERAGE)
-    list(APPEND flags --coverage)
-    target_link_options(${target} PRIVATE --coverage)
+  target_sources(${target} PRIVATE ${emulator})
+  set_source_files_properties(${emulator} PROPERTIES COMPILE_OPTIONS "-g;-Wno-psabi")
+  target_include_directories(${target} SYSTEM PRIVATE ${includes})
+  target_compile_definitions(${target} PRIVATE ${definitions})
+
+  if(ARGN)
+    set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX)
+    add_library(${target}_emulated OBJECT ${ARGN})
+    target_include_directories(${target}_emulated PRIVATE ${SEQLOOM_EMULATION_DIR}/..)
+    target_include_directories(${target}_emulated SYSTEM PRIVATE ${includes})
+    target_compile_definitions(${target}_emulated PRIVATE ${definitions}
+      $<TARGET_PROPERTY:${target},SEQLOOM_ISA_DEFINITIONS>)
+    # Locals start as NaN, like all other memory. -g: reports name source lines.
+    target_compile_options(${target}_emulated PRIVATE -x c++ -g -O2 -Wall -Wextra
+      -Wno-unknown-pragmas -Wno-psabi -ffp-contract=off -fno-semantic-interposition
+      -ftrivial-auto-var-init=pattern)
+    if(SEQLOOM_EMULATION_CHECKED)
+      # Call-outs before every access and undefined operation; callouts.cpp defines them, so no
+      # sanitizer library is linked.
+      target_compile_options(${target}_emulated PRIVATE -fsanitize=thread,undefined
+        -fno-sanitize=vptr)
+      if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+        target_compile_options(${target}_emulated PRIVATE
+          --param=tsan-instrument-func-entry-exit=0 --param=tsan-distinguish-volatile=1)
+      endif()
+    endif()
+    if(SEQLOOM_COVERAGE)
+      target_compile_options(${target}_emulated PRIVATE --coverage -fprofile-update=single)
+      target_link_options(${target} PRIVATE --coverage)
+    endif()
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_emulated>)
   endif()
-  add_library(seqloom_emulated_kernels OBJECT ${ARGN})
-  set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX)
-  target_include_directories(seqloom_emulated_kernels PRIVATE csrc)
-  target_include_directories(seqloom_emulated_kernels SYSTEM PRIVATE ${SEQLOOM_CUDA_INCLUDE})
-  target_compile_definitions(seqloom_emulated_kernels PRIVATE ${definitions}
-    $<TARGET_PROPERTY:${target},SEQLOOM_ISA_DEFINITIONS>)
-  target_compile_options(seqloom_emulated_kernels PRIVATE ${flags})
-  target_sources(${target} PRIVATE $<TARGET_OBJECTS:seqloom_emulated_kernels>)
 endfunction()

@@ -157,6 +157,11 @@ struct WarpGroup {
   std::unordered_map<float*, std::vector<float>> accumulators;  // in flight, by register array
   std::unordered_map<float*, std::vector<float>> settled;       // contents the last time we looked
 };
+struct RemoteAccess {  // the newest by one warp of another block of the cluster
+  Stamp stamp;
+  Site site;
+  std::uintptr_t pc;
+};
 struct Block {
   uint3 index{};
   std::uint32_t linear = 0;
@@ -168,6 +173,7 @@ struct Block {
   Barrier barriers[16];
   std::map<std::uint32_t, Mbarrier> mbarriers;
   std::vector<WarpGroup> warpgroups;
+  std::map<std::uint32_t, RemoteAccess> remote;  // by warp id of the accessing warp
 };
 struct Cluster {
   int arrived = 0, phase = 0, live = 0;
@@ -283,6 +289,10 @@ enum AccessFlags : int {
 // Access by the current thread that the emulator performs for an instruction.
 void check_access(const void*, std::size_t bytes, int flags, Site);
 void reset_shadow(const void*, std::size_t bytes);
+// The lifetime of distributed shared memory: the other block must be known to have started, and
+// must not end before the access is over.
+void check_remote_block(Block&, Site, std::uintptr_t pc);
+void check_block_end(Block&);
 void checker_launch_begins();
 void checker_launch_ends();
 

@@ -149,8 +149,7 @@ SharedRef shared_at(std::uint32_t address, std::size_t bytes, Site site) {
   }
   if (offset + bytes > kWindowBytes)
     fail(site, "shared address 0x%x is outside shared memory", address);
-  if (!block->live)
-    fail(site, "shared memory of a block of the cluster that has already exited");
+  if (block != f->block) check_remote_block(*block, site, 0);
   return {block, block->window + offset, offset};
 }
 
@@ -165,7 +164,10 @@ std::uint32_t shared_address(const void* p, Site site) {
 
 void* map_to_rank(const void* p, std::uint32_t rank, Site site) {
   InRuntime guard;
-  return shared_at(map_address_to_rank(shared_address(p, site), rank, site), 1, site).p;
+  const std::uint32_t offset = shared_address(p, site);
+  map_address_to_rank(offset, rank, site);  // checks the rank
+  const Block& own = *self()->block;
+  return machine.blocks[static_cast<std::size_t>(own.slot - own.cluster_rank) + rank].window + offset;
 }
 
 std::uint32_t map_address_to_rank(std::uint32_t address, std::uint32_t rank, Site site) {
@@ -181,7 +183,7 @@ std::string describe_address(const void* pointer) {
   if (p >= machine.windows && p < machine.arena_end) {
     const auto offset = static_cast<unsigned long>(p - machine.windows);
     const auto in_window = offset % kWindowBytes;
-    if (in_window >= kDynamicOffset &&
+    if (machine.launch.shared_bytes && in_window >= kDynamicOffset &&
         in_window < kDynamicOffset + machine.launch.shared_bytes + 64) {
       std::snprintf(text, sizeof text, "dynamic shared memory + %lu", in_window - kDynamicOffset);
     } else {

@@ -108,7 +108,7 @@ void finish_thread() {
   thread_exits_with_copies(f);
   f->state = FiberState::kDone;
   ++machine.done;
-  --f->block->live;
+  if (--f->block->live == 0) check_block_end(*f->block);
   f->warp->live &= ~(1u << f->lane);
   Cluster& cluster = machine.clusters[static_cast<std::size_t>(f->block->cluster)];
   --cluster.live;

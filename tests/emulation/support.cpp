@@ -1,41 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // C functions through which the Python tests of the emulator drive a library of test kernels.
-#include <cuda_runtime.h>
+#include "support.h"
 
 #include <cstdio>
-#include <exception>
-#include <string>
 
-#include "cuda/error.h"
-#include "cuda/runtime.h"
 #if defined(SEQLOOM_CUDA_EMULATED)
 #include "emulation/control.h"
 #endif
 
-#define SEQLOOM_EXPORT extern "C" __attribute__((visibility("default")))
-
-namespace {
-thread_local std::string t_error;
-
-template <class F>
-int guarded(F f) {
-  try {
-    t_error.clear();
-    f();
-    return 0;
-  } catch (const std::exception& e) {
-    t_error = e.what();
-    return 1;
-  }
+namespace seqloom_test {
+std::string& error_text() {
+  static thread_local std::string text;
+  return text;
 }
-}  // namespace
+}  // namespace seqloom_test
+using seqloom_test::error_text;
+using seqloom_test::guarded;
 
-SEQLOOM_EXPORT const char* test_error() { return t_error.c_str(); }
-// Called by the exported launchers of the kernel files.
-int run_guarded(void (*f)(void*), void* data) {
-  return guarded([&] { f(data); });
-}
-
+SEQLOOM_EXPORT const char* test_error() { return error_text().c_str(); }
 SEQLOOM_EXPORT void* test_allocate(std::size_t bytes) {
   void* p = nullptr;
   guarded([&] { p = seqloom::cuda::allocate(bytes, nullptr); });
@@ -54,7 +36,7 @@ SEQLOOM_EXPORT int test_copy_out(void* target, const void* source, std::size_t b
 SEQLOOM_EXPORT int test_synchronize() {
   return guarded([] { seqloom::cuda::synchronize_device(); });
 }
-SEQLOOM_EXPORT int test_is_emulated() { return seqloom::cuda::kEmulated; }
+SEQLOOM_EXPORT int test_is_emulated() { return seqloom::kCudaEmulated; }
 SEQLOOM_EXPORT int test_device_name(char* out, int size) {
   return guarded([&] {
     std::snprintf(out, static_cast<std::size_t>(size), "%s",

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The emulator runs correct kernels without a false alarm and notices planted errors."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+from emulation import cases, mutations
+from emulation.library import Library, load, why_not
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can run")
+
+
+@pytest.fixture(params=mutations.MODES)
+def library(request: pytest.FixtureRequest) -> Library:
+    return load(request.param)
+
+
+@pytest.mark.parametrize("case", sorted(cases.CASES))
+@pytest.mark.parametrize(("schedule", "seed", "copies"), mutations.RUNS)
+def test_correct_kernels_pass_silently(library, case, schedule, seed, copies):
+    library.configure(schedule=schedule, seed=seed, sms=16, **{"async": copies})
+    assert cases.CASES[case](library, 0) < 1
+
+
+def tracked() -> dict[tuple[str, int], dict[str, str]]:
+    with mutations.TABLE.open(newline="") as f:
+        return {(r["kernel"], int(r["bug"])): r for r in csv.DictReader(f)}
+
+
+def test_the_table_is_complete():
+    assert set(tracked()) == {(case, bug) for case, bug, _ in mutations.every_mutation()}
+    assert len(tracked()) >= 40
+
+
+@pytest.mark.parametrize(
+    ("case", "bug"), [pytest.param(c, b, id=f"{c}-{b}") for c, b, _ in mutations.every_mutation()]
+)
+def test_planted_errors_are_caught_by_the_checked_build(case, bug):
+    kind, _, text = mutations.outcome("checked", case, bug)
+    assert kind in ("report", "numbers"), text
+
+
+def test_the_device_survives_a_failed_launch(library):
+    library.configure(schedule="fifo", seed=1, sms=16, **{"async": "lazy"})
+    for bug in (11, 3, 8):
+        with pytest.raises(RuntimeError, match="reduction.cu"):
+            cases.block_sum(library, bug)
+        assert cases.block_sum(library, 0) < 1
+
+
+def test_reports_name_both_sides_of_a_race():
+    library = load("checked")
+    library.configure(schedule="fifo", seed=1, sms=16, **{"async": "lazy"})
+    with pytest.raises(RuntimeError, match=r"race on .*reduction\.cu:\d+.*reduction\.cu:\d+"):
+        cases.exchange(library, 2)
