@@ -12,8 +12,10 @@ so that an error that the largest element hides is still seen.
 
 Kinds: "formula" for one pass over the data; "product" where a factor may be rounded to the
 dtype on its way into a matrix product (attention weights, gate gradients); "recurrence" where
-a state is rounded to the dtype at every step and carried on. "ulp" is the bound of each
-element alone, in units of the spacing at that element: for elementwise functions.
+a state is rounded to the dtype at every step and carried on; "long" where tens of thousands
+of terms are summed, which NumPy does in pairs and a kernel in a few running sums. "ulp" is
+the bound of each element alone, in units of the spacing at that element: for elementwise
+functions.
 """
 
 from __future__ import annotations
@@ -40,6 +42,12 @@ TOLERANCES: dict[str, dict[str, Tolerance]] = {
         "float32": Tolerance(4, 8),
         "float16": Tolerance(4, 2),
         "bfloat16": Tolerance(4, 2),
+    },
+    "long": {
+        "float64": Tolerance(2, 256),
+        "float32": Tolerance(4, 32),
+        "float16": Tolerance(2, 1),
+        "bfloat16": Tolerance(2, 1),
     },
     "recurrence": {
         "float64": Tolerance(2, 256),

@@ -89,6 +89,7 @@ def test_a_large_vocabulary(isa, dtype, device, rng):
         {"targets": rng.integers(0, 50257, 3)},
         device=device,
         dtype=dtype,
+        kind="long",
     )
 
 
@@ -182,7 +183,7 @@ def test_linear_cross_entropy_over_many_chunks(device, rng):
         draws(rng, hidden=(rows, width), weight=(classes, width)),
         {"targets": some_targets(rng, rows, classes)},
         device=device,
-        kind="product",
+        kind="long",
     )
 
 
