@@ -142,5 +142,6 @@ def _scaling(axis: Any, title: str, rows: list[Row]) -> None:
             )
     unit = "useful operations" if rows[-1].bound == "compute" else "compulsory bytes"
     axis.set(xscale="log", yscale="log", xlabel=unit, ylabel="p50 with p20-p80 (us)", title=title)
+    axis.margins(x=0.12)
     axis.grid(True, which="major", alpha=0.3)
     axis.legend(fontsize=8)

@@ -114,6 +114,12 @@ class Runner:
         gc.collect()
         return row
 
+    def skip(self, job: Job, reason: str) -> Row:
+        """A row that says why it was not measured."""
+        row = self._blank(job)
+        row.status, row.note = "absent", reason
+        return row
+
     def _blank(self, job: Job) -> Row:
         case, settings = job.case, self.settings
         cache = settings.cache or case.cache
@@ -211,18 +217,22 @@ class Runner:
             calls[0]()  # lazy work (threads, plans, compilation) is nobody's peak
             row.peak_bytes[name] = peak_of_call(calls[0], release)
         else:
-            row.peak_bytes[name] = self._device_peak(name, library, calls[0])
-        return Contestant(name, calls, library.clock(calls))
+            row.peak_bytes[name] = self._device_peak(library, calls[0])
+        return Contestant(name, calls, library.clock())
 
-    def _device_peak(self, name: str, library: Library, call: Call) -> int | None:
-        cuda = getattr(library.module, "cuda", None)
+    def _device_peak(self, library: Library, call: Call) -> int | None:
+        cuda: Any = getattr(library.module, "cuda", None)
         try:
-            cuda.reset_peak_memory_stats()  # type: ignore[union-attr]
-            before = cuda.memory_allocated()  # type: ignore[union-attr]
+            reset = getattr(cuda, "reset_peak_memory", None) or cuda.reset_peak_memory_stats
             call()
-            return int(cuda.max_memory_allocated() - before)  # type: ignore[union-attr]
+            reset()
+            before = cuda.memory_allocated()
+            result = call()
+            peak = int(cuda.max_memory_allocated() - before)
+            del result
         except (AttributeError, RuntimeError):
             return None
+        return peak
 
 
 def run_all(
@@ -239,6 +249,9 @@ def run_all(
         if on_start is not None:
             on_start(job)
         seconds = None
+        if deadline is not None and time.monotonic() > deadline:
+            rows.append(runner.skip(job, "out of time"))
+            continue
         if deadline is not None:
             share = (deadline - time.monotonic()) / (len(jobs) - index)
             # Preparation, checks and the settling between contestants take the other part.
