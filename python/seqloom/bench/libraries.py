@@ -193,6 +193,12 @@ class Jax(Library):
         os.environ.setdefault("JAX_PLATFORMS", "cpu" if device == "cpu" else "cuda")
         super().__init__(device, threads, module)
 
+    def calls(
+        self, case: Case, contender: Contender, copies: Sequence[Inputs], mode: str, dtype: str
+    ) -> list[Call]:
+        self._compiled: Any = None  # one compilation serves all copies
+        return super().calls(case, contender, copies, mode, dtype)
+
     def call(self, case: Case, contender: Contender, inputs: Inputs, mode: str, dtype: str) -> Call:
         jax = self.module
         jnp = importlib.import_module("jax.numpy")
@@ -212,8 +218,8 @@ class Jax(Library):
         leaves = {n: v for n, v in arrays.items() if n in case.wrt}
         rest = {n: v for n, v in arrays.items() if n not in case.wrt}
         if mode == "fwd":
-            forward_compiled = jax.jit(forward)
-            return lambda: jax.block_until_ready(forward_compiled(leaves, rest))
+            compiled = self._compiled = self._compiled or jax.jit(forward)
+            return lambda: jax.block_until_ready(compiled(leaves, rest))
         if mode == "bwd":
             raise Unsupported  # a jitted backward repeats the forward pass
         shape = jax.eval_shape(forward, leaves, rest)
@@ -223,8 +229,8 @@ class Jax(Library):
             y, pull = jax.vjp(lambda values: first(forward(values, rest)), leaves)
             return y, pull(dy)
 
-        both_compiled = jax.jit(both)
-        return lambda: jax.block_until_ready(both_compiled(leaves, rest))
+        compiled = self._compiled = self._compiled or jax.jit(both)
+        return lambda: jax.block_until_ready(compiled(leaves, rest))
 
 
 class OnnxRuntime(Library):

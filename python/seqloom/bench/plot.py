@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from seqloom.bench.record import OURS, Report, Row
+from seqloom.bench.record import COPY, OURS, Report, Row
 
 HINT = "plots need matplotlib: pip install matplotlib"
 
@@ -111,7 +111,7 @@ def _volume(row: Row) -> float:
 
 
 def _scaling(axis: Any, title: str, rows: list[Row]) -> None:
-    for name in dict.fromkeys(name for row in rows for name in row.seconds):
+    for name in dict.fromkeys(name for row in rows for name in row.seconds if name != COPY):
         known = [(row, s) for row in rows if (s := row.summary(name)) is not None]
         axis.errorbar(
             [_volume(row) for row, _ in known],

@@ -17,9 +17,9 @@ from seqloom.bench.check import verify
 from seqloom.bench.environment import cores, last_level_cache, today
 from seqloom.bench.libraries import Library, Peers, Seqloom, Unsupported
 from seqloom.bench.memory import peak_of_call
-from seqloom.bench.record import OURS, Row
+from seqloom.bench.record import COPY, OURS, Row
 from seqloom.bench.roofline import Roofline
-from seqloom.bench.timing import Call, Contestant, measure
+from seqloom.bench.timing import Call, Contestant, HostClock, measure
 
 MAX_COPIES = 256
 
@@ -180,6 +180,8 @@ class Runner:
             except Exception as error:  # a peer's trouble is a note in our row
                 text = str(error).splitlines()[0] if str(error) else ""
                 row.failures[name] = f"{type(error).__name__}: {text}"[:200]
+        if copy := self._copy_beside(row):
+            contestants.append(copy)
         timings = measure(
             contestants,
             threads=self.settings.threads,
@@ -191,6 +193,26 @@ class Runner:
         row.seconds, row.wait, row.kept = timings.seconds, timings.wait, timings.kept
         row.noisy = timings.noisy
         row.repeat = {c.name: c.repeat for c in contestants}
+        self._bound_by_copy(row)
+
+    def _copy_beside(self, row: Row) -> Contestant | None:
+        """The copy as a contestant, where the row's roof depends on memory."""
+        copy = self.roofline.copy
+        compute = self.roofline.compute(row.dtype)
+        if copy is None or row.cache == "warm" or self.settings.device != "cpu":
+            return None
+        if compute and row.flops / compute > 4 * row.bytes / self.roofline.memory:
+            return None
+        return Contestant(COPY, [copy.call], HostClock())
+
+    def _bound_by_copy(self, row: Row) -> None:
+        """Judge the row by the copies of its own rounds."""
+        copy, beside = self.roofline.copy, row.summary(COPY)
+        if copy is None or beside is None:
+            return
+        local = replace(self.roofline, memory=copy.bytes / beside.p50)
+        row.copy_bandwidth = local.memory
+        row.roof_seconds, row.bound = local.bound(row.bytes, row.flops, row.dtype, row.cache)
 
     def _copies(self, row: Row, inputs: Any) -> int:
         if row.cache == "warm":
@@ -212,7 +234,7 @@ class Runner:
         calls = library.calls(case, contender, copies, job.mode, job.dtype)
         release: Callable[[], None] | None = None
         if name == OURS:
-            release = getattr(self.module, "empty_cache", None)
+            release = getattr(getattr(self.module, "_core", None), "cpu_empty_cache", None)
         if self.settings.device == "cpu":
             calls[0]()  # lazy work (threads, plans, compilation) is nobody's peak
             row.peak_bytes[name] = peak_of_call(calls[0], release)
