@@ -107,7 +107,8 @@ def test_quick_has_rows_of_every_family():
     cases = all_cases()
     jobs = plan(cases, Settings(quick=True))
     assert 15 <= len(jobs) <= 40
-    assert {job.case.family for job in jobs} == {c.family for c in cases if "cpu" in c.devices}
+    families = {c.family for c in cases if "cpu" in c.devices}
+    assert {job.case.family for job in jobs} == families - {"models"}  # 124M parameters
 
 
 def small_cases():

@@ -117,9 +117,10 @@ class Case:
         """The first thing in `needs` that `library` lacks, or an empty string."""
         for need in self.needs:
             value = library
-            for part in need.split("."):
-                value = getattr(value, part, None)
-            if value is None:
+            try:
+                for part in need.split("."):
+                    value = getattr(value, part)
+            except (AttributeError, ImportError):  # a room that this seqloom doesn't have
                 return need
         return ""
 

@@ -90,7 +90,7 @@ class Library:
         arrays = {n: v.copy() if isinstance(v, np.ndarray) else v for n, v in inputs.items()}
         return lambda: function(**arrays)
 
-    def clock(self, calls: Sequence[Call]) -> Clock:
+    def clock(self) -> Clock:
         return HostClock()
 
 
@@ -150,11 +150,24 @@ class Torch(Library):
             return lambda: grad(y, leaves, dy, retain_graph=True)
         return lambda: grad(first(function(**tensors)), leaves, dy)
 
-    def clock(self, calls: Sequence[Call]) -> Clock:
+    def clock(self) -> Clock:
         if self.device == "cpu":
             return HostClock()
         cuda = self.module.cuda
-        return EventClock(lambda: cuda.Event(enable_timing=True), cuda.synchronize)
+        return EventClock(lambda: cuda.Event(enable_timing=True), cuda.synchronize, self._capture)
+
+    def _capture(self, calls: Sequence[Call]) -> Call | None:
+        # What a graph cannot hold (a synchronisation, say) is timed call by call.
+        cuda = self.module.cuda
+        graph = cuda.CUDAGraph()
+        held = []
+        try:
+            with cuda.graph(graph):
+                held += [call() for call in calls]
+        except RuntimeError:
+            cuda.synchronize()
+            return None
+        return lambda: (graph.replay(), held)[0]
 
 
 class TorchCompile(Torch):
@@ -180,6 +193,12 @@ class Jax(Library):
         os.environ.setdefault("JAX_PLATFORMS", "cpu" if device == "cpu" else "cuda")
         super().__init__(device, threads, module)
 
+    def calls(
+        self, case: Case, contender: Contender, copies: Sequence[Inputs], mode: str, dtype: str
+    ) -> list[Call]:
+        self._compiled: Any = None  # one compilation serves all copies
+        return super().calls(case, contender, copies, mode, dtype)
+
     def call(self, case: Case, contender: Contender, inputs: Inputs, mode: str, dtype: str) -> Call:
         jax = self.module
         jnp = importlib.import_module("jax.numpy")
@@ -199,8 +218,8 @@ class Jax(Library):
         leaves = {n: v for n, v in arrays.items() if n in case.wrt}
         rest = {n: v for n, v in arrays.items() if n not in case.wrt}
         if mode == "fwd":
-            forward_compiled = jax.jit(forward)
-            return lambda: jax.block_until_ready(forward_compiled(leaves, rest))
+            compiled = self._compiled = self._compiled or jax.jit(forward)
+            return lambda: jax.block_until_ready(compiled(leaves, rest))
         if mode == "bwd":
             raise Unsupported  # a jitted backward repeats the forward pass
         shape = jax.eval_shape(forward, leaves, rest)
@@ -210,8 +229,8 @@ class Jax(Library):
             y, pull = jax.vjp(lambda values: first(forward(values, rest)), leaves)
             return y, pull(dy)
 
-        both_compiled = jax.jit(both)
-        return lambda: jax.block_until_ready(both_compiled(leaves, rest))
+        compiled = self._compiled = self._compiled or jax.jit(both)
+        return lambda: jax.block_until_ready(compiled(leaves, rest))
 
 
 class OnnxRuntime(Library):
@@ -266,25 +285,22 @@ class Seqloom(Library):
         """The gradient that arrives at the output."""
         return self.module.tensor(upstream(tuple(y.shape)), device=self.device).to(dtype=y.dtype)
 
-    def clock(self, calls: Sequence[Call]) -> Clock:
+    def clock(self) -> Clock:
         if self.device == "cpu":
             return HostClock()
         cuda = self.module.cuda
-        return EventClock(
-            lambda: cuda.Event(enable_timing=True), cuda.synchronize, self._capture(calls)
-        )
+        return EventClock(lambda: cuda.Event(enable_timing=True), cuda.synchronize, self._capture)
 
     def _capture(self, calls: Sequence[Call]) -> Call | None:
-        # A graph of one trip round the ring; work that a graph cannot hold is timed call by call.
         cuda = self.module.cuda
+        graph = cuda.Graph()
+        held = []  # a graph's tensors must live as long as it is replayed
         try:
-            graph = cuda.Graph()
             with graph.capture():
-                for call in calls:
-                    call()
-        except (AttributeError, RuntimeError, TypeError):
+                held += [call() for call in calls]
+        except RuntimeError:
             return None
-        return graph.replay  # type: ignore[no-any-return]
+        return lambda: (graph.replay(), held)[0]
 
 
 def upstream(shape: tuple[int, ...]) -> Any:

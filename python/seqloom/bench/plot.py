@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from seqloom.bench.record import OURS, Report, Row
+from seqloom.bench.record import COPY, OURS, Report, Row
 
 HINT = "plots need matplotlib: pip install matplotlib"
 
@@ -30,14 +30,20 @@ def _pyplot() -> Any:
 
 
 def plot(report: Report, path: str | Path) -> None:
-    """Write a PNG (or whatever the suffix says) with a roofline panel and scaling panels."""
+    """Write a PNG (or whatever the suffix says): the roofline, and up to three scaling panels."""
     pyplot = _pyplot()
-    series = scaling_series(report.rows)
-    columns = 1 + min(3, len(series))
-    figure, axes = pyplot.subplots(1, columns, figsize=(6.4 * columns, 5.2), squeeze=False)
-    _roofline(axes[0][0], report)
-    for axis, (title, lines) in zip(axes[0][1:], series[:3], strict=False):
-        _scaling(axis, title, lines)
+    series = scaling_series(report.rows)[:3]
+    columns = 2 if series else 1
+    lines = (len(series) + 2) // 2
+    figure, axes = pyplot.subplots(
+        lines, columns, figsize=(7.2 * columns, 5.0 * lines), squeeze=False
+    )
+    panels = list(axes.flat)
+    _roofline(panels[0], report)
+    for axis, (title, rows) in zip(panels[1:], series, strict=False):
+        _scaling(axis, title, rows)
+    for axis in panels[1 + len(series) :]:
+        axis.set_visible(False)
     env = report.env
     figure.suptitle(
         f"seqloom {env.get('seqloom', '')} on {env.get('machine', '')}, "
@@ -45,7 +51,7 @@ def plot(report: Report, path: str | Path) -> None:
         fontsize=10,
     )
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
@@ -88,33 +94,54 @@ def _p50(row: Row, contestant: str = OURS) -> float:
 
 
 def scaling_series(rows: list[Row]) -> list[tuple[str, list[Row]]]:
-    """Groups of rows that differ in size alone, the largest groups first."""
-    groups: dict[str, list[Row]] = defaultdict(list)
+    """Rows that differ in size alone, one group a case, the largest first."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         if row.samples():
-            groups[f"{row.name} {row.mode} {row.dtype}"].append(row)
-    series = [(t, sorted(g, key=_volume)) for t, g in groups.items() if len(g) > 1]
-    return sorted(series, key=lambda item: -len(item[1]))
+            groups[row.family, f"{row.name} {row.mode} {row.dtype} {row.cache}"].append(row)
+    best: dict[str, tuple[str, list[Row]]] = {}
+    for (family, title), members in groups.items():
+        if len(members) > 1 and len(members) > len(best.get(family, ("", []))[1]):
+            best[family] = (title, sorted(members, key=_volume))
+    return sorted(best.values(), key=lambda item: -len(item[1]))
 
 
 def _volume(row: Row) -> float:
-    return max(row.flops, row.bytes)
+    return row.flops if row.bound == "compute" else row.bytes
 
 
 def _scaling(axis: Any, title: str, rows: list[Row]) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row.seconds))
-    x = list(range(len(rows)))
-    for name in names:
-        points = [(k, row.summary(name)) for k, row in zip(x, rows, strict=True)]
-        known = [(k, s) for k, s in points if s is not None]
-        middle = [s.p50 * 1e6 for _, s in known]
-        low = [(s.p50 - s.p20) * 1e6 for _, s in known]
-        high = [(s.p80 - s.p50) * 1e6 for _, s in known]
+    for name in dict.fromkeys(name for row in rows for name in row.seconds if name != COPY):
+        known = [(row, s) for row in rows if (s := row.summary(name)) is not None]
         axis.errorbar(
-            [k for k, _ in known], middle, yerr=[low, high], marker="o", markersize=4, capsize=2,
-            linewidth=2 if name == OURS else 1, label=name,
-        )  # fmt: skip
-    axis.set(yscale="log", ylabel="p50 with p20-p80 (us)", title=title)
-    axis.set_xticks(x, [row.label for row in rows], rotation=30, ha="right", fontsize=8)
+            [_volume(row) for row, _ in known],
+            [s.p50 * 1e6 for _, s in known],
+            yerr=[
+                [(s.p50 - s.p20) * 1e6 for _, s in known],
+                [(s.p80 - s.p50) * 1e6 for _, s in known],
+            ],
+            marker="o",
+            markersize=4,
+            capsize=2,
+            linewidth=2 if name == OURS else 1,
+            zorder=3 if name == OURS else 2,
+            label=name,
+        )
+    roof = [(_volume(row), row.roof_seconds * 1e6) for row in rows]
+    axis.plot(*zip(*roof, strict=True), color="0.6", linestyle=":", label="roofline")
+    for row in rows:
+        ours = row.summary()
+        if ours is not None:
+            axis.annotate(
+                row.label,
+                (_volume(row), ours.p50 * 1e6),
+                xytext=(4, -9),
+                textcoords="offset points",
+                fontsize=6,
+                color="0.3",
+            )
+    unit = "useful operations" if rows[-1].bound == "compute" else "compulsory bytes"
+    axis.set(xscale="log", yscale="log", xlabel=unit, ylabel="p50 with p20-p80 (us)", title=title)
+    axis.margins(x=0.12)
     axis.grid(True, which="major", alpha=0.3)
     axis.legend(fontsize=8)

@@ -15,6 +15,8 @@ from seqloom.bench.stats import Summary, mann_whitney, summarize
 FORMAT = "seqloom-bench"
 VERSION = 1
 OURS = "seqloom"
+# A plain copy that takes part in the rounds of memory-bound rows: their roof, not a peer.
+COPY = "copy"
 
 # What became of a row. Only 'timed' has samples.
 STATUSES = ("timed", "absent", "wrong", "failed")
@@ -56,6 +58,7 @@ class Row:
     peak_bytes: dict[str, int | None] = field(default_factory=dict)
     roof_seconds: float = 0.0
     bound: str = ""
+    copy_bandwidth: float = 0.0
     failures: dict[str, str] = field(default_factory=dict)
 
     def samples(self, contestant: str = OURS) -> list[float]:
@@ -76,7 +79,7 @@ class Row:
 
     @property
     def peers(self) -> list[str]:
-        return [name for name in self.seconds if name != OURS]
+        return [name for name in self.seconds if name not in (OURS, COPY)]
 
     def ratio(self, peer: str) -> float | None:
         """Peer's time over ours: above one we are faster."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,28 @@ import numpy as np
 SMALLEST_ROOF = 1e-6
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A call that copies, and the bytes that one call reads and writes."""
+
+    call: Callable[[], Any]
+    bytes: float
+
+
 @dataclass
 class Roofline:
-    """Bytes per second by level, operations per second by dtype."""
+    """Bytes per second by level, operations per second by dtype.
+
+    `copy` is the call behind `memory`: a row that memory bounds is timed beside it, since a shared
+    memory bus can be twice as fast a minute later.
+    """
 
     memory: float
     cache: float
     cache_bytes: int
     peak: dict[str, float] = field(default_factory=dict)
     gemm: dict[str, float] = field(default_factory=dict)
+    copy: Copy | None = None
 
     def compute(self, dtype: str) -> float:
         """The arithmetic roof of a dtype: its FMA peak, or the best GEMM seen."""
@@ -50,7 +63,7 @@ class Roofline:
         return (by_memory, "memory") if by_memory >= by_compute else (by_compute, "compute")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "copy"}
 
     def describe(self) -> str:
         parts = [f"copy {self.memory / 1e9:.1f} GB/s (cached {self.cache / 1e9:.0f})"]
@@ -73,21 +86,36 @@ def best_time(call: Callable[[], Any], seconds: float) -> float:
     return best
 
 
-def copy_bandwidth(total_bytes: int, threads: int, seconds: float = 0.3) -> float:
-    """Bytes read plus bytes written per second while `threads` copy their own arrays."""
+def numpy_copy(total_bytes: int, threads: int) -> Copy:
+    """`threads` threads copy arrays of their own; source and target fill `total_bytes`."""
     each = max(1 << 12, total_bytes // (2 * threads) // 8 * 8)
     pairs = [(np.ones(each // 8), np.zeros(each // 8)) for _ in range(threads)]
     passes = max(1, (8 << 20) // each)
 
-    def copy(pair: tuple[Any, Any]) -> None:
+    def one(pair: tuple[Any, Any]) -> None:
         for _ in range(passes):
             np.copyto(pair[1], pair[0])
 
     moved = 2.0 * each * threads * passes
     if threads == 1:
-        return moved / best_time(lambda: copy(pairs[0]), seconds)
-    with ThreadPoolExecutor(threads) as pool:
-        return moved / best_time(lambda: list(pool.map(copy, pairs)), seconds)
+        return Copy(lambda: one(pairs[0]), moved)
+    pool = ThreadPoolExecutor(threads)
+    return Copy(lambda: list(pool.map(one, pairs)), moved)
+
+
+def fastest_copy(total_bytes: int, threads: int, library: Any, torch: Any, seconds: float) -> Copy:
+    """The fastest way to copy among NumPy's, torch's and our own."""
+    half = total_bytes // 8  # float32 values in each of source and target
+    copies = [numpy_copy(total_bytes, threads)]
+    if torch is not None:
+        a, b = torch.ones(half), torch.ones(half)
+        copies.append(Copy(lambda: b.copy_(a), 8.0 * half))
+    ops = getattr(library, "ops", None)
+    if hasattr(ops, "copy_"):
+        x, y = library.ones(half), library.ones(half)
+        copies.append(Copy(lambda: ops.copy_(y, x), 8.0 * half))
+    rates = [copy.bytes / best_time(copy.call, seconds / len(copies)) for copy in copies]
+    return copies[rates.index(max(rates))]
 
 
 def numpy_gemm(seconds: float = 0.3, size: int = 1024) -> float:
@@ -108,10 +136,13 @@ def measure_cpu(
 ) -> Roofline:
     """Measure all the roofs of the CPU; about eight times `seconds`."""
     small = max(1 << 20, cache_bytes // 4)
+    copy = fastest_copy(max(128 << 20, 4 * cache_bytes), threads, library, torch, seconds)
+    cached = fastest_copy(small, threads, library, torch, seconds)
     roof = Roofline(
-        memory=copy_bandwidth(max(256 << 20, 4 * cache_bytes), threads, 2 * seconds),
-        cache=copy_bandwidth(small, threads, seconds),
+        memory=copy.bytes / best_time(copy.call, seconds),
+        cache=cached.bytes / best_time(cached.call, seconds),
         cache_bytes=small,
+        copy=copy,
     )
     roof.gemm["f32"] = numpy_gemm(seconds)
     if torch is not None:

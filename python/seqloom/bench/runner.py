@@ -17,9 +17,9 @@ from seqloom.bench.check import verify
 from seqloom.bench.environment import cores, last_level_cache, today
 from seqloom.bench.libraries import Library, Peers, Seqloom, Unsupported
 from seqloom.bench.memory import peak_of_call
-from seqloom.bench.record import OURS, Row
+from seqloom.bench.record import COPY, OURS, Row
 from seqloom.bench.roofline import Roofline
-from seqloom.bench.timing import Call, Contestant, measure
+from seqloom.bench.timing import Call, Contestant, HostClock, measure
 
 MAX_COPIES = 256
 
@@ -114,6 +114,12 @@ class Runner:
         gc.collect()
         return row
 
+    def skip(self, job: Job, reason: str) -> Row:
+        """A row that says why it was not measured."""
+        row = self._blank(job)
+        row.status, row.note = "absent", reason
+        return row
+
     def _blank(self, job: Job) -> Row:
         case, settings = job.case, self.settings
         cache = settings.cache or case.cache
@@ -174,6 +180,8 @@ class Runner:
             except Exception as error:  # a peer's trouble is a note in our row
                 text = str(error).splitlines()[0] if str(error) else ""
                 row.failures[name] = f"{type(error).__name__}: {text}"[:200]
+        if copy := self._copy_beside(row):
+            contestants.append(copy)
         timings = measure(
             contestants,
             threads=self.settings.threads,
@@ -185,6 +193,26 @@ class Runner:
         row.seconds, row.wait, row.kept = timings.seconds, timings.wait, timings.kept
         row.noisy = timings.noisy
         row.repeat = {c.name: c.repeat for c in contestants}
+        self._bound_by_copy(row)
+
+    def _copy_beside(self, row: Row) -> Contestant | None:
+        """The copy as a contestant, where the row's roof depends on memory."""
+        copy = self.roofline.copy
+        compute = self.roofline.compute(row.dtype)
+        if copy is None or row.cache == "warm" or self.settings.device != "cpu":
+            return None
+        if compute and row.flops / compute > 4 * row.bytes / self.roofline.memory:
+            return None
+        return Contestant(COPY, [copy.call], HostClock())
+
+    def _bound_by_copy(self, row: Row) -> None:
+        """Judge the row by the copies of its own rounds."""
+        copy, beside = self.roofline.copy, row.summary(COPY)
+        if copy is None or beside is None:
+            return
+        local = replace(self.roofline, memory=copy.bytes / beside.p50)
+        row.copy_bandwidth = local.memory
+        row.roof_seconds, row.bound = local.bound(row.bytes, row.flops, row.dtype, row.cache)
 
     def _copies(self, row: Row, inputs: Any) -> int:
         if row.cache == "warm":
@@ -206,23 +234,27 @@ class Runner:
         calls = library.calls(case, contender, copies, job.mode, job.dtype)
         release: Callable[[], None] | None = None
         if name == OURS:
-            release = getattr(self.module, "empty_cache", None)
+            release = getattr(getattr(self.module, "_core", None), "cpu_empty_cache", None)
         if self.settings.device == "cpu":
             calls[0]()  # lazy work (threads, plans, compilation) is nobody's peak
             row.peak_bytes[name] = peak_of_call(calls[0], release)
         else:
-            row.peak_bytes[name] = self._device_peak(name, library, calls[0])
-        return Contestant(name, calls, library.clock(calls))
+            row.peak_bytes[name] = self._device_peak(library, calls[0])
+        return Contestant(name, calls, library.clock())
 
-    def _device_peak(self, name: str, library: Library, call: Call) -> int | None:
-        cuda = getattr(library.module, "cuda", None)
+    def _device_peak(self, library: Library, call: Call) -> int | None:
+        cuda: Any = getattr(library.module, "cuda", None)
         try:
-            cuda.reset_peak_memory_stats()  # type: ignore[union-attr]
-            before = cuda.memory_allocated()  # type: ignore[union-attr]
+            reset = getattr(cuda, "reset_peak_memory", None) or cuda.reset_peak_memory_stats
             call()
-            return int(cuda.max_memory_allocated() - before)  # type: ignore[union-attr]
+            reset()
+            before = cuda.memory_allocated()
+            result = call()
+            peak = int(cuda.max_memory_allocated() - before)
+            del result
         except (AttributeError, RuntimeError):
             return None
+        return peak
 
 
 def run_all(
@@ -239,6 +271,9 @@ def run_all(
         if on_start is not None:
             on_start(job)
         seconds = None
+        if deadline is not None and time.monotonic() > deadline:
+            rows.append(runner.skip(job, "out of time"))
+            continue
         if deadline is not None:
             share = (deadline - time.monotonic()) / (len(jobs) - index)
             # Preparation, checks and the settling between contestants take the other part.

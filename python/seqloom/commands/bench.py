@@ -21,7 +21,7 @@ from seqloom.bench.roofline import Roofline, measure_cpu
 from seqloom.bench.runner import Runner, Settings, plan, run_all
 from seqloom.cli import CommandError, command_parser
 
-VERBS = ("list", "run", "compare", "plot", "env")
+VERBS = ("list", "run", "show", "compare", "plot", "env")
 DTYPES = {
     "float32": "f32", "float16": "f16", "bfloat16": "bf16", "f32": "f32", "f16": "f16",
     "bf16": "bf16", "int8": "int8", "int4": "int4",
@@ -30,6 +30,7 @@ QUICK_SECONDS = 50.0
 USAGE = """seqloom bench [CASE...] [options]
        seqloom bench run [CASE...] [options]
        seqloom bench list [CASE...]
+       seqloom bench show FILE.json
        seqloom bench compare OLD.json NEW.json [--fail-above 5%%]
        seqloom bench plot FILE.json --out F.png
        seqloom bench env"""
@@ -38,7 +39,8 @@ USAGE = """seqloom bench [CASE...] [options]
 def main(arguments: list[str]) -> int:
     verb = arguments[0] if arguments and arguments[0] in VERBS else ""
     rest = arguments[1:] if verb else arguments
-    run = {"list": list_cases, "compare": compare, "plot": draw, "env": env}.get(verb, run_cases)
+    others = {"list": list_cases, "show": show, "compare": compare, "plot": draw, "env": env}
+    run = others.get(verb, run_cases)
     try:
         return run(rest)
     except BadFile as error:
@@ -109,6 +111,7 @@ def _run_parser() -> argparse.ArgumentParser:
     add("--peers", type=_words(None), default=None, metavar="NAMES",
         help="numpy,torch,torch.compile,onnxruntime,ctranslate2,jax or none")  # fmt: skip
     add("--seconds", type=_positive, default=2.0, help="time for each row's rounds (2)")
+    add("--total", type=_positive, help="time for the whole run; rows that find none left say so")
     add("--no-check", action="store_false", dest="check", help="do not compare with float64 first")
     add("--machine", default="", help="name of the machine in the results")
     add("--json", metavar="F", help="write every sample and the environment")
@@ -147,6 +150,7 @@ def run_cases(arguments: list[str]) -> int:
     if not jobs:
         raise CommandError("no row matches these cases, modes and dtypes; see `seqloom bench list`")
     started = time.monotonic()
+    total = options.total or (QUICK_SECONDS if settings.quick else None)
     _limit_cpus(settings.threads)
     env_block = environment.collect(
         library, threads=settings.threads, device=settings.device, machine=options.machine
@@ -165,7 +169,7 @@ def run_cases(arguments: list[str]) -> int:
         except (Unsupported, RuntimeError) as error:
             raise CommandError(f"{settings.device}: {error}") from None
 
-        def show(row: record.Row) -> None:
+        def tell(row: record.Row) -> None:
             bar.step()
             bar.clear()
             if row.status != "absent":
@@ -175,8 +179,8 @@ def run_cases(arguments: list[str]) -> int:
             runner,
             jobs,
             on_start=lambda job: bar.show(job.title()),
-            on_row=show,
-            deadline=started + QUICK_SECONDS if settings.quick else None,
+            on_row=tell,
+            deadline=started + total if total else None,
         )
     print("-" * table.WIDTH)
     for line in (*table.absent_lines(rows), *table.legend_lines()):
@@ -276,6 +280,13 @@ def _print_list(cases: list[Case]) -> int:
             f"{','.join(case.devices):<9} {quick}{absent}"
         )
         print(text.rstrip())
+    return 0
+
+
+def show(arguments: list[str]) -> int:
+    parser = command_parser("bench show", example="seqloom bench show results.json")
+    parser.add_argument("file", metavar="FILE.json")
+    print("\n".join(table.report_lines(record.load(parser.parse_args(arguments).file))))
     return 0
 
 
