@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import subprocess
 import sys
 
@@ -43,8 +44,9 @@ def dark(path):
     return (pixels[..., :3].min(axis=-1) < 0.5).mean() > 0.002
 
 
-def test_docstring_examples():
-    result = doctest.testmod(plot)
+@pytest.mark.parametrize("name", ["curve", "heatmap"])
+def test_docstring_examples(name):
+    result = doctest.testmod(importlib.import_module(f"seqloom.plot.{name}"))
     assert result.attempted
     assert not result.failed
 
