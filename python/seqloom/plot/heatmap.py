@@ -177,7 +177,7 @@ def attention(
 
     Examples
     --------
-    >>> import tempfile
+    >>> import os, tempfile
     >>> path = tempfile.mkdtemp() + "/attention.png"
     >>> figure = attention([[0.9, 0.1], [0.2, 0.8]], ["le", "chat"], ["the", "cat"], path=path)
     >>> os.path.getsize(path) > 1000
