@@ -366,8 +366,11 @@ class Tokenizer:
         >>> tokenizer.encode("abc"), tokenizer.encode("abc", max_length=2)
         ([4, 5, 6, 3], [4, 3])
         """
-        pairs = None if pair is None else [pair]
-        return self._encode([text], pairs, add_special_tokens, max_length)[0].ids
+        if pair is None:
+            return self.encode_batch(
+                [text], add_special_tokens=add_special_tokens, max_length=max_length
+            )[0]
+        return self._encode([text], [pair], add_special_tokens, max_length)[0].ids
 
     def encode_batch(
         self,
@@ -384,6 +387,9 @@ class Tokenizer:
         >>> tokenizer.encode_batch(["a", "cb"])
         [[4], [6, 5]]
         """
+        if max_length is None and not isinstance(texts, str):
+            checked = _check_texts(texts, "text")
+            return self._engine.encode_ids(checked, special=add_special_tokens)
         return [row.ids for row in self._encode(texts, None, add_special_tokens, max_length)]
 
     def _encode(
