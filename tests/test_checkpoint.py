@@ -290,7 +290,7 @@ def test_random_damage_never_escapes(tmp_path):
     whole = path.read_bytes()
     length = struct.unpack("<Q", whole[:8])[0] + 8
     rng, refused = random.Random(5), 0
-    for _ in range(1500):
+    for _ in range(500):
         damaged = bytearray(whole)
         for _ in range(rng.randint(1, 4)):
             damaged[rng.randrange(length)] = rng.randrange(256)
@@ -300,7 +300,7 @@ def test_random_damage_never_escapes(tmp_path):
                 array.tobytes()
         except CheckpointError:
             refused += 1
-    assert refused > 700
+    assert refused > 200
 
 
 def test_paths_that_are_no_files(tmp_path):

@@ -7,7 +7,10 @@ import doctest
 import gzip
 import importlib
 import itertools
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -578,3 +581,10 @@ def test_demo_text_is_varied_english():
     assert len(set(words)) > 1200
     paragraphs = [p for p in text.split("\n\n") if len(p) > 60]
     assert len(set(paragraphs)) > 0.97 * len(paragraphs)
+
+
+def test_demo_text_is_what_its_tool_writes():
+    tool = Path(__file__).resolve().parent.parent / "tools" / "make_demo_text.py"
+    if not tool.is_file():
+        pytest.skip("needs the source tree")
+    subprocess.run([sys.executable, str(tool), "--check"], check=True)

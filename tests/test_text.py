@@ -256,6 +256,16 @@ def test_of_a_pair_the_longer_text_is_cut(kind):
     assert ids[-1 - len(short_ids) : -1] == short_ids
 
 
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_the_quick_way_gives_the_same_ids(kind):
+    tokenizer = make(kind) if kind == "wordpiece" else make(kind, add_bos=True, add_eos=True)
+    texts = [*TRICKY, *LINES]
+    for special in (True, False):
+        want = tokenizer._encode(texts, None, special, None)
+        got = tokenizer.encode_batch(texts, add_special_tokens=special)
+        assert got == [row.ids for row in want]
+
+
 def test_shorten_against_one_by_one():
     for first in range(8):
         for second in range(8):

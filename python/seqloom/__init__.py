@@ -45,7 +45,19 @@ from .tensor import (
 _tensor._bind(ops, autograd)
 
 # Rooms that load when they are first entered, so that `import seqloom` stays quick.
-_LAZY = ("bench", "cuda", "data", "generation", "models", "nn", "optim", "plot", "text", "train")
+_LAZY = (
+    "bench",
+    "cuda",
+    "data",
+    "generation",
+    "models",
+    "nn",
+    "optim",
+    "plot",
+    "text",
+    "train",
+    "weights",
+)
 
 if TYPE_CHECKING:
     from . import cuda

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from seqloom.files import read_json, write_json
 from seqloom.text.engine import ROLES, Piece, SegmentingEngine
@@ -156,6 +156,14 @@ class VocabularyEngine(SegmentingEngine):
             )
             for number, m in enumerate(_WORD.finditer(text))
         ]
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Ids of a text without anything around it."""
+        if self.kind == "char" and not self.lowercase:
+            found = list(map(self.ids.get, text))
+            if None not in found:
+                return cast("list[int]", found)
+        return super().plain_ids(text)
 
     def join(self, tokens: Sequence[str]) -> str:
         """Glue tokens together."""
