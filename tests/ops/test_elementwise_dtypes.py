@@ -37,7 +37,7 @@ def small(dtype: str) -> np.ndarray:
     return (values % 2 == 1) if dtype == "bool" else values.astype(np_dtype(dtype))
 
 
-@pytest.mark.parametrize(("a", "b"), itertools.product(DTYPES, DTYPES))
+@pytest.mark.parametrize(("a", "b"), list(itertools.product(DTYPES, DTYPES)))
 def test_two_tensors_promote(a, b, device):
     if device == "cuda" and "float64" in (a, b):
         pytest.skip("float64 is a dtype of the CPU")
@@ -96,7 +96,7 @@ def test_foreign_operands_are_refused():
         sl.ops.maximum(x, "a")
 
 
-@pytest.mark.parametrize(("a", "b"), itertools.product(DTYPES, DTYPES))
+@pytest.mark.parametrize(("a", "b"), list(itertools.product(DTYPES, DTYPES)))
 def test_casts_do_as_numpy(a, b, isa, device):
     if device == "cuda" and "float64" in (a, b):
         pytest.skip("float64 is a dtype of the CPU")
