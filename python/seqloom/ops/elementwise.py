@@ -26,7 +26,6 @@ __all__ = [
     "bitwise_or",
     "bitwise_xor",
     "clamp",
-    "clone",
     "copy_",
     "cos",
     "div",
@@ -523,18 +522,6 @@ def to(x: Tensor, dtype: DType | None, device: str | None) -> Tensor:
 
 def _to_backward(node: Node, gradient: Tensor) -> Tensor:
     return _core.convert(gradient, *node.context, False)
-
-
-def clone(x: Tensor) -> Tensor:
-    """A copy in memory of its own, which passes gradients on."""
-    y = _core.clone(x)
-    if x._needs_grad:
-        record(y, "clone", (x,), _identity_backward)
-    return y
-
-
-def _identity_backward(node: Node, gradient: Tensor) -> Tensor:
-    return gradient
 
 
 # ---- in place -----------------------------------------------------------------------------------
