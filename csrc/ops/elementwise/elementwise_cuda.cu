@@ -37,6 +37,10 @@ constexpr bool kHasVectorKernel =
              SigmoidBackward, ReluBackward, GeluBackward, GeluTanhBackward, SiluBackward,
              BiasReluBackward, BiasGeluBackward, BiasGeluTanhBackward, BiasSiluBackward,
              SwigluBackward, GegluBackward>;
+// has_float64_on_cuda, by formula.
+template <class F>
+constexpr bool kInFloat64 = kIsOneOf<F, Copy, Neg, Abs, Sqrt, LogicalNot, Clamp, Add, Sub, Mul, Div,
+                                     Maximum, Minimum, Eq, Ne, Lt, Le, Gt, Ge, Where>;
 // Which input may be bool beside operands of T; -1 for none.
 template <class F>
 constexpr int kMaskInput = kIsOneOf<F, Where> ? 0 : kIsOneOf<F, ScaleMaskedFill> ? 1 : -1;
@@ -211,6 +215,7 @@ __global__ void strided_kernel(ElementwiseArgs args) {
     } else {
       visit_formula(args.op, [&](auto formula) {
         using F = decltype(formula);
+        if constexpr (dtype_of<C>() == DType::kFloat64 && !kInFloat64<F>) return;
         C x[F::kInputs + 1];
         for (int k = 0; k < F::kInputs; ++k) x[k] = load_input<C>(args, args.in[k], i);
         if constexpr (F::kRandom)
