@@ -105,7 +105,7 @@ def assert_close_to_reference(
     finite = _same_specials(actual, expected, dtype, what)
     if not finite.any():
         return
-    error, size = np.abs(actual[finite] - expected[finite]), np.abs(expected[finite])
+    error, size = np.abs(actual[finite] - expected[finite]), np.abs(expected)[finite]
     if kind == "ulp":
         smallest = float(ml_dtypes.finfo(np_dtype(dtype)).smallest_subnormal)
         normal = float(ml_dtypes.finfo(np_dtype(dtype)).smallest_normal)

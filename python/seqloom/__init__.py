@@ -43,6 +43,8 @@ from .tensor import (
 )
 
 _tensor._bind(ops, autograd)
+cat, stack, where = ops.cat, ops.stack, ops.where
+maximum, minimum = ops.maximum, ops.minimum
 
 # Rooms that load when they are first entered, so that `import seqloom` stays quick.
 _LAZY = (

@@ -115,6 +115,15 @@ enum class ElementwiseOp : uint8_t {
   kGegluBackward,
 };
 
+// On CUDA float64 is for moving and comparing data: conversions, arithmetic, choices.
+constexpr bool has_float64_on_cuda(ElementwiseOp op) {
+  using Op = ElementwiseOp;
+  return op == Op::kCopy || op == Op::kNeg || op == Op::kAbs || op == Op::kSqrt ||
+         op == Op::kLogicalNot || op == Op::kClamp || op == Op::kAdd || op == Op::kSub ||
+         op == Op::kMul || op == Op::kDiv || op == Op::kMaximum || op == Op::kMinimum ||
+         (op >= Op::kEq && op <= Op::kGe) || op == Op::kWhere;
+}
+
 struct Operand {
   void* data;          // first element; null for a number
   double real;         // the number

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Elementwise ops on CUDA, two kernels:
 //
-//   vector   one per formula and float type: operands of one dtype that lie flat (or are numbers, or a
-//            row that repeats), 16 bytes a thread and access. Memory-bound for nearly every formula.
+//   vector   one per float type and formula that models spend time in: operands of one dtype that lie
+//            flat (or are numbers, or a row that repeats), 16 bytes a thread and access.
 //   strided  one per compute type: any dtypes and strides, an element a thread; the formula is chosen
 //            by a switch on the op, which all threads take the same way.
 #include "cuda/gpu.h"
@@ -26,6 +26,25 @@ SEQLOOM_DEVICE float dropout_factor(uint64_t seed, uint64_t element, float p, fl
   return philox_uniform(seed, element) >= p ? q : 0.f;
 }
 
+// The formulas that have vector kernels; each costs code for every architecture.
+template <class F, class... Others>
+constexpr bool kIsOneOf = (std::is_same_v<F, Others> || ...);
+template <class F>
+constexpr bool kHasVectorKernel =
+    kIsOneOf<F, Copy, Neg, Exp, Tanh, Sigmoid, Relu, Gelu, GeluTanh, Silu, Dropout, Add, Sub, Mul,
+             Div, Maximum, Swiglu, Geglu, BiasRelu, BiasGelu, BiasGeluTanh, BiasSilu, DropoutAdd,
+             ScaleAdd, ScaleMaskedFill, Where, BiasDropoutAdd, ExpBackward, TanhBackward,
+             SigmoidBackward, ReluBackward, GeluBackward, GeluTanhBackward, SiluBackward,
+             BiasReluBackward, BiasGeluBackward, BiasGeluTanhBackward, BiasSiluBackward,
+             SwigluBackward, GegluBackward>;
+// has_float64_on_cuda, by formula.
+template <class F>
+constexpr bool kInFloat64 = kIsOneOf<F, Copy, Neg, Abs, Sqrt, LogicalNot, Clamp, Add, Sub, Mul, Div,
+                                     Maximum, Minimum, Eq, Ne, Lt, Le, Gt, Ge, Where>;
+// Which input may be bool beside operands of T; -1 for none.
+template <class F>
+constexpr int kMaskInput = kIsOneOf<F, Where> ? 0 : kIsOneOf<F, ScaleMaskedFill> ? 1 : -1;
+
 // ---- vectors -----------------------------------------------------------------------------------
 
 struct VectorOperand {
@@ -41,7 +60,7 @@ struct VectorArgs {
   void* out[kMaxOutputs];
 };
 
-template <class T, int W>
+template <class T, bool Mask, int W>
 SEQLOOM_DEVICE void load_operand(const VectorOperand& o, int64_t first, int64_t left,
                                  float (&x)[W]) {
   if (o.data == nullptr) {
@@ -50,6 +69,12 @@ SEQLOOM_DEVICE void load_operand(const VectorOperand& o, int64_t first, int64_t 
     return;
   }
   const int64_t at = o.period == 0 ? first : first % o.period;
+  if constexpr (Mask) {
+    const uint8_t* bytes = static_cast<const uint8_t*>(o.data) + at;
+#pragma unroll
+    for (int k = 0; k < W; ++k) x[k] = k < left ? static_cast<float>(bytes[k]) : 0.f;
+    return;
+  }
   const T* p = static_cast<const T*>(o.data) + at;
   if (left >= W) cuda::load_vector(p, x);
   else cuda::load_partial(p, static_cast<int>(left), 0.f, x);
@@ -64,7 +89,10 @@ __global__ void vector_kernel(VectorArgs args) {
     const int64_t left = args.count - first;
     float x[F::kInputs + 1][W], y[F::kOutputs][W];
 #pragma unroll
-    for (int i = 0; i < F::kInputs; ++i) load_operand<T, W>(args.in[i], first, left, x[i]);
+    for (int i = 0; i < F::kInputs; ++i) {
+      if (i == kMaskInput<F>) load_operand<T, true>(args.in[i], first, left, x[i]);
+      else load_operand<T, false>(args.in[i], first, left, x[i]);
+    }
     if constexpr (F::kRandom) {
       // `first` and the offset of a key are multiples of 4: whole Philox blocks.
 #pragma unroll
@@ -99,6 +127,9 @@ bool is_aligned(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) ==
 
 // Whether the operands suit the vector kernel, and how they are passed.
 bool vector_args(const ElementwiseArgs& args, VectorArgs* v) {
+  const int mask_input = args.op == ElementwiseOp::kWhere             ? 0
+                         : args.op == ElementwiseOp::kScaleMaskedFill ? 1
+                                                                      : -1;
   const DType dtype = args.out[0].dtype;
   if (args.compute != DType::kFloat32 || !is_kernel_float(dtype)) return false;
   const int64_t width = 16 / item_size(dtype);
@@ -111,8 +142,12 @@ bool vector_args(const ElementwiseArgs& args, VectorArgs* v) {
   for (int i = 0; i < args.inputs; ++i) {
     const Operand& o = args.in[i];
     v->in[i] = VectorOperand{o.data, static_cast<float>(o.real), 0};
-    if (o.data == nullptr) continue;
-    if (o.dtype != dtype || !is_aligned(o.data)) return false;
+    if (i == mask_input) {
+      if (o.data == nullptr || o.dtype != DType::kBool) return false;
+    } else {
+      if (o.data == nullptr) continue;
+      if (o.dtype != dtype || !is_aligned(o.data)) return false;
+    }
     if (o.flat) continue;
     // A row that repeats: contiguous along the last axis, not moving along the others.
     const int last = args.rank - 1;
@@ -133,9 +168,14 @@ template <class T>
 bool launch_vector(ElementwiseOp op, const VectorArgs& v) {
   const cuda::LaunchConfig config{
       blocks_for((v.count + cuda::kVectorWidth<T> - 1) / cuda::kVectorWidth<T>), dim3(kThreads)};
-  return visit_formula(op, [&](auto formula) {
-    cuda::launch(vector_kernel<T, decltype(formula)>, config, v);
+  bool launched = false;
+  visit_formula(op, [&](auto formula) {
+    if constexpr (kHasVectorKernel<decltype(formula)>) {
+      cuda::launch(vector_kernel<T, decltype(formula)>, config, v);
+      launched = true;
+    }
   });
+  return launched;
 }
 
 // ---- any strides -------------------------------------------------------------------------------
@@ -175,6 +215,7 @@ __global__ void strided_kernel(ElementwiseArgs args) {
     } else {
       visit_formula(args.op, [&](auto formula) {
         using F = decltype(formula);
+        if constexpr (dtype_of<C>() == DType::kFloat64 && !kInFloat64<F>) return;
         C x[F::kInputs + 1];
         for (int k = 0; k < F::kInputs; ++k) x[k] = load_input<C>(args, args.in[k], i);
         if constexpr (F::kRandom)
@@ -299,11 +340,11 @@ __global__ void random_kernel(RandomArgs a) {
 void elementwise_cuda(const ElementwiseArgs& args) {
   VectorArgs v;
   if (vector_args(args, &v)) {
-    switch (args.out[0].dtype) {
-      case DType::kFloat16: launch_vector<cuda::Half>(args.op, v); return;
-      case DType::kBFloat16: launch_vector<cuda::BFloat16>(args.op, v); return;
-      default: launch_vector<float>(args.op, v); return;
-    }
+    const DType dtype = args.out[0].dtype;
+    const bool launched = dtype == DType::kFloat16    ? launch_vector<cuda::Half>(args.op, v)
+                          : dtype == DType::kBFloat16 ? launch_vector<cuda::BFloat16>(args.op, v)
+                                                      : launch_vector<float>(args.op, v);
+    if (launched) return;
   }
   const cuda::LaunchConfig config{blocks_for(args.count), dim3(kThreads)};
   switch (args.compute) {

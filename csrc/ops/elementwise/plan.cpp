@@ -92,6 +92,10 @@ void run_elementwise(ElementwiseOp op, DType compute, const Input* inputs, int i
   ElementwiseArgs args;
   const Array& like = outputs[0];
   if (like.numel() == 0) return;
+  check_type(!like.is_cuda() || compute != DType::kFloat64 || has_float64_on_cuda(op),
+             "elementwise: float64 is a dtype of the CPU; on CUDA it has arithmetic and "
+             "comparisons only, got ",
+             like.device());
   args.op = op;
   args.compute = compute;
   args.inputs = static_cast<uint8_t>(input_count);

@@ -292,10 +292,10 @@ void register_reduction(py::module_& m) {
   m.def("sum", [](const Array& a, py::handle d, bool k) {
     return reduce_axes("sum", ReduceOp::kSum, a, d, k, summed_dtype(a.dtype()));
   }, x, axis, keepdim);
-  m.def("mean", [](const Array& a, py::handle d, bool k) {
+  m.def("mean", [](const Array& a, py::handle d, bool k, std::optional<DType> dtype) {
     check_float("mean", a);
-    return reduce_axes("mean", ReduceOp::kSum, a, d, k, a.dtype(), true);
-  }, x, axis, keepdim);
+    return reduce_axes("mean", ReduceOp::kSum, a, d, k, dtype.value_or(a.dtype()), true);
+  }, x, axis, keepdim, py::arg("dtype") = py::none());
   m.def("prod", [](const Array& a, py::handle d, bool k) {
     return reduce_axes("prod", ReduceOp::kProd, a, d, k, summed_dtype(a.dtype()));
   }, x, axis, keepdim);
@@ -309,10 +309,10 @@ void register_reduction(py::module_& m) {
   m.def("all", [](const Array& a, py::handle d, bool k) {
     return reduce_axes("all", ReduceOp::kAll, a, d, k, DType::kBool);
   }, x, axis, keepdim);
-  m.def("logsumexp", [](const Array& a, py::handle d, bool k) {
+  m.def("logsumexp", [](const Array& a, py::handle d, bool k, std::optional<DType> dtype) {
     check_float("logsumexp", a);
-    return reduce_axes("logsumexp", ReduceOp::kLogSumExp, a, d, k, a.dtype());
-  }, x, axis, keepdim);
+    return reduce_axes("logsumexp", ReduceOp::kLogSumExp, a, d, k, dtype.value_or(a.dtype()));
+  }, x, axis, keepdim, py::arg("dtype") = py::none());
   m.def("max_all", [](const Array& a) { return extreme_of_all("max", ReduceOp::kMax, a); }, x);
   m.def("min_all", [](const Array& a) { return extreme_of_all("min", ReduceOp::kMin, a); }, x);
   m.def("max", [](const Array& a, py::handle d, bool k) {

@@ -52,21 +52,22 @@ SEQLOOM_ALWAYS_INLINE void first_pass(const Tile<T>& t,
   s = part[0];
 }
 
-// Sum of second(x, reference) over the tile, lane by lane.
+// The sums of the second pass over the tile, lane by lane.
 template <class Op, class T, class V>
-SEQLOOM_ALWAYS_INLINE V second_pass(const Tile<T>& t, V reference) {
+SEQLOOM_ALWAYS_INLINE void second_pass(const Tile<T>& t, V reference, V* sum, V* rest) {
   using S = typename Accumulator<T>::S;
   const V zero = V::broadcast(S{0});
   const V fill = Op::template fill<V, S>(reference);
-  V sum[kUnroll] = {zero, zero, zero, zero};
+  V sums[kUnroll] = {zero, zero, zero, zero}, rests[kUnroll] = {zero, zero, zero, zero};
   int64_t i = 0;
   for (; i + kUnroll <= t.count; i += kUnroll)
     for (int64_t k = 0; k < kUnroll; ++k)
-      sum[k] = sum[k] + Op::second(fetch(t.p + (i + k) * t.step), reference);
-  for (; i < t.count; ++i) sum[0] = sum[0] + Op::second(fetch(t.p + i * t.step), reference);
+      Op::second(fetch(t.p + (i + k) * t.step), reference, &sums[k], &rests[k]);
+  for (; i < t.count; ++i) Op::second(fetch(t.p + i * t.step), reference, &sums[0], &rests[0]);
   for (int64_t k = 0; k < t.tails; ++k)
-    sum[0] = sum[0] + Op::second(fetch(t.p + (i + k) * t.step, t.tail, fill), reference);
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    Op::second(fetch(t.p + (i + k) * t.step, t.tail, fill), reference, &sums[0], &rests[0]);
+  *sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  *rest = (rests[0] + rests[1]) + (rests[2] + rests[3]);
 }
 
 // The partial result of every lane; `base` and `stride` say which element vector i of lane l is.
@@ -78,7 +79,7 @@ SEQLOOM_ALWAYS_INLINE void reduce_tile(const Tile<T>& t, int lanes, int64_t base
   using S = typename A::S;
   typename Op::template State<V> s;
   first_pass<Op, T>(t, s);
-  alignas(64) S a[kMaxLanes], b[kMaxLanes] = {};
+  alignas(64) S a[kMaxLanes], b[kMaxLanes] = {}, rest[kMaxLanes] = {};
   if constexpr (Op::kPasses == 2) {
     V reference = s.a;
     if constexpr (Op::kCentred) {  // the mean of each lane
@@ -93,7 +94,10 @@ SEQLOOM_ALWAYS_INLINE void reduce_tile(const Tile<T>& t, int lanes, int64_t base
       reference = select(abs(s.a) == limit, V::broadcast(S{0}), s.a);
     }
     spill(reference, a);
-    spill(second_pass<Op, T, V>(t, reference), b);
+    V sum, left;
+    second_pass<Op, T, V>(t, reference, &sum, &left);
+    spill(sum, b);
+    spill(left, rest);
   } else {
     spill(s.a, a);
     if constexpr (sizeof(s) > sizeof(V)) spill(s.position, b);
@@ -101,7 +105,12 @@ SEQLOOM_ALWAYS_INLINE void reduce_tile(const Tile<T>& t, int lanes, int64_t base
   for (int l = 0; l < lanes; ++l) {
     out[l].a = a[l];
     out[l].b = b[l];
-    out[l].count = static_cast<double>(t.count + (l < t.tail ? t.tails : 0));
+    const double count = static_cast<double>(t.count + (l < t.tail ? t.tails : 0));
+    out[l].count = count;
+    if constexpr (__is_same(Op, VarLanes)) {
+      out[l].a += rest[l] / count;
+      out[l].b -= static_cast<double>(rest[l]) * rest[l] / count;
+    }
     const int64_t at = static_cast<int64_t>(b[l]);
     out[l].index = base + (row ? at * V::kLanes + l : at);
   }

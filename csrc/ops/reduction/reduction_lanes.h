@@ -232,7 +232,8 @@ struct TruthLanes {
 
 // ---- two passes --------------------------------------------------------------------------------
 
-// First pass: the sum. Second: squared deviations from the lane's mean. Merged by Chan's formula.
+// First pass: the sum. Second: deviations from the lane's mean, and their squares; what the rounded
+// mean is off by shows in the sum of the deviations. Merged by Chan's formula.
 struct VarLanes {
   static constexpr int kPasses = 2;
   static constexpr bool kCentred = true;
@@ -253,11 +254,12 @@ struct VarLanes {
     s.a = s.a + o.a;
   }
   template <class V>
-  static SEQLOOM_ALWAYS_INLINE V second(V x, V mean) {
+  static SEQLOOM_ALWAYS_INLINE void second(V x, V mean, V* sum, V* rest) {
     const V d = x - mean;
-    return d * d;
+    *sum = *sum + d * d;
+    *rest = *rest + d;
   }
-  // What lanes without an element hold in the second pass: x such that second(x, mean) is 0.
+  // What lanes without an element hold in the second pass: it adds 0 to the sums.
   template <class V, class S>
   static SEQLOOM_ALWAYS_INLINE V fill(V mean) {
     return mean;
@@ -294,8 +296,8 @@ struct LogSumExpLanes {
     s.a = max(o.a, s.a);
   }
   template <class V>
-  static SEQLOOM_ALWAYS_INLINE V second(V x, V maximum) {
-    return exp(x - maximum);
+  static SEQLOOM_ALWAYS_INLINE void second(V x, V maximum, V* sum, V*) {
+    *sum = *sum + exp(x - maximum);
   }
   template <class V, class S>
   static SEQLOOM_ALWAYS_INLINE V fill(V) {

@@ -3,9 +3,11 @@
 
 from .activation import *
 from .elementwise import *
+from .indexing import *
 from .layout import *
 from .loss import *
 from .matmul import *
 from .norm import *
 from .reduction import *
+from .rotary import *
 from .softmax import *

@@ -77,27 +77,38 @@ def var(x: Tensor, axis: Axis = None, correction: float = 1, keepdim: bool = Fal
     return y
 
 
+def _wide(code: int) -> int:
+    """float32 for 16-bit floats, in which intermediate results would lose too much."""
+    return 0 if code in (1, 2) else code
+
+
 def _var_backward(node: Node, gradient: Tensor) -> Tensor:
     (x,) = node.saved_tensors()
     axis, degrees = node.context
-    centred = _core.sub(x, _core.mean(x, axis, True))
+    code = _wide(x._dtype_code)
+    centred = _core.sub(x, _core.mean(x, axis, True, code))
     # 2 / 0 is infinite, as the formula says; Python's division would raise.
-    factor = _core.mul(gradient, 2 / degrees if degrees else float("inf"))
-    return _core.mul(centred, _core.expand_reduced(factor, x.shape, axis))
+    factor = _core.convert(gradient, code, x.device, False)
+    factor = _core.mul(factor, 2 / degrees if degrees else float("inf"))
+    out = _core.mul(centred, _core.expand_reduced(factor, x.shape, axis))
+    return _core.convert(out, x._dtype_code, x.device, False)
 
 
 def logsumexp(x: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
     """log(sum(exp(x))) over some axes, without overflow."""
-    y = _core.logsumexp(x, axis, keepdim)
-    if x._needs_grad:
-        record(y, "logsumexp", (x,), _logsumexp_backward, (x, y.detach()), axis)
+    if not x._needs_grad:
+        return _core.logsumexp(x, axis, keepdim)
+    wide = _core.logsumexp(x, axis, keepdim, _wide(x._dtype_code))
+    y = _core.convert(wide, x._dtype_code, x.device, False)
+    record(y, "logsumexp", (x,), _logsumexp_backward, (x, wide.detach()), axis)
     return y
 
 
 def _logsumexp_backward(node: Node, gradient: Tensor) -> Tensor:
     x, y = node.saved_tensors()
     weights = _core.exp(_core.sub(x, _core.expand_reduced(y, x.shape, node.context)))
-    return _core.mul(weights, _core.expand_reduced(gradient, x.shape, node.context))
+    out = _core.mul(weights, _core.expand_reduced(gradient, x.shape, node.context))
+    return _core.convert(out, x._dtype_code, x.device, False)
 
 
 # ---- extremes -----------------------------------------------------------------------------------
