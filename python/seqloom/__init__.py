@@ -42,6 +42,8 @@ from .tensor import (
     zeros_like,
 )
 
+from .ops import cat, einsum, stack, where
+
 _tensor._bind(ops, autograd)
 
 # Rooms that load when they are first entered, so that `import seqloom` stays quick.

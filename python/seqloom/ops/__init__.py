@@ -3,6 +3,7 @@
 
 from .activation import *
 from .elementwise import *
+from .indexing import *
 from .layout import *
 from .loss import *
 from .matmul import *
