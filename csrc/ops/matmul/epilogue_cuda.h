@@ -10,7 +10,7 @@
 namespace seqloom::ops {
 
 // Called, not inlined: kernels hold dozens of sums in registers, and each would bring its own copy.
-static __device__ __noinline__ float activate(Epilogue epilogue, float x) {
+static __device__ SEQLOOM_NOINLINE float activate(Epilogue epilogue, float x) {
   switch (epilogue) {
     case Epilogue::kRelu: return x < 0.f ? 0.f : x;  // NaN stays
     case Epilogue::kGelu: return 0.5f * x * (1.f + erff(x * 0.70710678f));
@@ -20,7 +20,7 @@ static __device__ __noinline__ float activate(Epilogue epilogue, float x) {
     default: return x;
   }
 }
-static __device__ __noinline__ double activate(Epilogue epilogue, double x) {
+static __device__ SEQLOOM_NOINLINE double activate(Epilogue epilogue, double x) {
   switch (epilogue) {
     case Epilogue::kRelu: return x < 0.0 ? 0.0 : x;
     case Epilogue::kGelu: return 0.5 * x * (1.0 + erf(x * 0.7071067811865476));

@@ -9,4 +9,5 @@ from .loss import *
 from .matmul import *
 from .norm import *
 from .reduction import *
+from .selection import *
 from .softmax import *
