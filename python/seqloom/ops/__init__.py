@@ -8,4 +8,5 @@ from .loss import *
 from .matmul import *
 from .norm import *
 from .reduction import *
+from .rnn import *
 from .softmax import *
