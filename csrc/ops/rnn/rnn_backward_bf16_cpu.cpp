@@ -60,11 +60,13 @@ struct Backward {
                                           kGates * H, panel, kUnits, kLanes,
                                           rows_ahead(panel, kUnits), acc);
     }
+    alignas(64) float sums[MR * kUnits];
+    tile_spill(acc, sums);
     for (int i = 0; i < MR; ++i)
       for (int v = 0; v < kUnitVecs; ++v) {
         const int64_t unit = unit0 + v * kLanes;
         if (unit >= H) break;
-        pointwise(acc.v[i][v], row + i, s, unit, static_cast<int>(min<int64_t>(kLanes, H - unit)));
+        pointwise(load(sums + i * kUnits + v * kLanes), row + i, s, unit, static_cast<int>(min<int64_t>(kLanes, H - unit)));
       }
   }
 
@@ -130,26 +132,27 @@ struct Backward {
 
   void step(int64_t s, const Share& share) {
     const int64_t rows = s < 0 ? B : schedule.active(s);
-    const int64_t groups = (rows + kRows - 1) / kRows;
+    const Groups groups(rows, kRows);
     const int64_t last_block = share.last_block(blocks);
     const bool product = s + 1 < schedule.longest();
     for (int64_t block = share.first_block(blocks); block < last_block; ++block)
-      for (int64_t g = share.first_group(); g < groups; g += share.group_step()) {
-        const int64_t row = g * kRows;
-        with_rows<kRows>(min<int64_t>(kRows, rows - row),
+      for (int64_t g = share.first_group(); g < groups.count; g += share.group_step()) {
+        const int64_t row = groups.begin(g);
+        with_rows<kRows>(groups.begin(g + 1) - row,
                          [&](auto m) { tile<decltype(m)::value>(s, row, block, product); });
       }
   }
 
   void run() {
+    const int64_t weight_bytes = blocks * kGates * H * kUnits * 4;
     const int64_t groups = (B + kRows - 1) / kRows, longest = schedule.longest();
     if (B * kGates * H * H < kTeamWork || cpu::num_threads() == 1) {
-      const Share alone(0, 1, groups);
+      const Share alone(0, 1, groups, weight_bytes);
       for (int64_t s = longest - 1; s >= -1; --s) step(s, alone);
       return;
     }
     cpu::parallel_team([&](int rank, int size, cpu::TeamBarrier& barrier) {
-      const Share share(rank, size, groups);
+      const Share share(rank, size, groups, weight_bytes);
       for (int64_t s = longest - 1; s >= -1; --s) {
         step(s, share);
         if (!share.by_rows) barrier.wait();

@@ -51,6 +51,16 @@ SEQLOOM_ALWAYS_INLINE void put(T* p, VecF v, int count) {
   else store(p, v, count);
 }
 
+// A finished tile in memory: row i, vector v at (i NV + v) kLanes. Only constant indices touch the
+// accumulators, or the compiler would keep them in memory during the product.
+template <int MR, int NV>
+SEQLOOM_ALWAYS_INLINE void tile_spill(const Tile<MR, NV>& t, float* to) {
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) store(to + (i * NV + v) * kLanes, t.v[i][v]);
+}
+
 // Where each sequence stands at each step.
 struct Schedule {
   int64_t steps, batch;
@@ -93,14 +103,24 @@ inline __attribute__((always_inline)) void sort_by_length(const int64_t* lengths
   for (int64_t b = 0; b < batch; ++b) order[counts[steps - lengths[b]]++] = b;
 }
 
-// How the threads of a team share a step. Rows never wait for each other, so whole groups of rows go
-// to threads and no step needs a barrier; when there are fewer groups than threads, units are
-// shared instead, and every step ends at a barrier.
+// The rows of a step in groups of nearly equal size, at most `most` each.
+struct Groups {
+  int64_t rows, count;
+
+  Groups(int64_t rows, int64_t most) : rows(rows), count((rows + most - 1) / most) {}
+  SEQLOOM_ALWAYS_INLINE int64_t begin(int64_t g) const { return rows * g / count; }
+};
+
+// How the threads of a team share a step. Small weights stay in every core's L2, and rows never wait
+// for each other: groups of rows go to threads, and no step needs a barrier. Larger weights are
+// shared by units, so that a core streams its part only, and every step ends at a barrier.
+// Either way the tiles are the same, and so are the bits.
 struct Share {
   int rank, size;
   bool by_rows;
 
-  Share(int rank, int size, int64_t groups) : rank(rank), size(size), by_rows(groups >= size) {}
+  Share(int rank, int size, int64_t groups, int64_t weight_bytes)
+      : rank(rank), size(size), by_rows(groups >= size && weight_bytes <= (int64_t{384} << 10)) {}
   SEQLOOM_ALWAYS_INLINE int64_t first_group() const { return by_rows ? rank : 0; }
   SEQLOOM_ALWAYS_INLINE int64_t group_step() const { return by_rows ? size : 1; }
   SEQLOOM_ALWAYS_INLINE int64_t first_block(int64_t blocks) const {

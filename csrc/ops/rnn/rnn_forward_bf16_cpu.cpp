@@ -11,7 +11,7 @@
 namespace seqloom::SEQLOOM_ISA_NS {
 namespace {
 
-constexpr int64_t kProjectionBytes = 1 << 20;  // of x w_ih^T at a time
+constexpr int64_t kProjectionBytes = 512 << 10;  // of x w_ih^T at a time
 
 // One cell's tile: kGates vectors of pre-activations for each of kUnitVecs vectors of units.
 template <CellKind kKind>
@@ -95,6 +95,8 @@ struct Forward {
     const W* panel = panels + block * panel_size;
     tile_multiply<MR, L::kVecs, false>(H, h, H, panel, kPanelWidth<L>, kLanes,
                                        rows_ahead(panel, kPanelWidth<L>), acc);
+    alignas(64) float products[MR * L::kVecs * kLanes];
+    tile_spill(acc, products);
     for (int i = 0; i < MR; ++i) {
       const int64_t r = row + i, b = schedule.sequence(r), t = schedule.time(b, s);
       const float* gx = gates_x + ((t - time0) * B + b) * L::kGates * H;
@@ -103,20 +105,20 @@ struct Forward {
         const int64_t unit = unit0 + v * kLanes;
         if (unit >= H) break;
         const int count = static_cast<int>(min<int64_t>(kLanes, H - unit));
-        pointwise(acc.v[i], v, gx + unit, r, b, t, s, unit, count, last);
+        pointwise(products + (i * L::kVecs + v) * kLanes, gx + unit, r, b, t, s, unit, count, last);
       }
     }
   }
 
-  SEQLOOM_ALWAYS_INLINE void pointwise(const VecF* product, int v, const float* gx, int64_t r,
-                                       int64_t b, int64_t t, int64_t s, int64_t unit, int count,
-                                       bool last) {
+  // `product`: this vector's gates, kLanes apart (one gate for the plain cells).
+  SEQLOOM_ALWAYS_INLINE void pointwise(const float* product, const float* gx, int64_t r, int64_t b,
+                                       int64_t t, int64_t s, int64_t unit, int count, bool last) {
     const int64_t at = r * H + unit, out = (t * B + b) * H + unit;
     VecF h_new;
     if constexpr (kKind == CellKind::kLstm) {
-      ops::LstmGates<VecF> g{product[0] + get(gx, count), product[1] + get(gx + H, count),
-                             product[2] + get(gx + 2 * H, count),
-                             product[3] + get(gx + 3 * H, count)};
+      ops::LstmGates<VecF> g{load(product) + get(gx, count), load(product + kLanes) + get(gx + H, count),
+                             load(product + 2 * kLanes) + get(gx + 2 * H, count),
+                             load(product + 3 * kLanes) + get(gx + 3 * H, count)};
       ops::Peepholes<VecF> p{};
       if (kPeepholes)
         p = {get(peepholes + unit, count), get(peepholes + H + unit, count),
@@ -134,9 +136,9 @@ struct Forward {
       if (a.cells != nullptr) put(a.cells + out, c_new, count);
       if (last) put(static_cast<T*>(a.c_n) + b * H + unit, c_new, count);
     } else if constexpr (kKind == CellKind::kGru) {
-      VecF q = product[2];
+      VecF q = load(product + 2 * kLanes);
       if (b_n != nullptr) q += get(b_n + unit, count);
-      ops::GruGates<VecF> g{product[0] + get(gx, count), product[1] + get(gx + H, count),
+      ops::GruGates<VecF> g{load(product) + get(gx, count), load(product + kLanes) + get(gx + H, count),
                             get(gx + 2 * H, count), q};
       const VecF h = h32 != nullptr ? get(h32 + at, count) : get(state[s & 1] + at, count);
       ops::gru_forward<CellMath>(g, h, h_new);
@@ -149,7 +151,7 @@ struct Forward {
         put(keep + 3 * H, g.q, count);
       }
     } else {
-      h_new = ops::plain_forward<CellMath, kKind == CellKind::kRelu>(product[v] + get(gx, count));
+      h_new = ops::plain_forward<CellMath, kKind == CellKind::kRelu>(load(product) + get(gx, count));
     }
     put(state[(s + 1) & 1] + at, h_new, count);
     put(static_cast<T*>(a.y) + out, h_new, count);
@@ -158,25 +160,26 @@ struct Forward {
 
   void step(int64_t s, const Share& share) {
     const int64_t rows = schedule.active(s);
-    const int64_t groups = (rows + L::kRows - 1) / L::kRows;
+    const Groups groups(rows, L::kRows);
     const int64_t last_block = share.last_block(blocks);
     for (int64_t block = share.first_block(blocks); block < last_block; ++block)
-      for (int64_t g = share.first_group(); g < groups; g += share.group_step()) {
-        const int64_t row = g * L::kRows;
-        with_rows<L::kRows>(min<int64_t>(L::kRows, rows - row),
+      for (int64_t g = share.first_group(); g < groups.count; g += share.group_step()) {
+        const int64_t row = groups.begin(g);
+        with_rows<L::kRows>(groups.begin(g + 1) - row,
                             [&](auto m) { tile<decltype(m)::value>(s, row, block); });
       }
   }
 
   void steps(int64_t first, int64_t last) {
+    const int64_t weight_bytes = blocks * panel_size * static_cast<int64_t>(sizeof(W));
     const int64_t groups = (B + L::kRows - 1) / L::kRows;
     if (B * L::kGates * H * H < kTeamWork || cpu::num_threads() == 1) {
-      const Share alone(0, 1, groups);
+      const Share alone(0, 1, groups, weight_bytes);
       for (int64_t s = first; s < last; ++s) step(s, alone);
       return;
     }
     cpu::parallel_team([&](int rank, int size, cpu::TeamBarrier& barrier) {
-      const Share share(rank, size, groups);
+      const Share share(rank, size, groups, weight_bytes);
       for (int64_t s = first; s < last; ++s) {
         step(s, share);
         if (!share.by_rows) barrier.wait();
@@ -301,8 +304,29 @@ void run(const ops::RnnForwardArgs& a) {
             kKind == CellKind::kGru ? bias + G * H : nullptr, peepholes, {state0, state1},
             kNeedsH32 ? h32 : nullptr, cell};
 
+  const int64_t longest = schedule.longest();
   // The input weights are packed once when several stretches share them.
+  cpu::PackedMatrix packed;
+  const cpu::PackFormat format = sizeof(T) == 4 ? cpu::PackFormat::kF32
+                                 : a.shape.dtype == DType::kBFloat16 ? cpu::PackFormat::kBF16
+                                                                     : cpu::PackFormat::kF16;
+  const bool pack = longest > stretch && I > 0;
+  cpu::Scratch packed_memory(pack ? cpu::packed_bytes(format, I, G * H) : 0);
+  if (pack) {
+    cpu::PackArgs args;
+    args.format = format;
+    args.type = a.shape.dtype;
+    args.k = I;
+    args.n = G * H;
+    args.b = a.weights.w_ih;
+    args.ldb = I;
+    args.trans_b = true;
+    args.memory = packed_memory.as<void>();
+    args.out = &packed;
+    cpu::pack_b(args);
+  }
   cpu::GemmArgs project;
+  project.packed_b = pack ? &packed : nullptr;
   project.n = G * H;
   project.k = I;
   project.a_type = a.shape.dtype;
@@ -314,7 +338,6 @@ void run(const ops::RnnForwardArgs& a) {
   project.c = gates_x;
   project.ldc = G * H;
   project.bias = bias;
-  const int64_t longest = schedule.longest();
   for (int64_t s = 0; s < longest; s += stretch) {
     const int64_t count = min(stretch, longest - s);
     const int64_t time0 = a.shape.reverse ? (ragged ? 0 : steps - s - count) : s;
