@@ -19,5 +19,6 @@ PYBIND11_MODULE(_core, m) {
   seqloom::ops::register_matmul(m);
   seqloom::ops::register_norm(m);
   seqloom::ops::register_reduction(m);
+  seqloom::ops::register_rnn(m);
   seqloom::ops::register_softmax(m);
 }

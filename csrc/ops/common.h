@@ -37,6 +37,26 @@ using binding::ReleaseGil;
   } while (false)
 #endif
 
+// The same for kernels that are compiled for the dot-product level as well (*_bf16_cpu.cpp).
+#if SEQLOOM_WITH_CUDA
+#define SEQLOOM_RUN_BF16(device, work, name, args)                                  \
+  do {                                                                              \
+    ::seqloom::ops::ReleaseGil release_gil((device).is_cuda() || (work) >= 16384);  \
+    if ((device).is_cuda()) {                                                       \
+      ::seqloom::cuda::DeviceGuard device_guard((device).index);                    \
+      name##_cuda(args);                                                            \
+    } else {                                                                        \
+      SEQLOOM_CPU_BF16(name)(args);                                                 \
+    }                                                                               \
+  } while (false)
+#else
+#define SEQLOOM_RUN_BF16(device, work, name, args)           \
+  do {                                                       \
+    ::seqloom::ops::ReleaseGil release_gil((work) >= 16384); \
+    SEQLOOM_CPU_BF16(name)(args);                            \
+  } while (false)
+#endif
+
 // -1 means the last axis; ValueError names the op.
 inline int checked_axis(const char* op, int64_t axis, int rank) {
   const int64_t n = rank > 0 ? rank : 1;

@@ -11,4 +11,5 @@ from .norm import *
 from .reduction import *
 from .rotary import *
 from .selection import *
+from .rnn import *
 from .softmax import *

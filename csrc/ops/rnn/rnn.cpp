@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/rnn/rnn.h"
+
+#include "binding/registers.h"
+#include "ops/common.h"
+
+namespace seqloom::ops {
+namespace {
+
+namespace py = pybind11;
+using OptionalArray = std::optional<Array>;
+
+const char* op_name(CellKind cell) {
+  return cell == CellKind::kLstm ? "lstm" : cell == CellKind::kGru ? "gru" : "rnn";
+}
+
+OptionalArray contiguous_or_none(const OptionalArray& a) {
+  return a ? OptionalArray(contiguous(*a)) : std::nullopt;
+}
+const void* data_or_null(const OptionalArray& a) { return a ? a->data() : nullptr; }
+
+// The inputs of a layer, checked and contiguous. Gates of the weights: [G H, I] and [G H, H].
+struct Layer {
+  CellKind cell;
+  Array x, w_ih, w_hh;
+  OptionalArray h0, c0, b_ih, b_hh, peepholes, lengths;
+  bool reverse;
+
+  Dims state_shape() const { return {x.size(1), w_hh.size(1)}; }
+
+  RnnForwardArgs args() const {
+    RnnForwardArgs a{};
+    a.shape = {cell, x.dtype(), reverse, x.size(0), x.size(1), x.size(2), w_hh.size(1),
+               lengths ? lengths->data_as<int64_t>() : nullptr};
+    a.weights = {w_ih.data(), w_hh.data(), data_or_null(b_ih), data_or_null(b_hh),
+                 data_or_null(peepholes)};
+    a.x = x.data();
+    a.h0 = data_or_null(h0);
+    a.c0 = data_or_null(c0);
+    return a;
+  }
+  int64_t work() const { return x.size(0) * x.size(1) * w_hh.numel(); }
+};
+
+void check_like_x(const char* op, const char* name, const Array& a, const Array& x) {
+  check_same_dtype(op, name, a, "x", x);
+  check_same_device(op, name, a, "x", x);
+}
+
+void check_optional(const char* op, const char* name, const OptionalArray& a, const Array& x,
+                    const Dims& shape, const char* spelled) {
+  if (!a) return;
+  check_like_x(op, name, *a, x);
+  check_shape(op, name, *a, shape, spelled);
+}
+
+Layer layer(int cell_code, const Array& x, const OptionalArray& h0, const OptionalArray& c0,
+            const Array& w_ih, const Array& w_hh, const OptionalArray& b_ih,
+            const OptionalArray& b_hh, const OptionalArray& peepholes,
+            const OptionalArray& lengths, bool reverse) {
+  const auto cell = static_cast<CellKind>(cell_code);
+  const char* op = op_name(cell);
+  check_kernel_float(op, "x", x);
+  check_value(x.rank() == 3, op, ": x must have shape [T, B, I], got ", x.shape());
+  check_like_x(op, "w_ih", w_ih, x);
+  check_like_x(op, "w_hh", w_hh, x);
+  check_value(w_hh.rank() == 2, op, ": w_hh must have shape [G H, H], got ", w_hh.shape());
+  const int64_t gates = gate_count(cell), units = w_hh.size(1), batch = x.size(1);
+  check_value(units > 0, op, ": w_hh must have at least one unit, got shape ", w_hh.shape());
+  check_shape(op, "w_hh", w_hh, Dims{gates * units, units}, "[G H, H]");
+  check_shape(op, "w_ih", w_ih, Dims{gates * units, x.size(2)}, "[G H, I]");
+  check_optional(op, "h0", h0, x, Dims{batch, units}, "[B, H]");
+  check_optional(op, "c0", c0, x, Dims{batch, units}, "[B, H]");
+  check_optional(op, "b_ih", b_ih, x, Dims{gates * units}, "[G H]");
+  check_optional(op, "b_hh", b_hh, x, Dims{gates * units}, "[G H]");
+  check_optional(op, "peepholes", peepholes, x, Dims{3, units}, "[3, H]");
+  Layer l{cell,
+          contiguous(x),
+          contiguous(w_ih),
+          contiguous(w_hh),
+          contiguous_or_none(h0),
+          contiguous_or_none(c0),
+          contiguous_or_none(b_ih),
+          contiguous_or_none(b_hh),
+          contiguous_or_none(peepholes),
+          std::nullopt,
+          reverse};
+  if (lengths) {
+    check_type(lengths->dtype() == DType::kInt64 && !lengths->is_cuda(), op,
+               ": lengths must be int64 on the CPU, got ", name_of(lengths->dtype()), " on ",
+               lengths->device());
+    check_shape(op, "lengths", *lengths, Dims{batch}, "[B]");
+    l.lengths = contiguous(*lengths);
+    for (int64_t b = 0; b < batch; ++b) {
+      const int64_t n = l.lengths->data_as<int64_t>()[b];
+      check_value(n >= 0 && n <= x.size(0), op, ": lengths must be in [0, T] = [0, ", x.size(0),
+                  "], got ", n, " at ", b);
+    }
+  }
+  return l;
+}
+
+// (y, h_n, c_n or None, saved or None, cells or None); the last two with `keep`.
+py::tuple forward(int cell_code, const Array& x, const OptionalArray& h0, const OptionalArray& c0,
+                  const Array& w_ih, const Array& w_hh, const OptionalArray& b_ih,
+                  const OptionalArray& b_hh, const OptionalArray& peepholes,
+                  const OptionalArray& lengths, bool reverse, bool keep) {
+  const Layer l =
+      layer(cell_code, x, h0, c0, w_ih, w_hh, b_ih, b_hh, peepholes, lengths, reverse);
+  const int64_t steps = x.size(0), batch = x.size(1), units = w_hh.size(1);
+  const bool lstm = l.cell == CellKind::kLstm;
+  const Array y = Array::empty(Dims{steps, batch, units}, x.dtype(), x.device());
+  const Array h_n = Array::empty(l.state_shape(), x.dtype(), x.device());
+  OptionalArray c_n, saved, cells;
+  if (lstm) c_n = Array::empty_like(h_n);
+  const int64_t kept = saved_count(l.cell);
+  if (keep && kept > 0)
+    saved = Array::empty(Dims{steps, batch, kept, units}, DType::kFloat32, x.device());
+  if (keep && lstm) cells = Array::empty(y.shape(), DType::kFloat32, x.device());
+  RnnForwardArgs args = l.args();
+  args.y = y.mutable_data();
+  args.h_n = h_n.mutable_data();
+  args.c_n = c_n ? c_n->mutable_data() : nullptr;
+  args.saved = saved ? saved->mutable_as<float>() : nullptr;
+  args.cells = cells ? cells->mutable_as<float>() : nullptr;
+  if (batch > 0) SEQLOOM_RUN_BF16(x.device(), l.work(), rnn_forward, args);
+  return py::make_tuple(y, h_n, c_n, saved, cells);
+}
+
+// (dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, dpeepholes), None where not wanted. Bias and peephole
+// gradients are float32.
+py::tuple backward(int cell_code, const py::tuple& inputs, const py::tuple& results,
+                   const OptionalArray& dy, const OptionalArray& dh_n, const OptionalArray& dc_n,
+                   bool reverse, bool want_x, bool want_weights) {
+  const auto optional = [](const py::tuple& t, size_t i) { return t[i].cast<OptionalArray>(); };
+  const auto array = [](const py::tuple& t, size_t i) { return t[i].cast<Array>(); };
+  const Layer l = layer(cell_code, array(inputs, 0), optional(inputs, 1), optional(inputs, 2),
+                        array(inputs, 3), array(inputs, 4), optional(inputs, 5),
+                        optional(inputs, 6), optional(inputs, 7), optional(inputs, 8), reverse);
+  const char* op = op_name(l.cell);
+  const Array y = array(results, 0);
+  const OptionalArray saved = optional(results, 1), cells = optional(results, 2);
+  check_optional(op, "gradient of output", dy, l.x, y.shape(), "[T, B, H]");
+  check_optional(op, "gradient of h_n", dh_n, l.x, l.state_shape(), "[B, H]");
+  check_optional(op, "gradient of c_n", dc_n, l.x, l.state_shape(), "[B, H]");
+  const OptionalArray gy = contiguous_or_none(dy), gh = contiguous_or_none(dh_n);
+  const OptionalArray gc = contiguous_or_none(dc_n);
+  const int64_t gates = l.w_hh.size(0), units = l.w_hh.size(1);
+
+  RnnBackwardArgs args{};
+  args.forward = l.args();
+  args.forward.y = y.mutable_data();
+  args.forward.saved = saved ? saved->mutable_as<float>() : nullptr;
+  args.forward.cells = cells ? cells->mutable_as<float>() : nullptr;
+  args.dy = data_or_null(gy);
+  args.dh_n = data_or_null(gh);
+  args.dc_n = data_or_null(gc);
+  OptionalArray dx, dc0, dw_ih, dw_hh, db_ih, db_hh, dpeepholes;
+  const Array dh0 = Array::empty(l.state_shape(), l.x.dtype(), l.x.device());
+  args.dh0 = dh0.mutable_data();
+  const auto make = [&](bool wanted, const Dims& shape, DType dtype, OptionalArray* out) -> void* {
+    if (!wanted) return nullptr;
+    *out = Array::empty(shape, dtype, l.x.device());
+    return (*out)->mutable_data();
+  };
+  const Device device = l.x.device();
+  args.dc0 = make(l.cell == CellKind::kLstm, l.state_shape(), l.x.dtype(), &dc0);
+  args.dx = make(want_x, l.x.shape(), l.x.dtype(), &dx);
+  args.dw_ih = make(want_weights, l.w_ih.shape(), l.x.dtype(), &dw_ih);
+  args.dw_hh = make(want_weights, l.w_hh.shape(), l.x.dtype(), &dw_hh);
+  const auto floats = [&](bool wanted, const Dims& shape, OptionalArray* out) {
+    return static_cast<float*>(make(wanted, shape, DType::kFloat32, out));
+  };
+  args.db_ih = floats(want_weights && l.b_ih.has_value(), Dims{gates}, &db_ih);
+  args.db_hh = floats(want_weights && l.b_hh.has_value(), Dims{gates}, &db_hh);
+  args.dpeepholes = floats(want_weights && l.peepholes.has_value(), Dims{3, units}, &dpeepholes);
+  SEQLOOM_RUN_BF16(device, l.work(), rnn_backward, args);
+  return py::make_tuple(dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, dpeepholes);
+}
+
+}  // namespace
+
+void register_rnn(py::module_& m) {
+  m.def("rnn_forward", &forward, py::arg("cell"), py::arg("x"), py::arg("h0"), py::arg("c0"),
+        py::arg("w_ih"), py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"), py::arg("peepholes"),
+        py::arg("lengths"), py::arg("reverse"), py::arg("keep"));
+  m.def("rnn_backward", &backward, py::arg("cell"), py::arg("inputs"), py::arg("results"),
+        py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"), py::arg("reverse"), py::arg("want_x"),
+        py::arg("want_weights"));
+}
+
+}  // namespace seqloom::ops

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// Contract of the recurrent layers: one layer, one direction, the whole sequence in one call.
+//
+//   T steps, B sequences, I inputs, H units, G = gate_count(cell) gates.
+//   a_t = x_t w_ih^T + b_ih + h w_hh^T + b_hh, then the cell of cell.h, gate by gate.
+// Sequence b has lengths[b] valid steps. Forward in time they are t = 0 .. length - 1; a reversed layer
+// runs t = length - 1 .. 0. Outputs past a length are zero, and h_n is the state after the last step run.
+//
+// For backward, forward keeps `saved` (activations, saved_count(cell) H floats a step) and, for the LSTM,
+// `cells`. With neither, backward makes them again from the outputs (`recompute`): the states alone are
+// then what a training step holds.
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "cpu/isa.h"
+#include "ops/rnn/cell.h"
+
+namespace seqloom::ops {
+
+struct RnnShape {
+  CellKind cell;
+  DType dtype;  // of x, weights and states: float32, float16 or bfloat16; arithmetic in float32
+  bool reverse;
+  int64_t steps, batch, inputs, units;
+  const int64_t* lengths;  // [B] in 0 .. T, in host memory; null: all T
+};
+
+struct RnnWeights {
+  const void* w_ih;       // [G H, I]
+  const void* w_hh;       // [G H, H]
+  const void* b_ih;       // [G H] or null
+  const void* b_hh;       // [G H] or null
+  const void* peepholes;  // [3, H] (i f o) or null; LSTM only
+};
+
+struct RnnForwardArgs {
+  RnnShape shape;
+  RnnWeights weights;
+  const void* x;   // [T, B, I]
+  const void* h0;  // [B, H] or null (zeros)
+  const void* c0;  // [B, H] or null; LSTM only
+  void* y;         // [T, B, H]
+  void* h_n;       // [B, H]
+  void* c_n;       // [B, H]; LSTM only
+  float* saved;    // [T, B, saved_count, H] or null
+  float* cells;    // [T, B, H] or null: c after each step; LSTM only
+};
+
+struct RnnBackwardArgs {
+  RnnForwardArgs forward;  // the same arrays; y, saved and cells are read
+  const void* dy;          // [T, B, H] or null
+  const void* dh_n;        // [B, H] or null
+  const void* dc_n;        // [B, H] or null
+  void* dx;                // [T, B, I] or null
+  void* dh0;               // [B, H]
+  void* dc0;               // [B, H]; LSTM only
+  void* dw_ih;             // [G H, I] or null
+  void* dw_hh;             // [G H, H] or null
+  float* db_ih;            // [G H] float32, or null
+  float* db_hh;            // [G H] float32, or null; differs from db_ih in the GRU's n gate
+  float* dpeepholes;       // [3, H] float32, or null
+};
+
+void rnn_forward_cuda(const RnnForwardArgs& args);
+void rnn_backward_cuda(const RnnBackwardArgs& args);
+
+}  // namespace seqloom::ops
+
+namespace seqloom {
+SEQLOOM_DECLARE_CPU_BF16(rnn_forward, ops::RnnForwardArgs)
+SEQLOOM_DECLARE_CPU_BF16(rnn_backward, ops::RnnBackwardArgs)
+}  // namespace seqloom

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// What forward and backward of the recurrence share on the CPU. Included by ISA files only.
+//
+// A step is one product h w_hh^T whose tiles stay in registers until the cell's equations have used
+// them: a tile is kRows sequences by the G gates of kLanes units (of 4 kLanes units for the
+// plain cells), so the weights are packed in panels that interleave the gates of the same units.
+//
+// Sequences are held in order of falling length, so that the ones still running at a step are a
+// prefix, and every step costs its valid rows only.
+#pragma once
+
+#include "cpu/gemm_kernel.h"
+#include "cpu/parallel.h"
+#include "cpu/scratch.h"
+#include "cpu/vec.h"
+#include "cpu/vec_math.h"
+#include "ops/rnn/rnn.h"
+
+namespace seqloom::SEQLOOM_ISA_NS {
+
+using ops::CellKind;
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kTileRegisters = 24;
+#else
+constexpr int kTileRegisters = 12;
+#endif
+
+struct CellMath {
+  static SEQLOOM_ALWAYS_INLINE VecF constant(float x) { return VecF::broadcast(x); }
+  static SEQLOOM_ALWAYS_INLINE VecF fma(VecF a, VecF b, VecF c) {
+    return SEQLOOM_ISA_NS::fma(a, b, c);
+  }
+  static SEQLOOM_ALWAYS_INLINE VecF sigmoid(VecF x) { return SEQLOOM_ISA_NS::sigmoid(x); }
+  static SEQLOOM_ALWAYS_INLINE VecF tanh(VecF x) { return SEQLOOM_ISA_NS::tanh(x); }
+  static SEQLOOM_ALWAYS_INLINE VecF relu(VecF x) {  // NaN stays NaN
+    return select(x < VecF::zero(), VecF::zero(), x);
+  }
+  static SEQLOOM_ALWAYS_INLINE VecF where_positive(VecF h, VecF v) {
+    return zero_unless(h > VecF::zero(), v);
+  }
+};
+
+template <class T>
+SEQLOOM_ALWAYS_INLINE VecF get(const T* p, int count) {
+  return count == kLanes ? load(p) : load(p, count);
+}
+template <class T>
+SEQLOOM_ALWAYS_INLINE void put(T* p, VecF v, int count) {
+  if (count == kLanes) store(p, v);
+  else store(p, v, count);
+}
+
+// A finished tile in memory: row i, vector v at (i NV + v) kLanes. Only constant indices touch the
+// accumulators, or the compiler would keep them in memory during the product.
+template <int MR, int NV>
+SEQLOOM_ALWAYS_INLINE void tile_spill(const Tile<MR, NV>& t, float* to) {
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) store(to + (i * NV + v) * kLanes, t.v[i][v]);
+}
+
+// Where each sequence stands at each step.
+struct Schedule {
+  int64_t steps, batch;
+  const int64_t* lengths;  // null: all run `steps`
+  const int64_t* order;    // [batch]: sequences by falling length; null: as they come
+  bool reverse;
+
+  SEQLOOM_ALWAYS_INLINE int64_t sequence(int64_t row) const {
+    return order != nullptr ? order[row] : row;
+  }
+  SEQLOOM_ALWAYS_INLINE int64_t length(int64_t sequence) const {
+    return lengths != nullptr ? lengths[sequence] : steps;
+  }
+  // The time of step s of a sequence.
+  SEQLOOM_ALWAYS_INLINE int64_t time(int64_t sequence, int64_t s) const {
+    return reverse ? length(sequence) - 1 - s : s;
+  }
+  // Index of (time, sequence) into [T, B, ...].
+  SEQLOOM_ALWAYS_INLINE int64_t slot(int64_t row, int64_t s) const {
+    const int64_t b = sequence(row);
+    return time(b, s) * batch + b;
+  }
+  // Rows that run at step s.
+  int64_t active(int64_t s) const {
+    if (lengths == nullptr) return batch;
+    int64_t rows = batch;
+    while (rows > 0 && lengths[order[rows - 1]] <= s) --rows;
+    return rows;
+  }
+  int64_t longest() const { return batch == 0 ? 0 : length(sequence(0)); }
+};
+
+// Sequences by falling length, equal ones in their own order (counting sort).
+inline __attribute__((always_inline)) void sort_by_length(const int64_t* lengths, int64_t batch,
+                                                          int64_t steps, int64_t* order,
+                                                          int64_t* counts /* [steps + 2] */) {
+  for (int64_t i = 0; i <= steps + 1; ++i) counts[i] = 0;
+  for (int64_t b = 0; b < batch; ++b) ++counts[steps - lengths[b] + 1];
+  for (int64_t i = 1; i <= steps + 1; ++i) counts[i] += counts[i - 1];
+  for (int64_t b = 0; b < batch; ++b) order[counts[steps - lengths[b]]++] = b;
+}
+
+// The rows of a step in groups of nearly equal size, at most `most` each.
+struct Groups {
+  int64_t rows, count;
+
+  Groups(int64_t rows, int64_t most) : rows(rows), count((rows + most - 1) / most) {}
+  SEQLOOM_ALWAYS_INLINE int64_t begin(int64_t g) const { return rows * g / count; }
+};
+
+// How the threads of a team share a step. Small weights stay in every core's L2, and rows never wait
+// for each other: groups of rows go to threads, and no step needs a barrier. Larger weights are
+// shared by units, so that a core streams its part only, and every step ends at a barrier.
+// Either way the tiles are the same, and so are the bits.
+struct Share {
+  int rank, size;
+  bool by_rows;
+
+  Share(int rank, int size, int64_t groups, int64_t weight_bytes)
+      : rank(rank), size(size), by_rows(groups >= size && weight_bytes <= (int64_t{384} << 10)) {}
+  SEQLOOM_ALWAYS_INLINE int64_t first_group() const { return by_rows ? rank : 0; }
+  SEQLOOM_ALWAYS_INLINE int64_t group_step() const { return by_rows ? size : 1; }
+  SEQLOOM_ALWAYS_INLINE int64_t first_block(int64_t blocks) const {
+    return by_rows ? 0 : blocks * rank / size;
+  }
+  SEQLOOM_ALWAYS_INLINE int64_t last_block(int64_t blocks) const {
+    return by_rows ? blocks : blocks * (rank + 1) / size;
+  }
+};
+
+// Products below this many multiply-adds a step are not worth a barrier.
+constexpr int64_t kTeamWork = 120000;
+
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+
+// Calls f(Constant<rows>) for the run-time number of rows of a tile, 1 .. kMax.
+template <int kMax, class F>
+SEQLOOM_ALWAYS_INLINE void with_rows(int64_t rows, const F& f) {
+  switch (rows) {
+    case 1: return f(Constant<1>{});
+    case 2: return f(Constant<(kMax >= 2 ? 2 : kMax)>{});
+    case 3: return f(Constant<(kMax >= 3 ? 3 : kMax)>{});
+    case 4: return f(Constant<(kMax >= 4 ? 4 : kMax)>{});
+    case 5: return f(Constant<(kMax >= 5 ? 5 : kMax)>{});
+    case 6: return f(Constant<(kMax >= 6 ? 6 : kMax)>{});
+    case 7: return f(Constant<(kMax >= 7 ? 7 : kMax)>{});
+    default: return f(Constant<kMax>{});
+  }
+}
+
+}  // namespace seqloom::SEQLOOM_ISA_NS
