@@ -3,16 +3,17 @@
 
     python benchmarks/gemm_peak.py [--threads N] [--only big,skinny,hot] [--json FILE]
 
-Contestants take turns within a round, after untimed calls that put other libraries' threads to sleep;
-the figure is the best of the rounds, and rounds during which the process waited for a CPU for more
-than 3 % of the time count only where no other is left (marked *). `big` and `hot` use the same
-weights in every call; `skinny` rotates through 160 MB of weights. C = A [m, k] times W [n, k]
+Contestants take turns within a round, after untimed calls that put other libraries' threads to
+sleep. The figure is the best of the rounds; rounds during which the process waited for a CPU for
+more than 3 % of the time count only where no other is left (marked *). `big` and `hot` use the same
+weights in every call, `skinny` rotates through 160 MB of them. C = A [m, k] times W [n, k]
 transposed, except where the name says nn (W [k, n]) or tn (A stored [k, m], W [k, n]).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import datetime
 import json
@@ -86,8 +87,8 @@ def ours(lib, m: int, k: int, n: int, copies: int, name: str):
     a = h.encode(r.standard_normal((k, m) if layout[0] == "t" else (m, k), np.float32), dtype)
     w = h.encode(r.standard_normal((n, k) if layout[1] == "t" else (k, n), np.float32), dtype)
     c = np.zeros((m, n), np.float32)
-    keep = [a, c]
     calls = (h.GemmArgs * copies)()
+    keep = [a, c, calls]
     for g in calls:
         g.m, g.n, g.k, g.alpha, g.batch, g.quantize_a = m, n, k, 1, 1, True
         g.a, g.lda, g.trans_a, g.a_type = a.ctypes.data, a.shape[1], layout[0] == "t", dtype
@@ -138,10 +139,8 @@ def waited() -> int:
     """Nanoseconds that this process's threads were ready to run and did not."""
     total = 0
     for task in Path("/proc/self/task").glob("*/schedstat"):
-        try:
+        with contextlib.suppress(OSError, IndexError):  # the thread has ended
             total += int(task.read_text().split()[1])
-        except (OSError, IndexError):
-            pass
     return total
 
 

@@ -89,6 +89,8 @@ void copy_a(const GemmArgs& g, int64_t batch, int64_t ld_out, Out* out) {
   }
 }
 
+constexpr int64_t kCopyBytes = int64_t{96} << 20;
+
 // A, read in place where it is row-major and of type `A`, else a copy.
 template <class A>
 class Rows {
@@ -124,6 +126,25 @@ class Rows {
   cpu::Scratch scratch_;
 };
 
+const void* moved(const void* p, DType type, int64_t elements) {
+  return p ? static_cast<const char*>(p) + elements * item_size(type) : nullptr;
+}
+
+// One batch entry, or rows [i0, i0 + rows) of a single product.
+GemmArgs part_of(const GemmArgs& g, int64_t batch, int64_t i0, int64_t rows) {
+  GemmArgs part = g;
+  part.batch = 1;
+  part.m = rows;
+  part.a = moved(g.a, g.a_type, batch * g.a_batch + i0 * (g.trans_a ? 1 : g.lda));
+  part.b = moved(g.b, g.b_type, batch * g.b_batch);
+  part.c = const_cast<void*>(moved(g.c, g.c_type, batch * g.c_batch + i0 * g.ldc));
+  part.residual = moved(g.residual, g.c_type, batch * g.residual_batch + i0 * g.ld_residual);
+  part.preact =
+      const_cast<void*>(moved(g.preact, g.c_type, batch * g.preact_batch + i0 * g.ld_preact));
+  if (g.bias_per_row) part.bias = moved(g.bias, g.bias_type, i0);
+  return part;
+}
+
 void multiply_quantized(const GemmArgs& g) {
   [[maybe_unused]] const PackedMatrix& b = *g.packed_b;
   const Rows<float> r(g);
@@ -136,17 +157,8 @@ void multiply_quantized(const GemmArgs& g) {
         run_int4(g, batch, a);
         continue;
       }
-      GemmArgs one = g;
-      one.batch = 1;
-      const int64_t item = item_size(g.c_type);
-      const auto moved = [&](const void* p, int64_t elements) {
-        return p ? static_cast<const char*>(p) + batch * elements * item : nullptr;
-      };
-      one.c = const_cast<char*>(moved(g.c, g.c_batch));
-      one.residual = moved(g.residual, g.residual_batch);
-      one.preact = const_cast<char*>(moved(g.preact, g.preact_batch));
-      run_product(one, a.bytes(), a.ld(), 0, Feed::kPacked, static_cast<const Quad8*>(b.panels),
-                  a.scales());
+      run_product(part_of(g, batch, 0, g.m), a.bytes(), a.ld(), 0, Feed::kPacked,
+                  static_cast<const Quad8*>(b.panels), a.scales());
     }
     return;
   }
@@ -225,6 +237,19 @@ void multiply(const GemmArgs& g) {
   run_product<float, float>(g, r.a, r.lda, r.batch, Feed::kPack, nullptr);
 }
 
+// Bounds the memory for copies of A: batch entries, then blocks of rows, one after the other.
+void multiply_in_parts(const GemmArgs& g) {
+  const int64_t row = max<int64_t>(1, g.k) * 4;
+  const bool copies = g.trans_a || g.a_type != DType::kFloat32;
+  if (!copies || g.batch * g.m * row <= kCopyBytes) return multiply(g);
+  const int64_t parts = min(ceil_div(g.m * row, kCopyBytes), ceil_div(g.m, 512));
+  for (int64_t b = 0; b < g.batch; ++b)
+    for (int64_t p = 0; p < parts; ++p) {
+      const int64_t i0 = p * g.m / parts, i1 = (p + 1) * g.m / parts;
+      multiply(part_of(g, b, i0, i1 - i0));
+    }
+}
+
 }  // namespace
 
 void gemm_execute(const GemmArgs& args) {
@@ -238,11 +263,11 @@ void gemm_execute(const GemmArgs& args) {
     g.m *= g.batch;
     g.batch = 1;
   }
-  multiply(g);
+  multiply_in_parts(g);
 }
 
 void gemm_pack(const cpu::PackArgs& args) {
-  const PanelMap map(args.n);
+  const PanelMap map = panel_map(args.format, args.n);
   PackedMatrix& out = *args.out;
   out.format = args.format;
   out.k = args.k;

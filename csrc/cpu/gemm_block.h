@@ -247,7 +247,8 @@ void run_blocks(const Job<A, B>& job) {
   const int64_t columns =
       g.m <= kMR ? kBlockColumns : min(kBlockColumns, kBlockBytes / max<int64_t>(1, depth));
   const int64_t column_blocks =
-      min(ceil_div(panels, max<int64_t>(1, columns / kNR)), max<int64_t>(1, limit / row_blocks));
+      min(ceil_div(panels, max<int64_t>(1, columns / (job.map.widest * kLanes))),
+          max<int64_t>(1, limit / row_blocks));
   const int64_t tasks = g.batch * row_blocks * column_blocks;
   const auto run = [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
@@ -273,7 +274,8 @@ void run_product(const GemmArgs& g, const A* a, int64_t lda, int64_t a_batch, Fe
   const bool whole = (stream && g.m <= kMR) || sizeof(A) == 1;  // integer sums are not split
   if (kc > limit && !whole) kc = ceil_div(ceil_div(kc, ceil_div(kc, limit)), 16) * 16;
   const bool plain = epilogue_is_plain(g) && !row_scales;
-  run_blocks(Job<A, B>{g, a, lda, a_batch, feed, b, PanelMap(g.n), kc, plain, stream, row_scales});
+  const PanelMap map = g.packed_b ? panel_map(g.packed_b->format, g.n) : PanelMap(g.n);
+  run_blocks(Job<A, B>{g, a, lda, a_batch, feed, b, map, kc, plain, stream, row_scales});
 }
 
 }  // namespace seqloom::SEQLOOM_ISA_NS

@@ -12,11 +12,12 @@
 
 namespace seqloom::SEQLOOM_ISA_NS {
 
-// The columns of n in panels of near-equal width: [begin, end) of panel p in whole vectors.
+// The columns of n in panels of near-equal width, `widest` vectors at most: [begin, end) of panel p
+// in whole vectors.
 struct PanelMap {
-  int64_t n, vectors, panels;
-  SEQLOOM_ALWAYS_INLINE explicit PanelMap(int64_t n_)
-      : n(n_), vectors((n_ + kLanes - 1) / kLanes), panels((vectors + kNV - 1) / kNV) {}
+  int64_t n, vectors, panels, widest;
+  SEQLOOM_ALWAYS_INLINE explicit PanelMap(int64_t n_, int64_t widest_ = kNV)
+      : n(n_), vectors(ceil_div(n_, kLanes)), panels(ceil_div(vectors, widest_)), widest(widest_) {}
   SEQLOOM_ALWAYS_INLINE int64_t begin(int64_t p) const { return p * vectors / panels * kLanes; }
   SEQLOOM_ALWAYS_INLINE int64_t width(int64_t p) const { return begin(p + 1) - begin(p); }
 };

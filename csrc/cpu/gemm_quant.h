@@ -32,6 +32,11 @@ struct Step<uint8_t, Quad8> {
   static constexpr int kK = 4;
 };
 
+// Zen 5 multiplies bytes a third faster in 16 chains (8 rows x 2 vectors) than in 24.
+SEQLOOM_ALWAYS_INLINE PanelMap panel_map(PackFormat format, int64_t n) {
+  return PanelMap(n, format == PackFormat::kInt8 ? 2 : kNV);
+}
+
 // All columns of a quantized B, padded to whole vectors: the length of a row of scales.
 SEQLOOM_ALWAYS_INLINE int64_t padded_columns(int64_t n) { return ceil_div(n, kLanes) * kLanes; }
 
@@ -315,7 +320,7 @@ SEQLOOM_ALWAYS_INLINE void run_int4_tile(const PackedMatrix& b, int64_t j, int64
 // One product (no batch) with a kInt4 B; a task is one panel by up to 64 rows.
 static SEQLOOM_NOINLINE void run_int4(const GemmArgs& g, int64_t batch, const QuantizedRows& a) {
   const PackedMatrix& b = *g.packed_b;
-  const PanelMap map(g.n);
+  const PanelMap map = panel_map(b.format, g.n);
   constexpr int64_t kRows = 64;
   const int64_t row_blocks = ceil_div(g.m, kRows);
   const int64_t work = min(g.m, kRows) * kNR * max<int64_t>(1, g.k);
