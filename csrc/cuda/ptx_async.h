@@ -137,6 +137,16 @@ SEQLOOM_DEVICE void fence_proxy_async(SEQLOOM_SITE_ONLY) {
 #endif
 }
 
+// The same for memory of every kind: before an asynchronous copy reads global memory that the same
+// kernel has written.
+SEQLOOM_DEVICE void fence_proxy_async_all(SEQLOOM_SITE_ONLY) {
+#if defined(__CUDACC__)
+  SEQLOOM_SM90(asm volatile("fence.proxy.async;" ::: "memory"));
+#else
+  emulation::fence_proxy_async(site);
+#endif
+}
+
 // Stores a 32-bit word into another block's shared memory and reports 4 bytes to a barrier of that
 // block (both addresses from map_address_to_rank).
 SEQLOOM_DEVICE void store_async(uint32_t target, uint32_t value, uint32_t barrier SEQLOOM_SITE) {

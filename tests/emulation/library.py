@@ -92,25 +92,35 @@ def compile_object(source: Path, flags: list[str]) -> Path:
     return target
 
 
-@functools.cache
-def build(mode: str, extra: tuple[str, ...] = ()) -> Path:
-    """Path of the library of test kernels, "plain" or "checked"."""
-    left_out = "no_callouts" if mode == "checked" else "callouts"
-    sources = [p for p in sorted((CSRC / "emulation").glob("*.cpp")) if p.stem != left_out]
-    names = ("runtime", "memory", "tensor_map", "cublaslt")
-    sources += [CSRC / "cuda" / f"{n}.cpp" for n in names] + [HERE / "support.cpp"]
-    objects = [compile_object(p, []) for p in sources]
-    flags = KERNEL + (CHECKED if mode == "checked" else []) + list(extra)
-    objects += [compile_object(p, flags) for p in sorted((HERE / "kernels").glob("*.cu"))]
+# Of csrc/cuda: what a library of test kernels needs beside the emulator.
+HOST_PARTS = ("runtime", "memory", "tensor_map", "cublaslt")
+
+
+def link(name: str, objects: list[Path], flags: list[str]) -> Path:
     key = hashlib.sha256("".join(map(str, objects)).encode()).hexdigest()[:20]
-    library = cache_folder() / f"kernels-{mode}-{key}.so"
+    library = cache_folder() / f"{name}-{key}.so"
     if not library.exists():
         partial = library.with_suffix(f".{os.getpid()}.tmp")
-        link = ["g++", "-shared", "-Wl,--no-undefined", "-Wl,-Bsymbolic", "-o", str(partial)]
-        link += [*map(str, objects), *(f for f in extra if f == "--coverage"), "-ldl", "-lpthread"]
-        subprocess.run(link, check=True)
+        command = ["g++", "-shared", "-Wl,--no-undefined", "-Wl,-Bsymbolic", "-o", str(partial)]
+        subprocess.run([*command, *map(str, objects), *flags, "-ldl", "-lpthread"], check=True)
         partial.rename(library)
     return library
+
+
+def emulator_objects(mode: str) -> list[Path]:
+    """The emulator and the CUDA toolbox; never instrumented."""
+    left_out = "no_callouts" if mode == "checked" else "callouts"
+    sources = [p for p in sorted((CSRC / "emulation").glob("*.cpp")) if p.stem != left_out]
+    sources += [CSRC / "cuda" / f"{n}.cpp" for n in HOST_PARTS] + [HERE / "support.cpp"]
+    return [compile_object(p, []) for p in sources]
+
+
+@functools.cache
+def build(mode: str) -> Path:
+    """Path of the library of test kernels, "plain" or "checked"."""
+    flags = KERNEL + (CHECKED if mode == "checked" else [])
+    kernels = [compile_object(p, flags) for p in sorted((HERE / "kernels").glob("*.cu"))]
+    return link(f"kernels-{mode}", emulator_objects(mode) + kernels, [])
 
 
 class Library:

@@ -43,6 +43,7 @@ SEQLOOM_EXPORT int test_device_name(char* out, int size) {
                   seqloom::cuda::device_properties(0).name.c_str());
   });
 }
+SEQLOOM_EXPORT int test_device_count() { return seqloom::cuda::device_count(); }
 SEQLOOM_EXPORT int test_capability() {
   return seqloom::cuda::device_properties(0).capability();
 }
