@@ -31,7 +31,9 @@ STATIC_SHARED = 48 * 1024
 
 
 def demangle(names: list[str]) -> list[str]:
-    done = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True
+    )
     return done.stdout.splitlines()
 
 
@@ -65,7 +67,8 @@ def kernels_of(source: Path, architecture: str, folder: Path) -> list[dict[str, 
     ptx = folder / f"{source.stem}.{architecture}.ptx"
     subprocess.run(
         ["nvcc", "-std=c++17", "-O2", "--expt-relaxed-constexpr", f"-I{ROOT / 'csrc'}",
-         "-DSEQLOOM_WITH_CUDA=1", f"-arch=compute_{architecture}", "-ptx", str(source), "-o", str(ptx)],
+         "-DSEQLOOM_WITH_CUDA=1", f"-arch=compute_{architecture}", "-ptx", str(source),
+         "-o", str(ptx)],
         check=True,
     )  # fmt: skip
     log = subprocess.run(
@@ -79,11 +82,17 @@ def kernels_of(source: Path, architecture: str, folder: Path) -> list[dict[str, 
             name = found[1]
             rows[name] = {"file": source.relative_to(ROOT).as_posix(), "architecture": architecture,
                           "threads": threads[name], "shared_bytes": 0}  # fmt: skip
-        elif found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+        elif found := re.search(
+            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line
+        ):
             # Functions that are called, not inlined, are listed too; the kernel comes first.
             row = rows.get(name)
             if row is not None and "stack_bytes" not in row:
-                row.update(stack_bytes=int(found[1]), spill_store_bytes=int(found[2]), spill_load_bytes=int(found[3]))
+                row.update(
+                    stack_bytes=int(found[1]),
+                    spill_store_bytes=int(found[2]),
+                    spill_load_bytes=int(found[3]),
+                )
         elif found := re.search(r"Used (\d+) registers", line):
             rows[name]["registers"] = int(found[1])
             if shared := re.search(r"(\d+) bytes smem", line):
@@ -109,7 +118,9 @@ def problems(row: dict[str, object]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()

@@ -62,13 +62,21 @@ def reports(build: Path) -> list[dict]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("build", type=Path)
-    parser.add_argument("--minimum", type=float, default=0.0, help="fail below this percentage of lines")
+    parser.add_argument(
+        "--minimum", type=float, default=0.0, help="fail below this percentage of lines"
+    )
     parser.add_argument("--missing", action="store_true", help="print the lines that never ran")
     arguments = parser.parse_args()
-    lines: dict[Path, dict[int, int]] = collections.defaultdict(lambda: collections.defaultdict(int))
-    branches: dict[Path, dict[tuple[int, int], int]] = collections.defaultdict(lambda: collections.defaultdict(int))
+    lines: dict[Path, dict[int, int]] = collections.defaultdict(
+        lambda: collections.defaultdict(int)
+    )
+    branches: dict[Path, dict[tuple[int, int], int]] = collections.defaultdict(
+        lambda: collections.defaultdict(int)
+    )
     for report in reports(arguments.build):
         base = Path(report["current_working_directory"])
         for file in report["files"]:
@@ -94,7 +102,11 @@ def main() -> int:
         ways = sum(len(branches[p]) for p in paths)
         taken = sum(count > 0 for p in paths for count in branches[p].values())
         percent = 100 * hit / max(total, 1)
-        print(f"{name:52s} {hit:5d}/{total:<5d} {percent:5.1f} %  {taken:5d}/{ways:<5d} {100 * taken / max(ways, 1):5.1f} %")
+        ways_percent = 100 * taken / max(ways, 1)
+        print(
+            f"{name:52s} {hit:5d}/{total:<5d} {percent:5.1f} %"
+            f"  {taken:5d}/{ways:<5d} {ways_percent:5.1f} %"
+        )
         return percent
 
     print(f"{'device code':52s} {'lines':>19s} {'branches':>19s}")

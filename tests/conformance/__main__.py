@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs every wrapper and intrinsic on this machine's GPU and writes goldens.npz.
 
-    python -m tests.conformance            on a GPU machine: build with nvcc, run, write the goldens
-    python -m tests.conformance --compare  anywhere: the emulator against the goldens
+python -m tests.conformance            on a GPU machine: build with nvcc, run, write the goldens
+python -m tests.conformance --compare  anywhere: the emulator against the goldens
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import argparse
 import sys
 
 import numpy as np
-
 from tests.conformance.common import (
     GOLDENS,
     Runner,
@@ -53,8 +52,11 @@ def compare() -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.conformance",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--compare", action="store_true", help="emulator against the goldens")
     parser.add_argument("--arch", default="native", help="nvcc -arch (sm_90a for wgmma)")
     arguments = parser.parse_args()

@@ -30,8 +30,32 @@ FLOAT_EDGES = [0x00000000, 0x80000000, 0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC
                0x00000001, 0x807FFFFF, 0x00800000, 0x7F7FFFFF, 0xFF7FFFFF, 0x3F800000, 0x3F7FFFFF,
                0x3F800001, 0x477FE000, 0x477FF000, 0x387FC000, 0x33800000, 0x33000001, 0x42B00000,
                0xC2D00000, 0x3F801000, 0x3F803000]  # fmt: skip
-HALF_EDGES = [0x0000, 0x8000, 0x7C00, 0xFC00, 0x7E00, 0xFE01, 0x0001, 0x83FF, 0x0400, 0x7BFF, 0x3C00]
-BFLOAT_EDGES = [0x0000, 0x8000, 0x7F80, 0xFF80, 0x7FC0, 0xFFC1, 0x0001, 0x807F, 0x0080, 0x7F7F, 0x3F80]
+HALF_EDGES = [
+    0x0000,
+    0x8000,
+    0x7C00,
+    0xFC00,
+    0x7E00,
+    0xFE01,
+    0x0001,
+    0x83FF,
+    0x0400,
+    0x7BFF,
+    0x3C00,
+]
+BFLOAT_EDGES = [
+    0x0000,
+    0x8000,
+    0x7F80,
+    0xFF80,
+    0x7FC0,
+    0xFFC1,
+    0x0001,
+    0x807F,
+    0x0080,
+    0x7F7F,
+    0x3F80,
+]
 
 
 @dataclass(frozen=True)
@@ -85,8 +109,11 @@ class Runner:
             getattr(c, name).argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
         c.test_error.restype = c.conformance_text.restype = ctypes.c_char_p
         self.kernels = [
-            Kernel(i, *(c.conformance_text(i, k).decode() for k in range(3)),
-                   *(c.conformance_number(i, k) for k in range(3)))  # fmt: skip
+            Kernel(
+                i,
+                *(c.conformance_text(i, k).decode() for k in range(3)),
+                *(c.conformance_number(i, k) for k in range(3)),
+            )
             for i in range(c.conformance_count())
         ]
 
@@ -98,7 +125,11 @@ class Runner:
 
     def supports(self, kernel: Kernel) -> bool:
         # wgmma and setmaxnreg belong to compute capability 9.0 alone.
-        return self.capability == 91 if kernel.capability == 91 else self.capability >= kernel.capability
+        return (
+            self.capability == 91
+            if kernel.capability == 91
+            else self.capability >= kernel.capability
+        )
 
     def run(self, kernel: Kernel) -> np.ndarray:
         # The result array starts as ones, like nothing a kernel leaves by accident.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from conformance import common
 from conformance.common import disagreement, read_goldens
 from emulation.library import why_not
@@ -33,13 +34,19 @@ def test_the_emulator_agrees_with_the_goldens(runner):
     ]
     assert not problems, "\n".join(problems)
     if without:
-        pytest.skip(f"no goldens yet for {len(without)} kernels: python -m tests.conformance on a GPU")
+        pytest.skip(
+            f"no goldens yet for {len(without)} kernels: python -m tests.conformance on a GPU"
+        )
 
 
 def test_matrix_instructions_agree_with_float64(runner):
     """Independent of any golden: the fragment layouts against a dense product."""
     for kernel in runner.kernels:
-        if kernel.compare != "mma" or not kernel.name.startswith("mma_") or "edges" in kernel.inputs:
+        if (
+            kernel.compare != "mma"
+            or not kernel.name.startswith("mma_")
+            or "edges" in kernel.inputs
+        ):
             continue
         words, got = common.words_of(kernel).reshape(32, 10), runner.run(kernel).view(np.float32)
         depth = 16 if kernel.name.endswith("k16") else 8

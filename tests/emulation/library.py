@@ -36,7 +36,9 @@ CHECKED += ["--param=tsan-instrument-func-entry-exit=0", "--param=tsan-distingui
 @functools.cache
 def cuda_headers() -> Path | None:
     """The folder with cuda_runtime.h: of the toolkit, or of the pip packages."""
-    candidates = [Path(os.environ[k]) / "include" for k in ("CUDA_HOME", "CUDA_PATH") if k in os.environ]
+    candidates = [
+        Path(os.environ[k]) / "include" for k in ("CUDA_HOME", "CUDA_PATH") if k in os.environ
+    ]
     if nvcc := shutil.which("nvcc"):
         listing = subprocess.run(
             [nvcc, "--dryrun", "-c", "x.cu"], capture_output=True, text=True, check=False
@@ -55,7 +57,7 @@ def why_not() -> str:
     if shutil.which("g++") is None:
         return "needs g++"
     if cuda_headers() is None:
-        return "needs NVIDIA's headers (pip install nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl)"
+        return "needs NVIDIA's headers (pip: nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl)"
     return "" if CSRC.is_dir() else "needs the source tree"
 
 
@@ -84,7 +86,10 @@ def compile_object(source: Path, flags: list[str]) -> Path:
     if not target.exists():
         partial = target.with_suffix(f".{os.getpid()}.tmp")
         done = subprocess.run(
-            [*command, "-c", str(source), "-o", str(partial)], capture_output=True, text=True, check=False
+            [*command, "-c", str(source), "-o", str(partial)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise RuntimeError(f"{source.name} does not compile:\n{done.stderr[-4000:]}")
