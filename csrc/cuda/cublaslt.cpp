@@ -66,8 +66,8 @@ bool load(Library& l) {
   l.tried = true;
   std::string failures;
   for (const std::string& candidate :
-       {l.path, std::string("libcublasLt.so.13"), std::string("/usr/local/cuda/lib64/libcublasLt.so.13"),
-        std::string("libcublasLt.so.12")}) {
+       {l.path, std::string("libcublasLt.so.13"),
+        std::string("/usr/local/cuda/lib64/libcublasLt.so.13"), std::string("libcublasLt.so.12")}) {
     if (candidate.empty()) continue;
     void* file = dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!file) {
@@ -87,8 +87,8 @@ bool load(Library& l) {
 
 void require(lt::Status status, const char* what) {
   if (status != 0)
-    throw CudaError(status, std::string("cuBLASLt: ") + what + " failed with status " +
-                                std::to_string(status));
+    throw CudaError(
+        status, std::string("cuBLASLt: ") + what + " failed with status " + std::to_string(status));
 }
 
 int type_of(DType t) {
@@ -104,8 +104,8 @@ std::uint32_t alignment_of(const void* p) {
 class Descriptors {
  public:
   Descriptors(const lt::Functions& f, const GemmArgs& g) : f_(f) {
-    const int compute = g.dtype == DType::kFloat32 && g.allow_tf32 ? lt::kCompute32FFastTf32
-                                                                   : lt::kCompute32F;
+    const int compute =
+        g.dtype == DType::kFloat32 && g.allow_tf32 ? lt::kCompute32FFastTf32 : lt::kCompute32F;
     require(f.MatmulDescCreate(&desc, compute, lt::kFloat32), "cublasLtMatmulDescCreate");
     const std::int32_t op_b = g.transpose_b ? lt::kTranspose : lt::kNone;
     const std::int32_t op_a = g.transpose_a ? lt::kTranspose : lt::kNone;
@@ -223,14 +223,26 @@ bool gemm(const GemmArgs& g, StreamHandle stream) {
     if (!h) require(l.f.Create(&h), "cublasLtCreate");
     handle = h;
     d = std::make_unique<Descriptors>(l.f, g);
-    const int flags = g.transpose_a | g.transpose_b << 1 | (g.bias != nullptr) << 2 |
-                      g.allow_tf32 << 3;
-    const int alignment = static_cast<int>(alignment_of(g.a) | alignment_of(g.b) << 10 |
-                                           alignment_of(g.c) << 20);
-    const Library::Key key{device,     static_cast<int>(g.dtype), static_cast<int>(g.out_dtype),
-                           g.m,        g.n,        g.k,        flags,      alignment,
-                           g.row_a,    g.row_b,    g.row_c,    g.batch,    g.stride_a,
-                           g.stride_b, g.stride_c, 0};
+    const int flags =
+        g.transpose_a | g.transpose_b << 1 | (g.bias != nullptr) << 2 | g.allow_tf32 << 3;
+    const int alignment =
+        static_cast<int>(alignment_of(g.a) | alignment_of(g.b) << 10 | alignment_of(g.c) << 20);
+    const Library::Key key{device,
+                           static_cast<int>(g.dtype),
+                           static_cast<int>(g.out_dtype),
+                           g.m,
+                           g.n,
+                           g.k,
+                           flags,
+                           alignment,
+                           g.row_a,
+                           g.row_b,
+                           g.row_c,
+                           g.batch,
+                           g.stride_a,
+                           g.stride_b,
+                           g.stride_c,
+                           0};
     auto [found, fresh] = l.choices.try_emplace(key);
     if (fresh) found->second = choose(l.f, handle, *d, g);
     if (!found->second) return false;

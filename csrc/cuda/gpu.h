@@ -20,7 +20,9 @@
 #include <cstring>
 
 #define SHARED_ARRAY(T, name, dims) __shared__ T name dims
-#define DYNAMIC_SHARED(name, align) extern __shared__ __align__(align) unsigned char name[]
+#define DYNAMIC_SHARED(name, align)  \
+  extern __shared__ __align__(align) \
+  unsigned char name[]
 
 // A wrapper that synchronises or touches memory carries its caller's source line in the emulated
 // build, so that a report names the kernel's line and not the wrapper's. Under nvcc: nothing.
@@ -41,7 +43,8 @@
 #endif
 
 #define SEQLOOM_DEVICE __device__ __forceinline__
-// Out of line. (__noinline__ itself cannot be spelled for a host compiler: its library uses the word.)
+// Out of line. (__noinline__ itself cannot be spelled for a host compiler: its library uses the
+// word.)
 #if defined(__CUDACC__)
 #define SEQLOOM_DEVICE_NOINLINE __device__ __noinline__
 #else

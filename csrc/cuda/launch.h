@@ -14,10 +14,10 @@ namespace seqloom::cuda {
 struct LaunchConfig {
   dim3 grid{1, 1, 1};
   dim3 block{1, 1, 1};
-  std::size_t shared_bytes = 0;              // dynamic shared memory; opted in beyond 48 KB
-  cudaStream_t stream = current_stream();    // the calling thread's stream
-  bool cooperative = false;                  // all blocks resident: needed for ptx::grid_sync
-  dim3 cluster{1, 1, 1};                     // sm_90: blocks that share distributed memory
+  std::size_t shared_bytes = 0;            // dynamic shared memory; opted in beyond 48 KB
+  cudaStream_t stream = current_stream();  // the calling thread's stream
+  bool cooperative = false;                // all blocks resident: needed for ptx::grid_sync
+  dim3 cluster{1, 1, 1};                   // sm_90: blocks that share distributed memory
 };
 
 template <class... Params, class... Args>

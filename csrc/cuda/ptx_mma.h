@@ -10,22 +10,22 @@
 namespace seqloom::cuda::ptx {
 
 #if defined(__CUDACC__)
-#define SEQLOOM_MMA_4_2(shape_and_types)                                                  \
-  asm volatile("mma.sync.aligned." shape_and_types                                        \
-               " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"               \
-               : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                           \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]),        \
-                 "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]))
-#define SEQLOOM_MMA_2_1(shape_and_types)                                                  \
-  asm volatile("mma.sync.aligned." shape_and_types                                        \
-               " {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%8,%9,%10};"                           \
-               : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                           \
+#define SEQLOOM_MMA_4_2(shape_and_types)                                                      \
+  asm volatile("mma.sync.aligned." shape_and_types                                            \
+               " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"                   \
+               : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                               \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), \
+                 "f"(c[1]), "f"(c[2]), "f"(c[3]))
+#define SEQLOOM_MMA_2_1(shape_and_types)                        \
+  asm volatile("mma.sync.aligned." shape_and_types              \
+               " {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%8,%9,%10};" \
+               : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]) \
                : "r"(a[0]), "r"(a[1]), "r"(b), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]))
 #endif
 
 // D = A B + C with A 16x16, B 16x8, fp32 accumulation. D and C may be the same array.
-SEQLOOM_DEVICE void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4],
-                                      const uint32_t (&b)[2], const float (&c)[4] SEQLOOM_SITE) {
+SEQLOOM_DEVICE void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                      const float (&c)[4] SEQLOOM_SITE) {
 #if defined(__CUDACC__)
   SEQLOOM_SM80(SEQLOOM_MMA_4_2("m16n8k16.row.col.f32.bf16.bf16.f32"));
 #else
@@ -33,8 +33,8 @@ SEQLOOM_DEVICE void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4],
 #endif
 }
 
-SEQLOOM_DEVICE void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4],
-                                     const uint32_t (&b)[2], const float (&c)[4] SEQLOOM_SITE) {
+SEQLOOM_DEVICE void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                     const float (&c)[4] SEQLOOM_SITE) {
 #if defined(__CUDACC__)
   SEQLOOM_SM80(SEQLOOM_MMA_4_2("m16n8k16.row.col.f32.f16.f16.f32"));
 #else
@@ -63,8 +63,8 @@ SEQLOOM_DEVICE void mma_m16n8k8_bf16(float (&d)[4], const uint32_t (&a)[2], uint
 
 // tf32, one 32-bit value a register: A 16x8 = (g, t), (g+8, t), (g, t+4), (g+8, t+4);
 // B 8x8 = (t, g), (t+4, g). Round operands with to_tf32 first: the unit drops the low 13 bits.
-SEQLOOM_DEVICE void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4],
-                                     const uint32_t (&b)[2], const float (&c)[4] SEQLOOM_SITE) {
+SEQLOOM_DEVICE void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                     const float (&c)[4] SEQLOOM_SITE) {
 #if defined(__CUDACC__)
   SEQLOOM_SM80(SEQLOOM_MMA_4_2("m16n8k8.row.col.f32.tf32.tf32.f32"));
 #else
@@ -91,7 +91,7 @@ SEQLOOM_DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const ui
 // load uses the first 8 or 16 lanes). Register j of a lane gets two neighbours of row g of matrix
 // j; with .trans, of column g.
 #if defined(__CUDACC__)
-#define SEQLOOM_LDMATRIX(count_and_trans, registers, ...)                                        \
+#define SEQLOOM_LDMATRIX(count_and_trans, registers, ...)                                 \
   asm volatile("ldmatrix.sync.aligned.m8n8." count_and_trans ".shared.b16 " registers ";" \
                : __VA_ARGS__                                                              \
                : "r"(address)                                                             \
@@ -129,9 +129,9 @@ SEQLOOM_DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t address SEQLOOM
 // stmatrix (sm_90): the reverse of ldmatrix.
 SEQLOOM_DEVICE void stmatrix_x2(uint32_t address, const uint32_t (&r)[2] SEQLOOM_SITE) {
 #if defined(__CUDACC__)
-  SEQLOOM_SM90(asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1,%2};" ::"r"(address),
-                            "r"(r[0]), "r"(r[1])
-                            : "memory"));
+  SEQLOOM_SM90(
+      asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1,%2};" ::"r"(address),
+                   "r"(r[0]), "r"(r[1]) : "memory"));
 #else
   emulation::stmatrix(r, 2, false, address, site);
 #endif
@@ -140,8 +140,7 @@ SEQLOOM_DEVICE void stmatrix_x4(uint32_t address, const uint32_t (&r)[4] SEQLOOM
 #if defined(__CUDACC__)
   SEQLOOM_SM90(
       asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address),
-                   "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
-                   : "memory"));
+                   "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory"));
 #else
   emulation::stmatrix(r, 4, false, address, site);
 #endif
@@ -150,8 +149,7 @@ SEQLOOM_DEVICE void stmatrix_x4_trans(uint32_t address, const uint32_t (&r)[4] S
 #if defined(__CUDACC__)
   SEQLOOM_SM90(asm volatile(
       "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address),
-      "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
-      : "memory"));
+      "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory"));
 #else
   emulation::stmatrix(r, 4, true, address, site);
 #endif

@@ -45,8 +45,8 @@ SEQLOOM_DEVICE void add_release(uint32_t* p, uint32_t value SEQLOOM_SITE) {
 #if defined(__CUDACC__)
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
 #else
-  emulation::fetch_modify(p, [value](uint32_t old) { return old + value; }, emulation::kRelease,
-                          site);
+  emulation::fetch_modify(
+      p, [value](uint32_t old) { return old + value; }, emulation::kRelease, site);
 #endif
 }
 // Returns the old value; what others released before it is visible afterwards.
@@ -59,8 +59,8 @@ SEQLOOM_DEVICE uint32_t fetch_add_acq_rel(uint32_t* p, uint32_t value SEQLOOM_SI
                : "memory");
   return old;
 #else
-  return emulation::fetch_modify(p, [value](uint32_t v) { return v + value; },
-                                 emulation::kAcquireRelease, site);
+  return emulation::fetch_modify(
+      p, [value](uint32_t v) { return v + value; }, emulation::kAcquireRelease, site);
 #endif
 }
 
@@ -88,8 +88,9 @@ SEQLOOM_DEVICE void store_relaxed_v4(uint4* p, uint4 v SEQLOOM_SITE) {
 #endif
 }
 
-// ---- barriers of part of a block -----------------------------------------------------------------
-// Barrier `id` (1-15; 0 is __syncthreads) of `threads` threads, a multiple of 32.
+// ---- barriers of part of a block
+// ----------------------------------------------------------------- Barrier `id` (1-15; 0 is
+// __syncthreads) of `threads` threads, a multiple of 32.
 SEQLOOM_DEVICE void named_barrier_sync(int id, int threads SEQLOOM_SITE) {
 #if defined(__CUDACC__)
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
@@ -117,11 +118,12 @@ SEQLOOM_DEVICE bool elect_one(SEQLOOM_SITE_ONLY) {
 #endif
 }
 
-// ---- the grid barrier ----------------------------------------------------------------------------
-// All threads of a cooperative launch wait for each other, and what they wrote is visible to all.
-// `state` is one zeroed word of global memory that only this barrier uses; it needs no reset
-// between launches. Block 0 adds 2^31 - (blocks - 1), every other block 1, so that bit 31 flips
-// exactly when the last block arrives.
+// ---- the grid barrier
+// ---------------------------------------------------------------------------- All threads of a
+// cooperative launch wait for each other, and what they wrote is visible to all. `state` is one
+// zeroed word of global memory that only this barrier uses; it needs no reset between launches.
+// Block 0 adds 2^31 - (blocks - 1), every other block 1, so that bit 31 flips exactly when the last
+// block arrives.
 SEQLOOM_DEVICE void grid_sync(uint32_t* state SEQLOOM_SITE) {
 #if !defined(__CUDACC__)
   emulation::require_cooperative_launch(site);
@@ -138,7 +140,8 @@ SEQLOOM_DEVICE void grid_sync(uint32_t* state SEQLOOM_SITE) {
   __syncthreads(SEQLOOM_PASS_SITE_ONLY);
 }
 
-// ---- clusters (sm_90) ------------------------------------------------------------------------------
+// ---- clusters (sm_90)
+// ------------------------------------------------------------------------------
 SEQLOOM_DEVICE uint32_t cluster_rank() {
 #if defined(__CUDACC__)
   uint32_t r = 0;
@@ -159,14 +162,14 @@ SEQLOOM_DEVICE uint32_t cluster_size() {
 }
 SEQLOOM_DEVICE void cluster_arrive(SEQLOOM_SITE_ONLY) {
 #if defined(__CUDACC__)
-  SEQLOOM_SM90(asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"));
+  SEQLOOM_SM90(asm volatile("barrier.cluster.arrive.release.aligned;" :: : "memory"));
 #else
   emulation::cluster_arrive(site);
 #endif
 }
 SEQLOOM_DEVICE void cluster_wait(SEQLOOM_SITE_ONLY) {
 #if defined(__CUDACC__)
-  SEQLOOM_SM90(asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"));
+  SEQLOOM_SM90(asm volatile("barrier.cluster.wait.acquire.aligned;" :: : "memory"));
 #else
   emulation::cluster_wait(site);
 #endif

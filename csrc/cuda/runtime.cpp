@@ -45,8 +45,8 @@ DeviceProperties query(int device) {
 void throw_cuda_error(int code, const char* what) {
   const auto error = static_cast<cudaError_t>(code);
   cudaGetLastError();  // it has been reported: do not report it again at the next call
-  std::string text = std::string(what) + ": " + cudaGetErrorName(error) + " (" +
-                     cudaGetErrorString(error) + ")";
+  std::string text =
+      std::string(what) + ": " + cudaGetErrorName(error) + " (" + cudaGetErrorString(error) + ")";
 #if defined(SEQLOOM_CUDA_EMULATED)
   const std::string report = emulation::last_report();
   if (!report.empty()) text += "\n" + report;
@@ -54,7 +54,8 @@ void throw_cuda_error(int code, const char* what) {
   throw CudaError(code, text);
 }
 
-// ---- availability ------------------------------------------------------------------------------------
+// ---- availability
+// ------------------------------------------------------------------------------------
 std::string why_unavailable() {
 #if !defined(SEQLOOM_CUDA_EMULATED)
   // Asked of the loader first: the runtime's own message does not tell a missing driver from an
@@ -93,7 +94,8 @@ std::string driver_version() {
   return version_text(v);
 }
 
-// ---- devices -----------------------------------------------------------------------------------------
+// ---- devices
+// -----------------------------------------------------------------------------------------
 DeviceProperties device_properties(int device) {
   const std::string why = why_unavailable();
   if (!why.empty()) throw CudaError(cudaErrorNoDevice, "cuda: " + why);
@@ -128,7 +130,8 @@ DeviceScope::DeviceScope(int device) : before_(current_device()) {
 }
 DeviceScope::~DeviceScope() { cudaSetDevice(before_); }
 
-// ---- streams and events ------------------------------------------------------------------------------
+// ---- streams and events
+// ------------------------------------------------------------------------------
 StreamHandle current_stream() { return t_stream; }
 void set_current_stream(StreamHandle stream) { t_stream = stream; }
 
@@ -165,7 +168,9 @@ EventHandle create_event(bool timing) {
   return e;
 }
 void destroy_event(EventHandle e) noexcept { cudaEventDestroy(e); }
-void record_event(EventHandle e, StreamHandle s) { check(cudaEventRecord(e, s), "cudaEventRecord"); }
+void record_event(EventHandle e, StreamHandle s) {
+  check(cudaEventRecord(e, s), "cudaEventRecord");
+}
 void wait_for_event(StreamHandle s, EventHandle e) {
   check(cudaStreamWaitEvent(s, e, 0), "cudaStreamWaitEvent");
 }
@@ -185,7 +190,8 @@ float elapsed_milliseconds(EventHandle start, EventHandle stop) {
   return ms;
 }
 
-// ---- launches ----------------------------------------------------------------------------------------
+// ---- launches
+// ----------------------------------------------------------------------------------------
 void allow_shared_bytes(const void* kernel, std::size_t bytes) {
   if (bytes <= 48 * 1024) return;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -202,7 +208,8 @@ int resident_blocks(const void* kernel, int threads, std::size_t shared_bytes) {
   return per_multiprocessor * current_device_properties().multiprocessors;
 }
 
-// ---- graphs ------------------------------------------------------------------------------------------
+// ---- graphs
+// ------------------------------------------------------------------------------------------
 struct Graph::State {
   StreamHandle capturing = nullptr;
   bool active = false;

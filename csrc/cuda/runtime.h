@@ -18,15 +18,17 @@ namespace seqloom::cuda {
 using StreamHandle = CUstream_st*;  // the same type as cudaStream_t
 using EventHandle = CUevent_st*;
 
-// ---- availability: never throws, never initialises more than it must ---------------------------------
-// Empty when a device can be used, else what is missing: a driver, a new enough one, or a GPU.
+// ---- availability: never throws, never initialises more than it must
+// --------------------------------- Empty when a device can be used, else what is missing: a
+// driver, a new enough one, or a GPU.
 std::string why_unavailable();
 bool is_available();
 int device_count();
 std::string runtime_version();  // "13.0", "13.0 (emulated)" or ""
 std::string driver_version();   // "" without a driver
 
-// ---- devices -----------------------------------------------------------------------------------------
+// ---- devices
+// -----------------------------------------------------------------------------------------
 struct DeviceProperties {
   std::string name;
   int major, minor;  // compute capability
@@ -56,8 +58,9 @@ class DeviceScope {  // another current device for a while
   int before_;
 };
 
-// ---- streams and events ------------------------------------------------------------------------------
-// Each thread has a current stream; at first the legacy default stream (null).
+// ---- streams and events
+// ------------------------------------------------------------------------------ Each thread has a
+// current stream; at first the legacy default stream (null).
 StreamHandle current_stream();
 void set_current_stream(StreamHandle);
 class StreamScope {
@@ -86,9 +89,10 @@ void synchronize_event(EventHandle);
 bool event_is_done(EventHandle);
 float elapsed_milliseconds(EventHandle start, EventHandle stop);
 
-// ---- memory ------------------------------------------------------------------------------------------
-// From the device's stream-ordered pool: fresh memory may be used by work on `stream`, and
-// released memory is reused by later work on it. Throws OutOfDeviceMemory.
+// ---- memory
+// ------------------------------------------------------------------------------------------ From
+// the device's stream-ordered pool: fresh memory may be used by work on `stream`, and released
+// memory is reused by later work on it. Throws OutOfDeviceMemory.
 void* allocate(std::size_t bytes, StreamHandle stream);
 void release(void* p, StreamHandle stream) noexcept;
 
@@ -115,16 +119,18 @@ void fill_bytes(void* target, int value, std::size_t bytes, StreamHandle stream)
 bool is_device_pointer(const void* p);
 int device_of_pointer(const void* p);
 
-// ---- kernels: see cuda/launch.h ------------------------------------------------------------------------
-// Allows `kernel` this much dynamic shared memory (a no-op up to 48 KB).
+// ---- kernels: see cuda/launch.h
+// ------------------------------------------------------------------------ Allows `kernel` this
+// much dynamic shared memory (a no-op up to 48 KB).
 void allow_shared_bytes(const void* kernel, std::size_t bytes);
 
 // Largest number of blocks of `kernel` that are resident at once on the current device: the upper
 // bound of a cooperative grid. Persistent kernels take their grid as a parameter below this.
 int resident_blocks(const void* kernel, int threads, std::size_t shared_bytes);
 
-// ---- graphs ------------------------------------------------------------------------------------------
-// Work recorded once and launched many times with one call.
+// ---- graphs
+// ------------------------------------------------------------------------------------------ Work
+// recorded once and launched many times with one call.
 class Graph {
  public:
   Graph();

@@ -66,8 +66,7 @@ SEQLOOM_DEVICE void store_vector_streaming(T* p, const float (&in)[kVectorWidth<
 
 // Ragged ends: the first `count` elements, the others of `out` become `fill`.
 template <class T>
-SEQLOOM_DEVICE void load_partial(const T* p, int count, float fill,
-                                 float (&out)[kVectorWidth<T>]) {
+SEQLOOM_DEVICE void load_partial(const T* p, int count, float fill, float (&out)[kVectorWidth<T>]) {
 #pragma unroll
   for (int i = 0; i < kVectorWidth<T>; ++i) out[i] = i < count ? to_float(p[i]) : fill;
 }

@@ -14,10 +14,12 @@ namespace {
 
 bool eager() { return machine.settings.async_copies == AsyncMode::kEager; }
 
-// ---- cp.async ----------------------------------------------------------------------------------------
+// ---- cp.async
+// ----------------------------------------------------------------------------------------
 void land(Fiber* f, const CpAsync& c) {
   ActAs issuer(f);
-  if (c.source_bytes) check_access(c.source, static_cast<std::size_t>(c.source_bytes), kRead, c.site);
+  if (c.source_bytes)
+    check_access(c.source, static_cast<std::size_t>(c.source_bytes), kRead, c.site);
   check_access(c.target, static_cast<std::size_t>(c.bytes), kWrite, c.site);
   std::memcpy(c.target, c.source, static_cast<std::size_t>(c.source_bytes));
   std::memset(c.target + c.source_bytes, 0, static_cast<std::size_t>(c.bytes - c.source_bytes));
@@ -30,7 +32,8 @@ void land_copies(Fiber* f, int last_group) {
   f->copies.erase(f->copies.begin(), f->copies.begin() + static_cast<std::ptrdiff_t>(n));
 }
 
-// ---- mbarriers -----------------------------------------------------------------------------------------
+// ---- mbarriers
+// -----------------------------------------------------------------------------------------
 struct BarrierRef {
   Mbarrier& barrier;
   Block* block;
@@ -60,7 +63,8 @@ void try_flip(Mbarrier& m) {
   progress();
 }
 
-// ---- loads by the async proxy --------------------------------------------------------------------------
+// ---- loads by the async proxy
+// --------------------------------------------------------------------------
 void land(AsyncLoad& a) {
   ActAs issuer(a.issuer);
   for (const auto& [target, source] : a.rows) {
@@ -97,7 +101,8 @@ void start(AsyncLoad load, Mbarrier& m) {
   }
 }
 
-// ---- stores by the async proxy -------------------------------------------------------------------------
+// ---- stores by the async proxy
+// -------------------------------------------------------------------------
 void land(Fiber* f, const StoreGroupEntry& s) {
   ActAs issuer(f);
   for (const auto& [target, source] : s.rows) {
@@ -143,7 +148,8 @@ void require_multiple_of_16(const char* what, std::uint32_t shared, const void* 
          what, shared, global, bytes);
 }
 
-// ---- tensor maps ---------------------------------------------------------------------------------------
+// ---- tensor maps
+// ---------------------------------------------------------------------------------------
 const TensorMapRecord& record_of(const void* map, std::size_t rank, Site site) {
   const auto* t = static_cast<const TensorMapRecord*>(map);
   if (t->magic != TensorMapRecord::kMagic) fail(site, "not a tensor map");
@@ -187,7 +193,11 @@ void cp_async(std::uint32_t target, const void* source, int bytes, int source_by
   if (source_bytes < 0 || source_bytes > bytes)
     fail(site, "cp.async: %d source bytes of a %d-byte copy", source_bytes, bytes);
   const CpAsync c{shared_at(target, static_cast<std::size_t>(bytes), site).p,
-                  static_cast<const unsigned char*>(source), bytes, source_bytes, f->cp_group, site};
+                  static_cast<const unsigned char*>(source),
+                  bytes,
+                  source_bytes,
+                  f->cp_group,
+                  site};
   if (eager()) {
     land(f, c);
     return;
@@ -281,8 +291,8 @@ void store_async(std::uint32_t target, const void* value, int bytes, std::uint32
   start(std::move(load), b.barrier);
 }
 
-void bulk_load(std::uint32_t target, const void* source, std::uint32_t bytes,
-               std::uint32_t barrier, Site site) {
+void bulk_load(std::uint32_t target, const void* source, std::uint32_t bytes, std::uint32_t barrier,
+               Site site) {
   InRuntime guard;
   require_multiple_of_16("cp.async.bulk", target, source, bytes, site);
   const BarrierRef b = mbarrier_at(barrier, site);
@@ -341,8 +351,8 @@ void tensor_load(std::uint32_t target, const void* map, std::initializer_list<in
   load.issuer = self();
   load.site = site;
   const std::uint32_t inner = t.box[0] * t.element_bytes;
-  const bool whole = at[0] >= 0 && at[0] + t.box[0] <= static_cast<std::int64_t>(t.dims[0]) &&
-                     inner % 16 == 0;
+  const bool whole =
+      at[0] >= 0 && at[0] + t.box[0] <= static_cast<std::int64_t>(t.dims[0]) && inner % 16 == 0;
   if (whole) load.row_bytes = 16;
   for_each_element_run(
       t, at, target,
@@ -351,7 +361,8 @@ void tensor_load(std::uint32_t target, const void* map, std::initializer_list<in
         load.bytes += run;
         for (std::uint32_t i = 0; i < per_run; i += whole ? per_run : 1) {
           const std::int64_t column = x + i;
-          const bool exists = inside && column >= 0 && column < static_cast<std::int64_t>(t.dims[0]);
+          const bool exists =
+              inside && column >= 0 && column < static_cast<std::int64_t>(t.dims[0]);
           load.rows.emplace_back(shared_at(shared + i * t.element_bytes, load.row_bytes, site).p,
                                  exists ? t.base + bytes + column * t.element_bytes : nullptr);
         }

@@ -27,18 +27,27 @@ namespace emulation = seqloom::emulation;
 
 extern "C" {
 
-#define SEQLOOM_ACCESS(n)                                                                     \
-  void __tsan_read##n(void* p) { emulation::instrumented_access(p, n, emulation::kRead, SEQLOOM_PC); } \
-  void __tsan_write##n(void* p) { emulation::instrumented_access(p, n, emulation::kWrite, SEQLOOM_PC); } \
-  void __tsan_unaligned_read##n(void* p) { emulation::instrumented_access(p, n, emulation::kRead, SEQLOOM_PC); } \
-  void __tsan_unaligned_write##n(void* p) { emulation::instrumented_access(p, n, emulation::kWrite, SEQLOOM_PC); } \
-  void __tsan_volatile_read##n(void* p) {                                                     \
-    emulation::instrumented_access(p, n, emulation::kAtomic, SEQLOOM_PC);                     \
-    if (emulation::current_thread && !emulation::runtime_depth)                               \
-      emulation::pause_thread({"a volatile read", 1});                                        \
-  }                                                                                           \
-  void __tsan_volatile_write##n(void* p) {                                                    \
-    emulation::instrumented_access(p, n, emulation::kWrite | emulation::kAtomic | emulation::kInitialises, SEQLOOM_PC); \
+#define SEQLOOM_ACCESS(n)                                                                    \
+  void __tsan_read##n(void* p) {                                                             \
+    emulation::instrumented_access(p, n, emulation::kRead, SEQLOOM_PC);                      \
+  }                                                                                          \
+  void __tsan_write##n(void* p) {                                                            \
+    emulation::instrumented_access(p, n, emulation::kWrite, SEQLOOM_PC);                     \
+  }                                                                                          \
+  void __tsan_unaligned_read##n(void* p) {                                                   \
+    emulation::instrumented_access(p, n, emulation::kRead, SEQLOOM_PC);                      \
+  }                                                                                          \
+  void __tsan_unaligned_write##n(void* p) {                                                  \
+    emulation::instrumented_access(p, n, emulation::kWrite, SEQLOOM_PC);                     \
+  }                                                                                          \
+  void __tsan_volatile_read##n(void* p) {                                                    \
+    emulation::instrumented_access(p, n, emulation::kAtomic, SEQLOOM_PC);                    \
+    if (emulation::current_thread && !emulation::runtime_depth)                              \
+      emulation::pause_thread({"a volatile read", 1});                                       \
+  }                                                                                          \
+  void __tsan_volatile_write##n(void* p) {                                                   \
+    emulation::instrumented_access(                                                          \
+        p, n, emulation::kWrite | emulation::kAtomic | emulation::kInitialises, SEQLOOM_PC); \
   }
 SEQLOOM_ACCESS(1)
 SEQLOOM_ACCESS(2)
@@ -59,19 +68,33 @@ void __tsan_vptr_update(void*, void*) {}
 void __tsan_vptr_read(void*) {}
 
 // Host code of a kernel's file may use C++ atomics (shared_ptr): they do what they say.
-#define SEQLOOM_ATOMICS(bits, T)                                                                  \
-  T __tsan_atomic##bits##_load(const volatile T* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); } \
-  void __tsan_atomic##bits##_store(volatile T* p, T v, int) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); } \
-  T __tsan_atomic##bits##_exchange(volatile T* p, T v, int) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); } \
-  T __tsan_atomic##bits##_fetch_add(volatile T* p, T v, int) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); } \
-  T __tsan_atomic##bits##_fetch_sub(volatile T* p, T v, int) { return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); } \
-  T __tsan_atomic##bits##_fetch_and(volatile T* p, T v, int) { return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST); } \
-  T __tsan_atomic##bits##_fetch_or(volatile T* p, T v, int) { return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST); } \
-  int __tsan_atomic##bits##_compare_exchange_strong(volatile T* p, T* c, T v, int, int) {         \
-    return __atomic_compare_exchange_n(p, c, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);       \
-  }                                                                                               \
-  int __tsan_atomic##bits##_compare_exchange_weak(volatile T* p, T* c, T v, int, int) {           \
-    return __atomic_compare_exchange_n(p, c, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);       \
+#define SEQLOOM_ATOMICS(bits, T)                                                            \
+  T __tsan_atomic##bits##_load(const volatile T* p, int) {                                  \
+    return __atomic_load_n(p, __ATOMIC_SEQ_CST);                                            \
+  }                                                                                         \
+  void __tsan_atomic##bits##_store(volatile T* p, T v, int) {                               \
+    __atomic_store_n(p, v, __ATOMIC_SEQ_CST);                                               \
+  }                                                                                         \
+  T __tsan_atomic##bits##_exchange(volatile T* p, T v, int) {                               \
+    return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);                                     \
+  }                                                                                         \
+  T __tsan_atomic##bits##_fetch_add(volatile T* p, T v, int) {                              \
+    return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);                                      \
+  }                                                                                         \
+  T __tsan_atomic##bits##_fetch_sub(volatile T* p, T v, int) {                              \
+    return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST);                                      \
+  }                                                                                         \
+  T __tsan_atomic##bits##_fetch_and(volatile T* p, T v, int) {                              \
+    return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST);                                      \
+  }                                                                                         \
+  T __tsan_atomic##bits##_fetch_or(volatile T* p, T v, int) {                               \
+    return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST);                                       \
+  }                                                                                         \
+  int __tsan_atomic##bits##_compare_exchange_strong(volatile T* p, T* c, T v, int, int) {   \
+    return __atomic_compare_exchange_n(p, c, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+  }                                                                                         \
+  int __tsan_atomic##bits##_compare_exchange_weak(volatile T* p, T* c, T v, int, int) {     \
+    return __atomic_compare_exchange_n(p, c, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
   }
 SEQLOOM_ATOMICS(8, std::uint8_t)
 SEQLOOM_ATOMICS(16, std::uint16_t)
@@ -80,7 +103,8 @@ SEQLOOM_ATOMICS(64, std::uint64_t)
 void __tsan_atomic_thread_fence(int) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 void __tsan_atomic_signal_fence(int) {}
 
-// ---- undefined behaviour: every data block starts with its source location --------------------------
+// ---- undefined behaviour: every data block starts with its source location
+// --------------------------
 #define SEQLOOM_UB(name, text, ...) \
   void __ubsan_handle_##name(void* data __VA_ARGS__) { emulation::undefined(data, text); }
 #define SEQLOOM_ONE , void*

@@ -45,7 +45,13 @@ struct Checker {
   std::set<std::tuple<int, std::uint32_t, std::uint32_t>> reported;
 } checker;
 
-enum ReportKind { kRaceReport, kUninitialisedReport, kReadOnlyReport, kProxyReport, kLifetimeReport };
+enum ReportKind {
+  kRaceReport,
+  kUninitialisedReport,
+  kReadOnlyReport,
+  kProxyReport,
+  kLifetimeReport
+};
 
 std::uint32_t where_of(Site site) {
   const auto [it, fresh] = checker.site_index.try_emplace(
@@ -114,12 +120,11 @@ void report_pair(ReportKind kind, const char* text, const void* p, int flags, st
 // One granule of 8 bytes; `touched` has a bit for each byte accessed.
 void check_granule(const Fiber& f, const unsigned char* granule, std::uint8_t touched, int flags,
                    std::uint32_t where) {
-  const std::uint32_t warp =
-      f.block->linear << 5 | static_cast<std::uint32_t>(f.index >> 5);
+  const std::uint32_t warp = f.block->linear << 5 | static_cast<std::uint32_t>(f.index >> 5);
   const std::uint32_t lane = 1u << f.lane;
   const Warp& w = *f.warp;
   Cell* cells = checker.cells + (granule - machine.heap) / 8 * kCells;
-  Cell* slot = nullptr;    // free or superseded
+  Cell* slot = nullptr;  // free or superseded
   Cell* redundant = nullptr;
   bool stored = false;
   for (Cell* x = cells; x < cells + kCells; ++x) {
@@ -135,14 +140,15 @@ void check_granule(const Fiber& f, const unsigned char* granule, std::uint8_t to
       report_pair(kReadOnlyReport, "read-only load of memory that the same launch writes", granule,
                   flags, where, *x, "");
     const std::uint32_t others = x->warp == warp ? x->lanes & ~lane : x->lanes;
-    const bool proxy_crossing = (flags & kAsyncProxy) && (x->flags & kWrite) &&
-                                !(x->flags & kAsyncProxy);
+    const bool proxy_crossing =
+        (flags & kAsyncProxy) && (x->flags & kWrite) && !(x->flags & kAsyncProxy);
     if (proxy_crossing && !stamp_of(w.proxy_visible, x->warp).covers(x->clock, x->lanes))
       report_pair(kProxyReport, "missing fence_proxy_async", granule, flags, where, *x,
                   " (an asynchronous instruction touches what ordinary code wrote)");
     if (!others) {  // this very thread
       if (inside && (x->flags == flags || ((flags & kWrite) && !(x->flags & kWrite)))) {
-        *x = {warp, w.clock, lane, checker.launch, where, touched, static_cast<std::uint8_t>(flags), 0};
+        *x = {warp, w.clock, lane, checker.launch, where, touched, static_cast<std::uint8_t>(flags),
+              0};
         stored = true;
       }
       continue;
@@ -176,7 +182,8 @@ void check_granule(const Fiber& f, const unsigned char* granule, std::uint8_t to
   }
   if (stored) return;
   if (!slot) slot = redundant ? redundant : &cells[random_bits() & (kCells - 1)];
-  *slot = {warp, w.clock, lane, checker.launch, where, touched, static_cast<std::uint8_t>(flags), 0};
+  *slot = {warp, w.clock, lane, checker.launch, where, touched, static_cast<std::uint8_t>(flags),
+           0};
 }
 
 void check(const void* pointer, std::size_t bytes, int flags, Site site, std::uintptr_t pc) {
@@ -246,8 +253,10 @@ void check_remote_block(Block& b, Site site, std::uintptr_t pc) {
     started |= s.full || s.lanes;
   }
   if (!started && first_time(kLifetimeReport, where(), 0))
-    add_report("shared memory of another block is accessed before that block is known to have "
-               "started (cluster barrier), in " + describe_where(where()) + " [" + describe(f) + "]");
+    add_report(
+        "shared memory of another block is accessed before that block is known to have "
+        "started (cluster barrier), in " +
+        describe_where(where()) + " [" + describe(f) + "]");
   Stamp now;
   now.partial = f.warp->clock;
   now.lanes = 1u << f.lane;
@@ -264,7 +273,8 @@ void check_block_end(Block& b) {
   for (const auto& [warp, r] : b.remote) {
     if (stamp_of(all, warp).covers(r.stamp.partial, r.stamp.lanes)) continue;
     add_report("block (" + std::to_string(b.index.x) + "," + std::to_string(b.index.y) + "," +
-               std::to_string(b.index.z) + ") may exit while another block of its cluster still "
+               std::to_string(b.index.z) +
+               ") may exit while another block of its cluster still "
                "accesses its shared memory, in " +
                describe_where(r.pc ? where_of(r.pc) : where_of(r.site)));
     return;
@@ -277,7 +287,8 @@ void note_readonly_load(const void* p, std::size_t bytes, Site site) {
 
 void reset_shadow(const void* p, std::size_t bytes) {
   if (!checker.cells || !bytes) return;
-  const auto first = static_cast<std::size_t>(static_cast<const unsigned char*>(p) - machine.heap) / 8;
+  const auto first =
+      static_cast<std::size_t>(static_cast<const unsigned char*>(p) - machine.heap) / 8;
   std::memset(static_cast<void*>(checker.cells + first * kCells), 0,
               (bytes + 15) / 8 * kCells * sizeof(Cell));
 }
@@ -310,8 +321,7 @@ void checker_launch_begins() {
     }
   }
   if (machine.checking && !checker.cells) {
-    void* p = mmap(nullptr,
-                   (kHeapBytes + kWindows * kWindowBytes) / 8 * kCells * sizeof(Cell),
+    void* p = mmap(nullptr, (kHeapBytes + kWindows * kWindowBytes) / 8 * kCells * sizeof(Cell),
                    PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     checker.cells = static_cast<Cell*>(p);

@@ -10,15 +10,24 @@ namespace {
 
 const char* name_of(WarpOp op) {
   switch (op) {
-    case WarpOp::kShuffle: return "shfl.sync";
-    case WarpOp::kBallot: return "vote.sync";
-    case WarpOp::kSyncWarp: return "__syncwarp";
-    case WarpOp::kReduce: return "redux.sync";
-    case WarpOp::kMatch: return "match.sync";
-    case WarpOp::kElect: return "elect.sync";
-    case WarpOp::kMma: return "mma.sync";
-    case WarpOp::kLdmatrix: return "ldmatrix";
-    case WarpOp::kStmatrix: return "stmatrix";
+    case WarpOp::kShuffle:
+      return "shfl.sync";
+    case WarpOp::kBallot:
+      return "vote.sync";
+    case WarpOp::kSyncWarp:
+      return "__syncwarp";
+    case WarpOp::kReduce:
+      return "redux.sync";
+    case WarpOp::kMatch:
+      return "match.sync";
+    case WarpOp::kElect:
+      return "elect.sync";
+    case WarpOp::kMma:
+      return "mma.sync";
+    case WarpOp::kLdmatrix:
+      return "ldmatrix";
+    case WarpOp::kStmatrix:
+      return "stmatrix";
   }
   return "?";
 }
@@ -51,28 +60,40 @@ void shuffle_lanes(Warp& w, unsigned lanes) {
 std::uint32_t combine(std::uint32_t a, std::uint32_t b, std::uint64_t op) {
   const auto sa = static_cast<std::int32_t>(a), sb = static_cast<std::int32_t>(b);
   switch (op) {
-    case kAdd: return a + b;
-    case kMaxUnsigned: return std::max(a, b);
-    case kMaxSigned: return static_cast<std::uint32_t>(std::max(sa, sb));
-    case kMinUnsigned: return std::min(a, b);
-    case kMinSigned: return static_cast<std::uint32_t>(std::min(sa, sb));
-    case kAnd: return a & b;
-    case kOr: return a | b;
-    default: return a ^ b;
+    case kAdd:
+      return a + b;
+    case kMaxUnsigned:
+      return std::max(a, b);
+    case kMaxSigned:
+      return static_cast<std::uint32_t>(std::max(sa, sb));
+    case kMinUnsigned:
+      return std::min(a, b);
+    case kMinSigned:
+      return static_cast<std::uint32_t>(std::min(sa, sb));
+    case kAnd:
+      return a & b;
+    case kOr:
+      return a | b;
+    default:
+      return a ^ b;
   }
 }
 
 void perform(Warp& w, unsigned lanes, WarpOp op, std::uint64_t arg) {
   const int leader = __builtin_ctz(lanes);
   switch (op) {
-    case WarpOp::kShuffle: shuffle_lanes(w, lanes); break;
+    case WarpOp::kShuffle:
+      shuffle_lanes(w, lanes);
+      break;
     case WarpOp::kBallot: {
       std::uint32_t bits = 0;
       for_each_lane(lanes, [&](int l) { bits |= input<std::uint32_t>(w, l) << l; });
       for_each_lane(lanes, [&](int l) { output<std::uint32_t>(w, l) = bits; });
       break;
     }
-    case WarpOp::kSyncWarp: warp_synchronised(w, lanes); break;
+    case WarpOp::kSyncWarp:
+      warp_synchronised(w, lanes);
+      break;
     case WarpOp::kReduce: {
       std::uint32_t r = input<std::uint32_t>(w, leader);
       for_each_lane(lanes & (lanes - 1),
@@ -96,8 +117,12 @@ void perform(Warp& w, unsigned lanes, WarpOp op, std::uint64_t arg) {
       ++machine.stats.mma;
       perform_mma(w, static_cast<MmaKind>(arg));
       break;
-    case WarpOp::kLdmatrix: perform_ldmatrix(w, lanes, arg); break;
-    case WarpOp::kStmatrix: perform_stmatrix(w, arg); break;
+    case WarpOp::kLdmatrix:
+      perform_ldmatrix(w, lanes, arg);
+      break;
+    case WarpOp::kStmatrix:
+      perform_stmatrix(w, arg);
+      break;
   }
 }
 
@@ -109,8 +134,9 @@ void check_agreement(const Warp& w, unsigned mask, unsigned lanes, const LaneReq
   for_each_lane(lanes, [&](int l) {
     const LaneRequest& r = w.lanes[l]->request;
     if (r.mask != mask || r.op != first.op)
-      fail(r.site, "divergent warp: lane %d is in %s with mask %08x, lane %d in %s with mask %08x (%s)",
-           l, name_of(r.op), r.mask, __builtin_ctz(lanes), name_of(first.op), first.mask,
+      fail(r.site,
+           "divergent warp: lane %d is in %s with mask %08x, lane %d in %s with mask %08x (%s)", l,
+           name_of(r.op), r.mask, __builtin_ctz(lanes), name_of(first.op), first.mask,
            describe(first.site).c_str());
     if (r.site != first.site)
       fail(r.site, "divergent warp: %s executed from two places, also at %s", name_of(r.op),

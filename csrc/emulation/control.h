@@ -21,13 +21,13 @@ enum class StreamMode {
 };
 
 struct Settings {
-  Schedule schedule = Schedule::kFifo;     // SEQLOOM_EMULATION_SCHEDULE=fifo|reverse|random
-  std::uint64_t seed = 1;                  // SEQLOOM_EMULATION_SEED
-  AsyncMode async_copies = AsyncMode::kLazy;   // SEQLOOM_EMULATION_ASYNC=eager|lazy|random
-  StreamMode streams = StreamMode::kLazy;      // SEQLOOM_EMULATION_STREAMS=eager|lazy
-  bool check = true;                       // SEQLOOM_EMULATION_CHECK=0|1: only in checked builds
-  int multiprocessors = 8;                 // SEQLOOM_EMULATION_SMS: bounds cooperative grids
-  int compute_capability = 90;             // SEQLOOM_EMULATION_CAPABILITY=75|80|90
+  Schedule schedule = Schedule::kFifo;        // SEQLOOM_EMULATION_SCHEDULE=fifo|reverse|random
+  std::uint64_t seed = 1;                     // SEQLOOM_EMULATION_SEED
+  AsyncMode async_copies = AsyncMode::kLazy;  // SEQLOOM_EMULATION_ASYNC=eager|lazy|random
+  StreamMode streams = StreamMode::kLazy;     // SEQLOOM_EMULATION_STREAMS=eager|lazy
+  bool check = true;                          // SEQLOOM_EMULATION_CHECK=0|1: only in checked builds
+  int multiprocessors = 8;                    // SEQLOOM_EMULATION_SMS: bounds cooperative grids
+  int compute_capability = 90;                // SEQLOOM_EMULATION_CAPABILITY=75|80|90
   int max_reports = 10;
 };
 
@@ -45,8 +45,8 @@ bool built_with_checker();
 std::string last_report();
 
 struct Statistics {
-  std::uint64_t launches, blocks, threads, switches, collectives, mma, checked_accesses,
-      ldmatrix, ldmatrix_conflicts;
+  std::uint64_t launches, blocks, threads, switches, collectives, mma, checked_accesses, ldmatrix,
+      ldmatrix_conflicts;
 };
 Statistics statistics();
 void reset_statistics();

@@ -53,12 +53,12 @@ cudaError_t launch(const LaunchRequest&);
 #define gridDim (::seqloom::emulation::grid_dim())
 #define warpSize 32
 
-#define SHARED_ARRAY(T, name, dims)                                                         \
-  using name##_shared_type = T dims;                                                        \
-  static char name##_shared_key;                                                            \
-  name##_shared_type& name =                                                                \
-      *reinterpret_cast<name##_shared_type*>(::seqloom::emulation::static_shared(           \
+#define SHARED_ARRAY(T, name, dims)                                               \
+  using name##_shared_type = T dims;                                              \
+  static char name##_shared_key;                                                  \
+  name##_shared_type& name =                                                      \
+      *reinterpret_cast<name##_shared_type*>(::seqloom::emulation::static_shared( \
           &name##_shared_key, sizeof(name##_shared_type), alignof(name##_shared_type), #name))
-#define DYNAMIC_SHARED(name, align)                                              \
+#define DYNAMIC_SHARED(name, align)                                                 \
   static_assert((align) <= 1024, "dynamic shared memory is aligned to 1024 bytes"); \
   unsigned char* name = ::seqloom::emulation::dynamic_shared()

@@ -28,12 +28,24 @@ inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __saturatef(float a) { return a > 0.f ? (a < 1.f ? a : 1.f) : 0.f; }  // NaN -> 0
 inline float normcdff(float x) { return 0.5f * std::erfc(-x * 0.70710678118654752f); }
 
-inline int __float_as_int(float f) { return ::seqloom::emulation::from_bits<int>(::seqloom::emulation::to_bits(f)); }
-inline unsigned __float_as_uint(float f) { return ::seqloom::emulation::from_bits<unsigned>(::seqloom::emulation::to_bits(f)); }
-inline float __int_as_float(int i) { return ::seqloom::emulation::from_bits<float>(::seqloom::emulation::to_bits(i)); }
-inline float __uint_as_float(unsigned i) { return ::seqloom::emulation::from_bits<float>(::seqloom::emulation::to_bits(i)); }
-inline long long __double_as_longlong(double d) { return ::seqloom::emulation::from_bits<long long>(::seqloom::emulation::to_bits(d)); }
-inline double __longlong_as_double(long long i) { return ::seqloom::emulation::from_bits<double>(::seqloom::emulation::to_bits(i)); }
+inline int __float_as_int(float f) {
+  return ::seqloom::emulation::from_bits<int>(::seqloom::emulation::to_bits(f));
+}
+inline unsigned __float_as_uint(float f) {
+  return ::seqloom::emulation::from_bits<unsigned>(::seqloom::emulation::to_bits(f));
+}
+inline float __int_as_float(int i) {
+  return ::seqloom::emulation::from_bits<float>(::seqloom::emulation::to_bits(i));
+}
+inline float __uint_as_float(unsigned i) {
+  return ::seqloom::emulation::from_bits<float>(::seqloom::emulation::to_bits(i));
+}
+inline long long __double_as_longlong(double d) {
+  return ::seqloom::emulation::from_bits<long long>(::seqloom::emulation::to_bits(d));
+}
+inline double __longlong_as_double(long long i) {
+  return ::seqloom::emulation::from_bits<double>(::seqloom::emulation::to_bits(i));
+}
 inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
 inline int __float2int_rd(float x) { return static_cast<int>(std::floor(x)); }
 inline float __int2float_rn(int x) { return static_cast<float>(x); }
@@ -42,7 +54,9 @@ inline float __uint2float_rn(unsigned x) { return static_cast<float>(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __clz(int x) { return x ? __builtin_clz(static_cast<unsigned>(x)) : 32; }
-inline int __clzll(long long x) { return x ? __builtin_clzll(static_cast<unsigned long long>(x)) : 64; }
+inline int __clzll(long long x) {
+  return x ? __builtin_clzll(static_cast<unsigned long long>(x)) : 64;
+}
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline unsigned __brev(unsigned x) {
   unsigned r = 0;
@@ -81,7 +95,7 @@ long long clock_ticks();
 inline long long clock64() { return ::seqloom::emulation::clock_ticks(); }
 inline void __trap(SEQLOOM_SITE_ONLY) { ::seqloom::emulation::device_trap(site); }
 
-#define SEQLOOM_MIN_MAX(T)                        \
+#define SEQLOOM_MIN_MAX(T)                         \
   inline T min(T a, T b) { return b < a ? b : a; } \
   inline T max(T a, T b) { return a < b ? b : a; }
 SEQLOOM_MIN_MAX(int)
@@ -107,7 +121,8 @@ inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) {
   return __floats2half2_rn(std::fma(x.x, y.x, z.x), std::fma(x.y, y.y, z.y));
 }
 inline __nv_bfloat16 __hfma(__nv_bfloat16 a, __nv_bfloat16 b, __nv_bfloat16 c) {
-  return __float2bfloat16_rn(std::fma(__bfloat162float(a), __bfloat162float(b), __bfloat162float(c)));
+  return __float2bfloat16_rn(
+      std::fma(__bfloat162float(a), __bfloat162float(b), __bfloat162float(c)));
 }
 inline __half __hfma(__half a, __half b, __half c) {
   return __float2half_rn(std::fma(__half2float(a), __half2float(b), __half2float(c)));

@@ -38,22 +38,53 @@ inline SEQLOOM_UNCHECKED T __ldg(const T* p SEQLOOM_SITE) {
   ::seqloom::emulation::note_readonly_load(p, sizeof(T), site);
   return *p;
 }
-template <class T> inline T __ldca(const T* p) { return *p; }
-template <class T> inline T __ldcg(const T* p) { return *p; }
-template <class T> inline T __ldcs(const T* p) { return *p; }
-template <class T> inline T __ldlu(const T* p) { return *p; }
-template <class T> inline T __ldcv(const T* p) { return *p; }
-template <class T> inline void __stwb(T* p, T v) { *p = v; }
-template <class T> inline void __stcg(T* p, T v) { *p = v; }
-template <class T> inline void __stcs(T* p, T v) { *p = v; }
-template <class T> inline void __stwt(T* p, T v) { *p = v; }
+template <class T>
+inline T __ldca(const T* p) {
+  return *p;
+}
+template <class T>
+inline T __ldcg(const T* p) {
+  return *p;
+}
+template <class T>
+inline T __ldcs(const T* p) {
+  return *p;
+}
+template <class T>
+inline T __ldlu(const T* p) {
+  return *p;
+}
+template <class T>
+inline T __ldcv(const T* p) {
+  return *p;
+}
+template <class T>
+inline void __stwb(T* p, T v) {
+  *p = v;
+}
+template <class T>
+inline void __stcg(T* p, T v) {
+  *p = v;
+}
+template <class T>
+inline void __stcs(T* p, T v) {
+  *p = v;
+}
+template <class T>
+inline void __stwt(T* p, T v) {
+  *p = v;
+}
 
-#define SEQLOOM_ATOMIC(name, expression)                                                   \
-  template <class T>                                                                       \
-  inline T name(T* p, std::common_type_t<T> v SEQLOOM_SITE) {                              \
-    return ::seqloom::emulation::fetch_modify(                                             \
-        p, [v](T o) SEQLOOM_UNCHECKED { (void)o; return static_cast<T>(expression); },     \
-        ::seqloom::emulation::kRelaxed, site);                                             \
+#define SEQLOOM_ATOMIC(name, expression)                      \
+  template <class T>                                          \
+  inline T name(T* p, std::common_type_t<T> v SEQLOOM_SITE) { \
+    return ::seqloom::emulation::fetch_modify(                \
+        p,                                                    \
+        [v](T o) SEQLOOM_UNCHECKED {                          \
+          (void)o;                                            \
+          return static_cast<T>(expression);                  \
+        },                                                    \
+        ::seqloom::emulation::kRelaxed, site);                \
   }
 SEQLOOM_ATOMIC(atomicAdd, o + v)
 SEQLOOM_ATOMIC(atomicSub, o - v)
@@ -61,7 +92,7 @@ SEQLOOM_ATOMIC(atomicExch, v)
 SEQLOOM_ATOMIC(atomicMax, o > v ? o : v)
 SEQLOOM_ATOMIC(atomicMin, o < v ? o : v)
 SEQLOOM_ATOMIC(atomicOr, o | v)
-SEQLOOM_ATOMIC(atomicAnd, o & v)
+SEQLOOM_ATOMIC(atomicAnd, o& v)
 SEQLOOM_ATOMIC(atomicXor, o ^ v)
 SEQLOOM_ATOMIC(atomicInc, o >= v ? T(0) : T(o + 1))
 SEQLOOM_ATOMIC(atomicDec, o == 0 || o > v ? v : T(o - 1))

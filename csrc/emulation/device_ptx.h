@@ -37,8 +37,8 @@ bool mbarrier_test(std::uint32_t barrier, std::uint32_t parity, Site);
 void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity, Site);
 void fence_proxy_async(Site);
 void store_async(std::uint32_t target, const void* value, int bytes, std::uint32_t barrier, Site);
-void bulk_load(std::uint32_t target, const void* source, std::uint32_t bytes,
-               std::uint32_t barrier, Site);
+void bulk_load(std::uint32_t target, const void* source, std::uint32_t bytes, std::uint32_t barrier,
+               Site);
 void bulk_load_multicast(std::uint32_t target, const void* source, std::uint32_t bytes,
                          std::uint32_t barrier, std::uint16_t ranks, Site);
 enum class BulkReduce { kNone, kAddF32 };

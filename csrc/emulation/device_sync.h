@@ -5,9 +5,16 @@
 namespace seqloom::emulation {
 
 enum class WarpOp : std::uint8_t {
-  kShuffle, kBallot, kSyncWarp, kReduce, kMatch, kElect,
+  kShuffle,
+  kBallot,
+  kSyncWarp,
+  kReduce,
+  kMatch,
+  kElect,
   // From here on all 32 lanes must take part, from one source line.
-  kMma, kLdmatrix, kStmatrix
+  kMma,
+  kLdmatrix,
+  kStmatrix
 };
 // Meets the other lanes of `mask`; the last one computes for all.
 void warp_collective(WarpOp, unsigned mask, Site, const void* in, void* out, std::uint64_t arg);
@@ -17,7 +24,16 @@ int block_barrier(int predicate, Vote, Site);
 void named_barrier(int id, int threads, bool arrive_only, Site);
 void memory_fence();
 void pause_thread(Site);  // lets others run; in a spin loop
-enum ReduceOp : std::uint64_t { kAdd, kMaxUnsigned, kMaxSigned, kMinUnsigned, kMinSigned, kAnd, kOr, kXor };
+enum ReduceOp : std::uint64_t {
+  kAdd,
+  kMaxUnsigned,
+  kMaxSigned,
+  kMinUnsigned,
+  kMinSigned,
+  kAnd,
+  kOr,
+  kXor
+};
 
 // __half2 and friends are not trivially copyable for a host compiler, hence the casts.
 template <class T>
@@ -52,7 +68,8 @@ inline SEQLOOM_UNCHECKED unsigned reduce(unsigned mask, unsigned v, ReduceOp op,
 
 }  // namespace seqloom::emulation
 
-// ---- barriers and fences ---------------------------------------------------------------------------
+// ---- barriers and fences
+// ---------------------------------------------------------------------------
 inline void __syncthreads(SEQLOOM_SITE_ONLY) {
   ::seqloom::emulation::block_barrier(0, ::seqloom::emulation::Vote::kNone, site);
 }
@@ -66,15 +83,16 @@ inline int __syncthreads_count(int p SEQLOOM_SITE) {
   return ::seqloom::emulation::block_barrier(p, ::seqloom::emulation::Vote::kCount, site);
 }
 inline void __syncwarp(unsigned mask = 0xffffffffu SEQLOOM_SITE) {
-  ::seqloom::emulation::warp_collective(::seqloom::emulation::WarpOp::kSyncWarp, mask, site, nullptr,
-                                        nullptr, 0);
+  ::seqloom::emulation::warp_collective(::seqloom::emulation::WarpOp::kSyncWarp, mask, site,
+                                        nullptr, nullptr, 0);
 }
 inline void __threadfence() { ::seqloom::emulation::memory_fence(); }
 inline void __threadfence_block() { ::seqloom::emulation::memory_fence(); }
 inline void __threadfence_system() { ::seqloom::emulation::memory_fence(); }
 inline void __nanosleep(unsigned SEQLOOM_SITE) { ::seqloom::emulation::pause_thread(site); }
 
-// ---- shuffles: `w` is the width of the segments that exchange ----------------------------------------
+// ---- shuffles: `w` is the width of the segments that exchange
+// ----------------------------------------
 template <class T>
 inline T __shfl_sync(unsigned m, T v, int source, int w = 32 SEQLOOM_SITE) {
   const int l = ::seqloom::emulation::lane();
@@ -96,7 +114,8 @@ inline T __shfl_xor_sync(unsigned m, T v, int x, int w = 32 SEQLOOM_SITE) {
   return ::seqloom::emulation::shuffle(m, v, s > (l | (w - 1)) ? l : s, site);
 }
 
-// ---- votes, matches and integer reductions -------------------------------------------------------------
+// ---- votes, matches and integer reductions
+// -------------------------------------------------------------
 inline unsigned __ballot_sync(unsigned m, int p SEQLOOM_SITE) {
   std::uint32_t in = p != 0, out = 0;
   ::seqloom::emulation::warp_collective(::seqloom::emulation::WarpOp::kBallot, m, site, &in, &out,
@@ -109,13 +128,14 @@ template <class T>
 inline unsigned __match_any_sync(unsigned m, T v SEQLOOM_SITE) {
   std::uint64_t in = ::seqloom::emulation::to_bits(v);
   std::uint32_t out = 0;
-  ::seqloom::emulation::warp_collective(::seqloom::emulation::WarpOp::kMatch, m, site, &in, &out, 0);
+  ::seqloom::emulation::warp_collective(::seqloom::emulation::WarpOp::kMatch, m, site, &in, &out,
+                                        0);
   return out;
 }
-#define SEQLOOM_REDUCE(name, T, op)                                                        \
-  inline T name(unsigned m, T v SEQLOOM_SITE) {                                            \
-    return static_cast<T>(::seqloom::emulation::reduce(m, static_cast<unsigned>(v),        \
-                                                       ::seqloom::emulation::op, site));   \
+#define SEQLOOM_REDUCE(name, T, op)                                                      \
+  inline T name(unsigned m, T v SEQLOOM_SITE) {                                          \
+    return static_cast<T>(::seqloom::emulation::reduce(m, static_cast<unsigned>(v),      \
+                                                       ::seqloom::emulation::op, site)); \
   }
 SEQLOOM_REDUCE(__reduce_add_sync, unsigned, kAdd)
 SEQLOOM_REDUCE(__reduce_add_sync, int, kAdd)

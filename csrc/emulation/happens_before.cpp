@@ -101,7 +101,8 @@ void join_warps(const std::vector<Warp*>& warps, const VectorClock& known,
   }
 }
 
-// ---- fences and atomics: release = fence then atomic write, acquire = atomic read then fence -------
+// ---- fences and atomics: release = fence then atomic write, acquire = atomic read then fence
+// -------
 void memory_fence() {
   InRuntime guard;
   if (!machine.checking) return;

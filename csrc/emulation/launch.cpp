@@ -162,8 +162,9 @@ cudaError_t validate_launch(const LaunchRequest& r) {
   if (!blocks || r.grid.x > 0x7fffffffu || r.grid.y > 65535 || r.grid.z > 65535)
     return refuse(cudaErrorInvalidConfiguration, "grid dimensions out of range");
   const auto limit = function_shared_limit.find(r.function);
-  const std::size_t allowed =
-      limit == function_shared_limit.end() ? 48 << 10 : std::max<std::size_t>(limit->second, 48 << 10);
+  const std::size_t allowed = limit == function_shared_limit.end()
+                                  ? 48 << 10
+                                  : std::max<std::size_t>(limit->second, 48 << 10);
   if (r.shared_bytes > allowed)
     return refuse(cudaErrorInvalidValue, std::to_string(r.shared_bytes) +
                                              " bytes of dynamic shared memory, allowed are " +
@@ -175,10 +176,9 @@ cudaError_t validate_launch(const LaunchRequest& r) {
     return refuse(cudaErrorInvalidConfiguration,
                   "clusters have 1 to 8 blocks and must divide the grid");
   if (r.cooperative) {
-    const std::size_t resident =
-        static_cast<std::size_t>(machine.settings.multiprocessors) *
-        static_cast<std::size_t>(
-            resident_blocks_per_multiprocessor(static_cast<int>(threads), r.shared_bytes));
+    const std::size_t resident = static_cast<std::size_t>(machine.settings.multiprocessors) *
+                                 static_cast<std::size_t>(resident_blocks_per_multiprocessor(
+                                     static_cast<int>(threads), r.shared_bytes));
     if (blocks > resident || blocks > kWindows)
       return refuse(cudaErrorCooperativeLaunchTooLarge,
                     "cooperative grid of " + std::to_string(blocks) + " blocks, " +
@@ -211,11 +211,11 @@ cudaError_t run_launch(const LaunchRequest& request) {
   checker_launch_ends();
   machine.launch.call.reset();
   if (machine.reports.empty()) return cudaSuccess;
-  machine.last_report = "kernel " + describe_pc(reinterpret_cast<std::uintptr_t>(request.function) + 1) +
-                        ", grid (" + std::to_string(request.grid.x) + "," +
-                        std::to_string(request.grid.y) + "," + std::to_string(request.grid.z) +
-                        "), block (" + std::to_string(request.block.x) + "," +
-                        std::to_string(request.block.y) + "," + std::to_string(request.block.z) + ")";
+  machine.last_report =
+      "kernel " + describe_pc(reinterpret_cast<std::uintptr_t>(request.function) + 1) + ", grid (" +
+      std::to_string(request.grid.x) + "," + std::to_string(request.grid.y) + "," +
+      std::to_string(request.grid.z) + "), block (" + std::to_string(request.block.x) + "," +
+      std::to_string(request.block.y) + "," + std::to_string(request.block.z) + ")";
   for (const std::string& r : machine.reports) machine.last_report += "\n  * " + r;
   return cudaErrorLaunchFailure;
 }
@@ -228,7 +228,8 @@ cudaError_t launch(const LaunchRequest& request) {
   return enqueue(request.stream, [request] { return run_launch(request); });
 }
 
-// ---- settings ---------------------------------------------------------------------------------------
+// ---- settings
+// ---------------------------------------------------------------------------------------
 Settings settings() {
   std::lock_guard<std::recursive_mutex> hold(machine.lock);
   initialise();

@@ -27,17 +27,18 @@
 namespace seqloom::emulation {
 
 constexpr std::size_t kStackBytes = 128 << 10;
-constexpr std::size_t kHeapBytes = std::size_t{4} << 30;   // device memory, reserved lazily
-constexpr std::size_t kWindowBytes = 256 << 10;            // shared memory of a block
-constexpr std::size_t kWindows = 1024;                     // blocks resident together
+constexpr std::size_t kHeapBytes = std::size_t{4} << 30;  // device memory, reserved lazily
+constexpr std::size_t kWindowBytes = 256 << 10;           // shared memory of a block
+constexpr std::size_t kWindows = 1024;                    // blocks resident together
 constexpr std::size_t kRedZone = 256;
-constexpr std::size_t kSharedLimit = 227 << 10;            // per block, opted in
-constexpr std::size_t kDynamicOffset = 1024;               // dynamic shared memory within a window
-constexpr unsigned char kPoison = 0xff;                    // NaN in every float type
+constexpr std::size_t kSharedLimit = 227 << 10;  // per block, opted in
+constexpr std::size_t kDynamicOffset = 1024;     // dynamic shared memory within a window
+constexpr unsigned char kPoison = 0xff;          // NaN in every float type
 
-// ---- happens-before --------------------------------------------------------------------------------
-// How much of one warp's past is known. Everything up to `full`, and up to `partial` of the lanes
-// in `lanes` (a single lane may release what it did before its warp synchronises).
+// ---- happens-before
+// -------------------------------------------------------------------------------- How much of one
+// warp's past is known. Everything up to `full`, and up to `partial` of the lanes in `lanes` (a
+// single lane may release what it did before its warp synchronises).
 struct Stamp {
   std::uint32_t full = 0, partial = 0, lanes = 0;
   bool covers(std::uint32_t clock, std::uint32_t lane_mask) const {
@@ -60,7 +61,8 @@ struct VectorClock {
   void join(const VectorClock& o);
 };
 
-// ---- threads ---------------------------------------------------------------------------------------
+// ---- threads
+// ---------------------------------------------------------------------------------------
 enum class FiberState : std::uint8_t { kNew, kReady, kRunning, kWaiting, kDone };
 struct Block;
 struct Warp;
@@ -97,7 +99,7 @@ struct Fiber : ThreadContext {
   Site wait_site{};
   int barrier_result = 0;
   bool cluster_arrived = false;
-  int cluster_phase = 0;  // the cluster barrier's phase when this thread arrived
+  int cluster_phase = 0;          // the cluster barrier's phase when this thread arrived
   std::uint32_t fence_clock = 0;  // warp clock of this lane's last __threadfence
   int cp_group = 0, store_group = 0;
   std::vector<CpAsync> copies;
@@ -190,17 +192,18 @@ struct AsyncLoad {
   Site site;
 };
 
-// ---- the machine -----------------------------------------------------------------------------------
+// ---- the machine
+// -----------------------------------------------------------------------------------
 struct Machine {
   std::recursive_mutex lock;
   Settings settings;
   Statistics stats{};
 
   // memory (memory.cpp)
-  unsigned char* heap = nullptr;      // [heap | shared windows]
+  unsigned char* heap = nullptr;  // [heap | shared windows]
   unsigned char* windows = nullptr;
   unsigned char* arena_end = nullptr;
-  std::uint8_t* states = nullptr;     // one a byte
+  std::uint8_t* states = nullptr;  // one a byte
 
   // the launch under way (launch.cpp)
   LaunchRequest launch;
@@ -209,7 +212,7 @@ struct Machine {
   std::vector<Fiber> fibers;
   std::vector<Block> blocks;
   std::vector<Cluster> clusters;
-  std::vector<int> slot_of_block;     // of the grid: slot in `blocks`, or -1
+  std::vector<int> slot_of_block;  // of the grid: slot in `blocks`, or -1
   std::deque<AsyncLoad> async_loads;
   std::size_t done = 0;
   int dead_ends = 0;
@@ -238,14 +241,16 @@ struct ActAs {
   ~ActAs() { current_thread = before; }
 };
 
-// ---- scheduler.cpp ---------------------------------------------------------------------------------
-void run_fibers();                            // until all of machine.fibers are done
-void suspend(const char* waits_for, Site);    // until somebody wakes this fiber
+// ---- scheduler.cpp
+// ---------------------------------------------------------------------------------
+void run_fibers();                          // until all of machine.fibers are done
+void suspend(const char* waits_for, Site);  // until somebody wakes this fiber
 void wake(Fiber*);
-void progress();                              // something happened: spin loops start counting anew
+void progress();  // something happened: spin loops start counting anew
 [[noreturn]] void abandon_launch();
 
-// ---- collectives.cpp, barriers.cpp ------------------------------------------------------------------
+// ---- collectives.cpp, barriers.cpp
+// ------------------------------------------------------------------
 void warp_lane_exited(Warp&);
 void block_thread_exited(Block&);
 void cluster_thread_exited(Cluster&);
@@ -253,18 +258,20 @@ void perform_mma(Warp&, MmaKind);
 void perform_ldmatrix(Warp&, unsigned lanes, std::uint64_t arg);
 void perform_stmatrix(Warp&, std::uint64_t arg);
 
-// ---- async_copy.cpp, wgmma.cpp -----------------------------------------------------------------------
-bool advance_async(bool all);                 // lands one (or all) copies; false if there were none
+// ---- async_copy.cpp, wgmma.cpp
+// -----------------------------------------------------------------------
+bool advance_async(bool all);  // lands one (or all) copies; false if there were none
 void random_async_progress(Fiber*);
 void thread_exits_with_copies(Fiber*);
 
-// ---- memory.cpp --------------------------------------------------------------------------------------
+// ---- memory.cpp
+// --------------------------------------------------------------------------------------
 enum ByteState : std::uint8_t { kUnaddressable = 0, kUninitialised = 1, kInitialised = 2 };
 void initialise();
 bool in_arena(const void*);
 void set_state(const void*, std::size_t bytes, ByteState);
-void* device_allocate(std::size_t bytes);     // null when there is no room
-bool device_release(void*);                   // false for a pointer that is not an allocation
+void* device_allocate(std::size_t bytes);  // null when there is no room
+bool device_release(void*);                // false for a pointer that is not an allocation
 bool is_device_range(const void*, std::size_t bytes);
 std::size_t device_bytes_in_use();
 void prepare_window(Block&, std::size_t dynamic_bytes);
@@ -277,13 +284,14 @@ struct SharedRef {
 SharedRef shared_at(std::uint32_t address, std::size_t bytes, Site);
 std::string describe_address(const void*);
 
-// ---- checker.cpp: accesses ---------------------------------------------------------------------------
+// ---- checker.cpp: accesses
+// ---------------------------------------------------------------------------
 enum AccessFlags : int {
   kRead = 0,
   kWrite = 1,
   kAtomic = 2,
-  kReadOnly = 4,    // __ldg
-  kAsyncProxy = 8,  // by wgmma, bulk and tensor copies
+  kReadOnly = 4,     // __ldg
+  kAsyncProxy = 8,   // by wgmma, bulk and tensor copies
   kInitialises = 16  // an atomic that does not look at the old value
 };
 // Access by the current thread that the emulator performs for an instruction.
@@ -296,9 +304,10 @@ void check_block_end(Block&);
 void checker_launch_begins();
 void checker_launch_ends();
 
-// ---- happens_before.cpp ------------------------------------------------------------------------------
-VectorClock released_by(const Fiber&);  // what a release by this lane publishes
-void release_into(VectorClock& known, VectorClock& proxy);        // by the current thread
+// ---- happens_before.cpp
+// ------------------------------------------------------------------------------
+VectorClock released_by(const Fiber&);                      // what a release by this lane publishes
+void release_into(VectorClock& known, VectorClock& proxy);  // by the current thread
 void acquire_from(const VectorClock& known, const VectorClock& proxy);
 void warp_synchronised(Warp&, unsigned lanes);
 void join_warps(const std::vector<Warp*>&, const VectorClock& known, const VectorClock& proxy);
@@ -306,16 +315,18 @@ const Stamp& stamp_of(const VectorClock&, std::uint32_t warp_id);  // block << 5
 void forget_sync_variables();
 void group_retired();  // the resident blocks are done: their stamps move to `earlier`
 
-// ---- launch.cpp ------------------------------------------------------------------------------------------
+// ---- launch.cpp
+// ------------------------------------------------------------------------------------------
 void require_capability(int capability, const char* what, Site);
 cudaError_t validate_launch(const LaunchRequest&);
-cudaError_t run_launch(const LaunchRequest&);   // now, on this OS thread
+cudaError_t run_launch(const LaunchRequest&);  // now, on this OS thread
 void set_function_shared_limit(const void* function, std::size_t bytes);
 int resident_blocks_per_multiprocessor(int threads, std::size_t shared_bytes);
 
-// ---- streams.cpp -----------------------------------------------------------------------------------------
-// Queues work on a stream (or runs it at once in the eager mode). Work that frees memory runs even
-// when something before it has failed.
+// ---- streams.cpp
+// ----------------------------------------------------------------------------------------- Queues
+// work on a stream (or runs it at once in the eager mode). Work that frees memory runs even when
+// something before it has failed.
 cudaError_t enqueue(cudaStream_t, std::function<cudaError_t()> work, bool releases_memory = false);
 cudaError_t finish_stream(cudaStream_t);
 cudaError_t finish_all_streams();
@@ -324,7 +335,8 @@ bool is_capturing(cudaStream_t);
 void give_memory_to_capture(cudaStream_t, void* p, std::size_t bytes);
 bool release_in_capture(cudaStream_t, void* p);
 
-// ---- report.cpp --------------------------------------------------------------------------------------
+// ---- report.cpp
+// --------------------------------------------------------------------------------------
 std::string describe(const Fiber&);
 std::string describe(Site);
 std::string describe_pc(std::uintptr_t pc);

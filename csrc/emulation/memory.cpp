@@ -16,7 +16,7 @@ namespace {
 struct Heap {
   std::map<unsigned char*, std::size_t> allocations;         // bytes asked for
   std::unordered_map<unsigned char*, std::size_t> capacity;  // of every block ever made
-  std::multimap<std::size_t, unsigned char*> free_blocks;  // by rounded size
+  std::multimap<std::size_t, unsigned char*> free_blocks;    // by rounded size
   unsigned char* next = nullptr;
   std::size_t in_use = 0;
 } heap;
@@ -145,7 +145,9 @@ SharedRef shared_at(std::uint32_t address, std::size_t bytes, Site site) {
     if (rank > f->cluster_size)
       fail(site, "shared address 0x%x names block %u of a cluster of %u", address, rank - 1,
            f->cluster_size);
-    block = &machine.blocks[static_cast<std::size_t>(f->block->slot - f->block->cluster_rank) + rank - 1];
+    block =
+        &machine
+             .blocks[static_cast<std::size_t>(f->block->slot - f->block->cluster_rank) + rank - 1];
   }
   if (offset + bytes > kWindowBytes)
     fail(site, "shared address 0x%x is outside shared memory", address);
@@ -167,7 +169,8 @@ void* map_to_rank(const void* p, std::uint32_t rank, Site site) {
   const std::uint32_t offset = shared_address(p, site);
   map_address_to_rank(offset, rank, site);  // checks the rank
   const Block& own = *self()->block;
-  return machine.blocks[static_cast<std::size_t>(own.slot - own.cluster_rank) + rank].window + offset;
+  return machine.blocks[static_cast<std::size_t>(own.slot - own.cluster_rank) + rank].window +
+         offset;
 }
 
 std::uint32_t map_address_to_rank(std::uint32_t address, std::uint32_t rank, Site site) {

@@ -126,11 +126,21 @@ void perform_mma(Warp& w, MmaKind kind) {
     if (w.lanes[l]->request.arg != w.lanes[0]->request.arg)
       fail(w.lanes[l]->request.site, "mma.sync: lanes differ in operand type");
   switch (kind) {
-    case MmaKind::kBf16K16: multiply_16bit(w, 16, bf16_value); break;
-    case MmaKind::kF16K16: multiply_16bit(w, 16, f16_value); break;
-    case MmaKind::kBf16K8: multiply_16bit(w, 8, bf16_value); break;
-    case MmaKind::kF16K8: multiply_16bit(w, 8, f16_value); break;
-    case MmaKind::kTf32K8: multiply_tf32(w); break;
+    case MmaKind::kBf16K16:
+      multiply_16bit(w, 16, bf16_value);
+      break;
+    case MmaKind::kF16K16:
+      multiply_16bit(w, 16, f16_value);
+      break;
+    case MmaKind::kBf16K8:
+      multiply_16bit(w, 8, bf16_value);
+      break;
+    case MmaKind::kF16K8:
+      multiply_16bit(w, 8, f16_value);
+      break;
+    case MmaKind::kTf32K8:
+      multiply_tf32(w);
+      break;
   }
 }
 

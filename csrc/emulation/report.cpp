@@ -77,8 +77,6 @@ void fail(Site site, const char* format, ...) {
   abandon_launch();
 }
 
-void device_trap(Site site) {
-  fail(site, "__trap() executed");
-}
+void device_trap(Site site) { fail(site, "__trap() executed"); }
 
 }  // namespace seqloom::emulation

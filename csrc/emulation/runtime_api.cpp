@@ -89,17 +89,31 @@ CUresult encode_tiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t ran
   t.base = static_cast<unsigned char*>(base);
   t.rank = static_cast<std::uint8_t>(rank);
   switch (type) {
-    case CU_TENSOR_MAP_DATA_TYPE_FLOAT32: t.element_bytes = 4; break;
+    case CU_TENSOR_MAP_DATA_TYPE_FLOAT32:
+      t.element_bytes = 4;
+      break;
     case CU_TENSOR_MAP_DATA_TYPE_FLOAT16:
-    case CU_TENSOR_MAP_DATA_TYPE_BFLOAT16: t.element_bytes = 2; break;
-    default: return CUDA_ERROR_NOT_SUPPORTED;
+    case CU_TENSOR_MAP_DATA_TYPE_BFLOAT16:
+      t.element_bytes = 2;
+      break;
+    default:
+      return CUDA_ERROR_NOT_SUPPORTED;
   }
   switch (swizzle) {
-    case CU_TENSOR_MAP_SWIZZLE_NONE: t.swizzle = 0; break;
-    case CU_TENSOR_MAP_SWIZZLE_32B: t.swizzle = 32; break;
-    case CU_TENSOR_MAP_SWIZZLE_64B: t.swizzle = 64; break;
-    case CU_TENSOR_MAP_SWIZZLE_128B: t.swizzle = 128; break;
-    default: return CUDA_ERROR_NOT_SUPPORTED;
+    case CU_TENSOR_MAP_SWIZZLE_NONE:
+      t.swizzle = 0;
+      break;
+    case CU_TENSOR_MAP_SWIZZLE_32B:
+      t.swizzle = 32;
+      break;
+    case CU_TENSOR_MAP_SWIZZLE_64B:
+      t.swizzle = 64;
+      break;
+    case CU_TENSOR_MAP_SWIZZLE_128B:
+      t.swizzle = 128;
+      break;
+    default:
+      return CUDA_ERROR_NOT_SUPPORTED;
   }
   if (interleave != CU_TENSOR_MAP_INTERLEAVE_NONE) return CUDA_ERROR_NOT_SUPPORTED;
   // The driver's own rules.
@@ -112,7 +126,8 @@ CUresult encode_tiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t ran
     if (d < rank && element_strides[d] != 1) return CUDA_ERROR_NOT_SUPPORTED;
     if (d + 1 < rank) {
       t.strides[d] = strides[d];
-      if (strides[d] % 16 || strides[d] >= (std::uint64_t{1} << 40)) return CUDA_ERROR_INVALID_VALUE;
+      if (strides[d] % 16 || strides[d] >= (std::uint64_t{1} << 40))
+        return CUDA_ERROR_INVALID_VALUE;
     }
   }
   const std::uint32_t inner = t.box[0] * t.element_bytes;
@@ -136,7 +151,8 @@ using namespace seqloom::emulation;
 
 extern "C" {
 
-// ---- errors, versions, devices -----------------------------------------------------------------------
+// ---- errors, versions, devices
+// -----------------------------------------------------------------------
 cudaError_t cudaGetLastError() {
   const cudaError_t e = t_last_error;
   t_last_error = cudaSuccess;
@@ -145,34 +161,58 @@ cudaError_t cudaGetLastError() {
 cudaError_t cudaPeekAtLastError() { return t_last_error; }
 const char* cudaGetErrorName(cudaError_t e) {
   switch (e) {
-    case cudaSuccess: return "cudaSuccess";
-    case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
-    case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
-    case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
-    case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
-    case cudaErrorCooperativeLaunchTooLarge: return "cudaErrorCooperativeLaunchTooLarge";
-    case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
-    case cudaErrorNotReady: return "cudaErrorNotReady";
-    case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
-    case cudaErrorStreamCaptureInvalidated: return "cudaErrorStreamCaptureInvalidated";
-    case cudaErrorNotSupported: return "cudaErrorNotSupported";
-    default: return "cudaErrorUnknown";
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorLaunchFailure:
+      return "cudaErrorLaunchFailure";
+    case cudaErrorCooperativeLaunchTooLarge:
+      return "cudaErrorCooperativeLaunchTooLarge";
+    case cudaErrorInvalidDevice:
+      return "cudaErrorInvalidDevice";
+    case cudaErrorNotReady:
+      return "cudaErrorNotReady";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated:
+      return "cudaErrorStreamCaptureInvalidated";
+    case cudaErrorNotSupported:
+      return "cudaErrorNotSupported";
+    default:
+      return "cudaErrorUnknown";
   }
 }
 const char* cudaGetErrorString(cudaError_t e) {
   switch (e) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    case cudaErrorLaunchFailure: return "unspecified launch failure";
-    case cudaErrorCooperativeLaunchTooLarge: return "too many blocks in cooperative launch";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorNotReady: return "device not ready";
-    case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
-    case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
-    case cudaErrorNotSupported: return "operation not supported";
-    default: return "unknown error";
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    case cudaErrorLaunchFailure:
+      return "unspecified launch failure";
+    case cudaErrorCooperativeLaunchTooLarge:
+      return "too many blocks in cooperative launch";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
+    case cudaErrorNotReady:
+      return "device not ready";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated:
+      return "operation failed due to a previous error during capture";
+    case cudaErrorNotSupported:
+      return "operation not supported";
+    default:
+      return "unknown error";
   }
 }
 cudaError_t cudaRuntimeGetVersion(int* v) { return *v = CUDART_VERSION, cudaSuccess; }
@@ -208,13 +248,27 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr a, int device) {
   cudaDeviceProp p;
   if (const cudaError_t e = cudaGetDeviceProperties(&p, device)) return e;
   switch (a) {
-    case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = p.major; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = p.minor; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = static_cast<int>(kSharedLimit); break;
-    case cudaDevAttrCooperativeLaunch: *value = 1; break;
-    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = 2048; break;
-    default: return refuse(cudaErrorNotSupported, "cudaDeviceGetAttribute: not emulated for this attribute");
+    case cudaDevAttrMultiProcessorCount:
+      *value = p.multiProcessorCount;
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = p.major;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = p.minor;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = static_cast<int>(kSharedLimit);
+      break;
+    case cudaDevAttrCooperativeLaunch:
+      *value = 1;
+      break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor:
+      *value = 2048;
+      break;
+    default:
+      return refuse(cudaErrorNotSupported,
+                    "cudaDeviceGetAttribute: not emulated for this attribute");
   }
   return cudaSuccess;
 }
@@ -234,7 +288,8 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function
   return refuse(cudaErrorNotSupported, symbol);
 }
 
-// ---- kernels -------------------------------------------------------------------------------------------
+// ---- kernels
+// -------------------------------------------------------------------------------------------
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute a, int value) {
   Hold hold;
   switch (a) {
@@ -244,8 +299,10 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute a, int 
       set_function_shared_limit(function, static_cast<std::size_t>(value));
       return cudaSuccess;
     case cudaFuncAttributePreferredSharedMemoryCarveout:
-    case cudaFuncAttributeNonPortableClusterSizeAllowed: return cudaSuccess;
-    default: return refuse(cudaErrorNotSupported, "cudaFuncSetAttribute: not emulated for this attribute");
+    case cudaFuncAttributeNonPortableClusterSizeAllowed:
+      return cudaSuccess;
+    default:
+      return refuse(cudaErrorNotSupported, "cudaFuncSetAttribute: not emulated for this attribute");
   }
 }
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int threads,
@@ -255,7 +312,8 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
   return cudaSuccess;
 }
 
-// ---- memory --------------------------------------------------------------------------------------------
+// ---- memory
+// --------------------------------------------------------------------------------------------
 cudaError_t cudaMalloc(void** p, std::size_t bytes) {
   Hold hold;
   *p = device_allocate(bytes);
@@ -318,8 +376,8 @@ cudaError_t cudaFreeHost(void* p) {
   std::free(p);
   return note(e);
 }
-cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t bytes, cudaMemcpyKind kind,
-                            cudaStream_t s) {
+cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t bytes,
+                            cudaMemcpyKind kind, cudaStream_t s) {
   Hold hold;
   if (!bytes) return cudaSuccess;
   const bool to_device = in_arena(target), from_device = in_arena(source);
@@ -379,7 +437,8 @@ cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
 }
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr a, void* value) {
   if (a != cudaMemPoolAttrReleaseThreshold)
-    return refuse(cudaErrorNotSupported, "cudaMemPoolSetAttribute: not emulated for this attribute");
+    return refuse(cudaErrorNotSupported,
+                  "cudaMemPoolSetAttribute: not emulated for this attribute");
   std::memcpy(&release_threshold, value, 8);
   return cudaSuccess;
 }
@@ -387,10 +446,16 @@ cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr a, void* valu
   Hold hold;
   std::uint64_t v = 0;
   switch (a) {
-    case cudaMemPoolAttrReleaseThreshold: v = release_threshold; break;
+    case cudaMemPoolAttrReleaseThreshold:
+      v = release_threshold;
+      break;
     case cudaMemPoolAttrReservedMemCurrent:
-    case cudaMemPoolAttrUsedMemCurrent: v = device_bytes_in_use(); break;
-    default: return refuse(cudaErrorNotSupported, "cudaMemPoolGetAttribute: not emulated for this attribute");
+    case cudaMemPoolAttrUsedMemCurrent:
+      v = device_bytes_in_use();
+      break;
+    default:
+      return refuse(cudaErrorNotSupported,
+                    "cudaMemPoolGetAttribute: not emulated for this attribute");
   }
   std::memcpy(value, &v, 8);
   return cudaSuccess;

@@ -19,8 +19,7 @@ inline bool operator!=(const Site& a, const Site& b) { return !(a == b); }
 }  // namespace seqloom::emulation
 
 // Last parameter of a device function that wants to know who called it.
-#define SEQLOOM_SITE_ONLY \
-  ::seqloom::emulation::Site site = ::seqloom::emulation::Site::here()
+#define SEQLOOM_SITE_ONLY ::seqloom::emulation::Site site = ::seqloom::emulation::Site::here()
 #define SEQLOOM_SITE , SEQLOOM_SITE_ONLY
 #define SEQLOOM_PASS_SITE_ONLY site
 #define SEQLOOM_PASS_SITE , site

@@ -33,7 +33,8 @@ using namespace seqloom::emulation;
 
 extern "C" {
 
-// ---- streams -------------------------------------------------------------------------------------------
+// ---- streams
+// -------------------------------------------------------------------------------------------
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned flags) {
   Hold hold;
   *s = make_stream(!(flags & cudaStreamNonBlocking));
@@ -80,7 +81,8 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t f, void* data) {
   });
 }
 
-// ---- events --------------------------------------------------------------------------------------------
+// ---- events
+// --------------------------------------------------------------------------------------------
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned flags) {
   Hold hold;
   events.push_back(std::make_unique<Event>());
@@ -139,11 +141,13 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t a, cudaEvent_t b) {
   return cudaSuccess;
 }
 
-// ---- graphs: one stream, captured and replayed -----------------------------------------------------------
+// ---- graphs: one stream, captured and replayed
+// -----------------------------------------------------------
 cudaError_t cudaStreamBeginCapture(cudaStream_t h, cudaStreamCaptureMode) {
   Hold hold;
   if (h == nullptr || h == cudaStreamLegacy)
-    return refuse(cudaErrorStreamCaptureUnsupported, "the legacy default stream cannot be captured");
+    return refuse(cudaErrorStreamCaptureUnsupported,
+                  "the legacy default stream cannot be captured");
   Stream& s = stream_of(h);
   if (s.capture) return refuse(cudaErrorIllegalState, "the stream is being captured already");
   s.capture = std::make_shared<Graph>();
@@ -203,9 +207,9 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   Hold hold;
-  captured.erase(std::remove_if(captured.begin(), captured.end(),
-                                [&](auto& g) { return g.get() == graph; }),
-                 captured.end());
+  captured.erase(
+      std::remove_if(captured.begin(), captured.end(), [&](auto& g) { return g.get() == graph; }),
+      captured.end());
   return cudaSuccess;
 }
 

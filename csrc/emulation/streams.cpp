@@ -79,9 +79,9 @@ cudaStream_t make_stream(bool blocking) {
 
 void drop_stream(cudaStream_t h) {
   auto& made = streams().made;
-  made.erase(std::remove_if(made.begin(), made.end(),
-                            [&](auto& s) { return handle_of(s.get()) == h; }),
-             made.end());
+  made.erase(
+      std::remove_if(made.begin(), made.end(), [&](auto& s) { return handle_of(s.get()) == h; }),
+      made.end());
 }
 
 cudaError_t run_one(Stream& s) {

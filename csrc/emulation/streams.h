@@ -50,7 +50,7 @@ struct Event {
   std::shared_ptr<std::chrono::steady_clock::time_point> time;
 };
 
-Stream& stream_of(cudaStream_t);       // throws for a handle that was never made
+Stream& stream_of(cudaStream_t);  // throws for a handle that was never made
 cudaStream_t make_stream(bool blocking);
 void drop_stream(cudaStream_t);
 cudaError_t run_until(const Position&);

@@ -20,10 +20,14 @@ static_assert(sizeof(TensorMapRecord) <= 128, "must fit into a CUtensorMap");
 // patterns).
 inline std::uint32_t swizzle_address(std::uint32_t address, int bytes) {
   switch (bytes) {
-    case 128: return address ^ ((address >> 3) & 0x70);
-    case 64: return address ^ ((address >> 3) & 0x30);
-    case 32: return address ^ ((address >> 3) & 0x10);
-    default: return address;
+    case 128:
+      return address ^ ((address >> 3) & 0x70);
+    case 64:
+      return address ^ ((address >> 3) & 0x30);
+    case 32:
+      return address ^ ((address >> 3) & 0x10);
+    default:
+      return address;
   }
 }
 

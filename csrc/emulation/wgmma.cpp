@@ -15,8 +15,8 @@ bool meet(const char* op, Site site, WarpGroup& g, int slot) {
   Fiber* f = self();
   if (g.arrived && (g.op != op || g.site != site))
     fail(site, "divergent warpgroup: %s here, %s at %s", op, g.op, describe(g.site).c_str());
-  const int threads = static_cast<int>(machine.launch.block.x * machine.launch.block.y *
-                                       machine.launch.block.z);
+  const int threads =
+      static_cast<int>(machine.launch.block.x * machine.launch.block.y * machine.launch.block.z);
   if (f->index / 128 * 128 + 128 > threads)
     fail(site, "%s: the block's last warpgroup is not complete", op);
   g.op = op;
@@ -109,7 +109,8 @@ void read_operands(const WgmmaOp& op, Fiber* const (&fibers)[128], float* a, flo
       for (int r = 0; r < 4; ++r) {
         const int row = t / 32 * 16 + t % 32 / 4 + (r & 1) * 8, k = t % 4 * 2 + (r >> 1) * 8;
         a[row * 16 + k] = value_of(op.a[t][r] & 0xffff, op.shape.is_half);
-        a[row * 16 + k + 1] = value_of(static_cast<std::uint16_t>(op.a[t][r] >> 16), op.shape.is_half);
+        a[row * 16 + k + 1] =
+            value_of(static_cast<std::uint16_t>(op.a[t][r] >> 16), op.shape.is_half);
       }
   }
   ActAs reader(fibers[turn * 32]);
@@ -223,7 +224,8 @@ void wgmma_wait(int pending, Site site) {
   WarpGroup& g = group_of(*f);
   if (!meet("wgmma_wait", site, g, f->index % 128)) return;
   std::size_t done = 0;
-  while (done < g.queue.size() && g.queue[done].group <= g.group - 1 - pending) land(g, g.queue[done++]);
+  while (done < g.queue.size() && g.queue[done].group <= g.group - 1 - pending)
+    land(g, g.queue[done++]);
   g.queue.erase(g.queue.begin(), g.queue.begin() + static_cast<std::ptrdiff_t>(done));
   for (auto it = g.accumulators.begin(); it != g.accumulators.end();) {
     if (in_flight(g, it->first)) {

@@ -36,7 +36,9 @@ CHECKED += ["--param=tsan-instrument-func-entry-exit=0", "--param=tsan-distingui
 @functools.cache
 def cuda_headers() -> Path | None:
     """The folder with cuda_runtime.h: of the toolkit, or of the pip packages."""
-    candidates = [Path(os.environ[k]) / "include" for k in ("CUDA_HOME", "CUDA_PATH") if k in os.environ]
+    candidates = [
+        Path(os.environ[k]) / "include" for k in ("CUDA_HOME", "CUDA_PATH") if k in os.environ
+    ]
     if nvcc := shutil.which("nvcc"):
         listing = subprocess.run(
             [nvcc, "--dryrun", "-c", "x.cu"], capture_output=True, text=True, check=False
@@ -55,7 +57,7 @@ def why_not() -> str:
     if shutil.which("g++") is None:
         return "needs g++"
     if cuda_headers() is None:
-        return "needs NVIDIA's headers (pip install nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl)"
+        return "needs NVIDIA's headers (pip: nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl)"
     return "" if CSRC.is_dir() else "needs the source tree"
 
 
@@ -84,7 +86,10 @@ def compile_object(source: Path, flags: list[str]) -> Path:
     if not target.exists():
         partial = target.with_suffix(f".{os.getpid()}.tmp")
         done = subprocess.run(
-            [*command, "-c", str(source), "-o", str(partial)], capture_output=True, text=True, check=False
+            [*command, "-c", str(source), "-o", str(partial)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise RuntimeError(f"{source.name} does not compile:\n{done.stderr[-4000:]}")
@@ -92,25 +97,35 @@ def compile_object(source: Path, flags: list[str]) -> Path:
     return target
 
 
-@functools.cache
-def build(mode: str, extra: tuple[str, ...] = ()) -> Path:
-    """Path of the library of test kernels, "plain" or "checked"."""
-    left_out = "no_callouts" if mode == "checked" else "callouts"
-    sources = [p for p in sorted((CSRC / "emulation").glob("*.cpp")) if p.stem != left_out]
-    names = ("runtime", "memory", "tensor_map", "cublaslt")
-    sources += [CSRC / "cuda" / f"{n}.cpp" for n in names] + [HERE / "support.cpp"]
-    objects = [compile_object(p, []) for p in sources]
-    flags = KERNEL + (CHECKED if mode == "checked" else []) + list(extra)
-    objects += [compile_object(p, flags) for p in sorted((HERE / "kernels").glob("*.cu"))]
+# Of csrc/cuda: what a library of test kernels needs beside the emulator.
+HOST_PARTS = ("runtime", "memory", "tensor_map", "cublaslt")
+
+
+def link(name: str, objects: list[Path], flags: list[str]) -> Path:
     key = hashlib.sha256("".join(map(str, objects)).encode()).hexdigest()[:20]
-    library = cache_folder() / f"kernels-{mode}-{key}.so"
+    library = cache_folder() / f"{name}-{key}.so"
     if not library.exists():
         partial = library.with_suffix(f".{os.getpid()}.tmp")
-        link = ["g++", "-shared", "-Wl,--no-undefined", "-Wl,-Bsymbolic", "-o", str(partial)]
-        link += [*map(str, objects), *(f for f in extra if f == "--coverage"), "-ldl", "-lpthread"]
-        subprocess.run(link, check=True)
+        command = ["g++", "-shared", "-Wl,--no-undefined", "-Wl,-Bsymbolic", "-o", str(partial)]
+        subprocess.run([*command, *map(str, objects), *flags, "-ldl", "-lpthread"], check=True)
         partial.rename(library)
     return library
+
+
+def emulator_objects(mode: str) -> list[Path]:
+    """The emulator and the CUDA toolbox; never instrumented."""
+    left_out = "no_callouts" if mode == "checked" else "callouts"
+    sources = [p for p in sorted((CSRC / "emulation").glob("*.cpp")) if p.stem != left_out]
+    sources += [CSRC / "cuda" / f"{n}.cpp" for n in HOST_PARTS] + [HERE / "support.cpp"]
+    return [compile_object(p, []) for p in sources]
+
+
+@functools.cache
+def build(mode: str) -> Path:
+    """Path of the library of test kernels, "plain" or "checked"."""
+    flags = KERNEL + (CHECKED if mode == "checked" else [])
+    kernels = [compile_object(p, flags) for p in sorted((HERE / "kernels").glob("*.cu"))]
+    return link(f"kernels-{mode}", emulator_objects(mode) + kernels, [])
 
 
 class Library:

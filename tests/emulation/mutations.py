@@ -102,7 +102,11 @@ MUTATIONS: dict[str, dict[int, str]] = {
         2: "rank outside the cluster",
         3: "no cluster barrier before remote memory is written",
     },
-    "mailbox": {1: "barrier expects too many bytes", 2: "no wait for the mailbox", 3: "block exits while others still write to it"},
+    "mailbox": {
+        1: "barrier expects too many bytes",
+        2: "no wait for the mailbox",
+        3: "block exits while others still write to it",
+    },
     "wgmma": {
         1: "no mbarrier wait",
         2: "wrong stride in the descriptor",

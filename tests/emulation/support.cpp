@@ -43,9 +43,8 @@ SEQLOOM_EXPORT int test_device_name(char* out, int size) {
                   seqloom::cuda::device_properties(0).name.c_str());
   });
 }
-SEQLOOM_EXPORT int test_capability() {
-  return seqloom::cuda::device_properties(0).capability();
-}
+SEQLOOM_EXPORT int test_device_count() { return seqloom::cuda::device_count(); }
+SEQLOOM_EXPORT int test_capability() { return seqloom::cuda::device_properties(0).capability(); }
 #if defined(SEQLOOM_CUDA_EMULATED)
 SEQLOOM_EXPORT int test_configure(const char* name, const char* value) {
   return guarded([&] { seqloom::emulation::configure(name, value); });
@@ -53,8 +52,9 @@ SEQLOOM_EXPORT int test_configure(const char* name, const char* value) {
 SEQLOOM_EXPORT int test_has_checker() { return seqloom::emulation::built_with_checker(); }
 SEQLOOM_EXPORT void test_statistics(unsigned long long* out) {
   const auto s = seqloom::emulation::statistics();
-  const unsigned long long values[] = {s.launches, s.blocks, s.threads, s.switches, s.collectives,
-                                       s.mma, s.checked_accesses, s.ldmatrix, s.ldmatrix_conflicts};
+  const unsigned long long values[] = {s.launches,         s.blocks,      s.threads,
+                                       s.switches,         s.collectives, s.mma,
+                                       s.checked_accesses, s.ldmatrix,    s.ldmatrix_conflicts};
   for (int i = 0; i < 9; ++i) out[i] = values[i];
 }
 #endif

@@ -82,7 +82,8 @@ __global__ void __launch_bounds__(kThreads)
       for (int e = 0; e < 4; ++e) {
         const int column = t * kKeys + n * 8 + (l & 3) * 2 + (e & 1);
         const int row = row0 + w * 16 + (l >> 2) + (e >> 1) * 8;
-        if (column > row - (bug == 8) || column >= length) s[n][e] = -INFINITY;  // 8: mask off by one
+        if (column > row - (bug == 8) || column >= length)
+          s[n][e] = -INFINITY;  // 8: mask off by one
         now[e >> 1] = fmaxf(now[e >> 1], s[n][e]);
       }
 #pragma unroll
@@ -111,7 +112,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int n = 0; n < 8; n += 2) {
         uint32_t vf[4];
-        const uint32_t at = v_tiles + stage * kTileBytes + swizzled(kk * 16 + (l & 15), n + (l >> 4));
+        const uint32_t at =
+            v_tiles + stage * kTileBytes + swizzled(kk * 16 + (l & 15), n + (l >> 4));
         if (bug == 4) {
           ptx::ldmatrix_x4(vf, at);  // V must be read transposed
         } else {
@@ -144,7 +146,8 @@ SEQLOOM_EXPORT int run_attention(const BFloat16* q, const BFloat16* k, const BFl
                                  BFloat16* o, int heads, int length, int bug) {
   return guarded([&] {
     LaunchConfig c;
-    c.grid = dim3(static_cast<unsigned>((length + kRows - 1) / kRows), static_cast<unsigned>(heads));
+    c.grid =
+        dim3(static_cast<unsigned>((length + kRows - 1) / kRows), static_cast<unsigned>(heads));
     c.block = dim3(kThreads);
     c.shared_bytes = kRows * kHead * 2 + 4 * kTileBytes;
     launch(attention_kernel, c, q, k, v, o, length,

@@ -70,7 +70,8 @@ constexpr uint32_t kTile = 64 * kDepth * 2;
 // C[64, 64] = A[64, K] B[64, K]^T (kRegisters false) or A[64, K] B[K, 64] (true).
 template <bool kRegisters>
 __global__ void __launch_bounds__(128)
-    wgmma_kernel(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b,
+    wgmma_kernel(const __grid_constant__ CUtensorMap map_a,
+                 const __grid_constant__ CUtensorMap map_b,
                  const __grid_constant__ CUtensorMap map_c, const BFloat16* a, int depth, int bug) {
   DYNAMIC_SHARED(smem, 1024);
   SHARED_ARRAY(uint64_t, full, [kStages]);
@@ -90,7 +91,8 @@ __global__ void __launch_bounds__(128)
     const uint32_t bytes = kRegisters ? kTile : 2 * kTile;
     ptx::mbarrier_arrive_expect(bar[s], bug == 6 ? bytes / 2 : bytes);
     if (!kRegisters)
-      ptx::tensor_load_2d(tiles_a + static_cast<uint32_t>(s) * kTile, &map_a, k * kDepth, 0, bar[s]);
+      ptx::tensor_load_2d(tiles_a + static_cast<uint32_t>(s) * kTile, &map_a, k * kDepth, 0,
+                          bar[s]);
     ptx::tensor_load_2d(tiles_b + static_cast<uint32_t>(s) * kTile, &map_b,
                         kRegisters ? 0 : k * kDepth, kRegisters ? k * kDepth : 0, bar[s]);
   };
@@ -113,12 +115,12 @@ __global__ void __launch_bounds__(128)
                  a + static_cast<size_t>(w * 16 + (l >> 2) + (r & 1) * 8) * depth + k * kDepth +
                      i * 16 + (l & 3) * 2 + (r >> 1) * 8,
                  4);
-        const uint64_t desc = ptx::wgmma_descriptor(at_b + step * 2048, 0, bug == 2 ? 512 : 1024,
-                                                    ptx::Swizzle::k128);
+        const uint64_t desc =
+            ptx::wgmma_descriptor(at_b + step * 2048, 0, bug == 2 ? 512 : 1024, ptx::Swizzle::k128);
         ptx::wgmma_rs<BFloat16, 64, 1>(acc, fragment, desc, 1);
       } else {
-        const uint64_t desc_a = ptx::wgmma_descriptor(at_a + step * 32, 0, bug == 2 ? 512 : 1024,
-                                                      ptx::Swizzle::k128);
+        const uint64_t desc_a =
+            ptx::wgmma_descriptor(at_a + step * 32, 0, bug == 2 ? 512 : 1024, ptx::Swizzle::k128);
         const uint64_t desc_b = ptx::wgmma_descriptor(
             at_b + step * 32, 0, 1024, bug == 11 ? ptx::Swizzle::k64 : ptx::Swizzle::k128);
         ptx::wgmma_ss<BFloat16, 64>(acc, desc_a, desc_b, 1);

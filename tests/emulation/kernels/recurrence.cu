@@ -15,14 +15,13 @@ __global__ void __launch_bounds__(kThreads)
     lstm_kernel(const float* xp, const float* w_hh, float* h, float* c_last, uint32_t* counter,
                 int steps, int batch, int hidden, int bug) {
   DYNAMIC_SHARED(raw, 16);
-  float* weights = reinterpret_cast<float*>(raw);      // [4 * kUnits, H]
-  float* state = weights + 4 * kUnits * hidden;        // [B, H]
+  float* weights = reinterpret_cast<float*>(raw);  // [4 * kUnits, H]
+  float* state = weights + 4 * kUnits * hidden;    // [B, H]
   SHARED_ARRAY(float, gates, [4 * kUnits][kMaxBatch]);
   const int t = static_cast<int>(threadIdx.x), u0 = static_cast<int>(blockIdx.x) * kUnits;
   for (int i = t; i < 4 * kUnits * hidden; i += kThreads) {
     const int r = i / hidden, col = i % hidden;
-    weights[i] =
-        w_hh[static_cast<size_t>(r / kUnits * hidden + u0 + r % kUnits) * hidden + col];
+    weights[i] = w_hh[static_cast<size_t>(r / kUnits * hidden + u0 + r % kUnits) * hidden + col];
   }
   float c = bug == 1 ? w_hh[-1] : 0.f;  // 1: whatever lies before the weights
   const int unit = t % kUnits, row = t / kUnits;

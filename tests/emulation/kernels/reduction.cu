@@ -7,9 +7,8 @@ namespace seqloom_test {
 namespace {
 
 // partial[blocks], counter: zero. One lane of each block publishes, the last block reads.
-__global__ void __launch_bounds__(128)
-    sum_kernel(const float* x, float* partial, unsigned* counter, float* out, int n,
-               const float* host, int bug) {
+__global__ void __launch_bounds__(128) sum_kernel(const float* x, float* partial, unsigned* counter,
+                                                  float* out, int n, const float* host, int bug) {
   SHARED_ARRAY(float, s, [128]);
   SHARED_ARRAY(int, is_last, [1]);
   DYNAMIC_SHARED(raw, 16);
@@ -80,8 +79,8 @@ __global__ void __launch_bounds__(64) exchange_kernel(float* x, float* out, int 
 }
 
 // Each warp gives its lane 0 the duty to publish; without __syncwarp the others may lag behind.
-__global__ void __launch_bounds__(64) publish_kernel(float* data, unsigned* flag, float* out,
-                                                     int bug) {
+__global__ void __launch_bounds__(64)
+    publish_kernel(float* data, unsigned* flag, float* out, int bug) {
   const int t = static_cast<int>(threadIdx.x);
   if (t < 32) {
     data[t] = static_cast<float>(t);

@@ -8,8 +8,8 @@ namespace {
 
 constexpr int kStages = 3, kChunk = 384;  // floats
 
-__global__ void __launch_bounds__(128) ring_kernel(const float* in, float* out, int chunks,
-                                                   int bug) {
+__global__ void __launch_bounds__(128)
+    ring_kernel(const float* in, float* out, int chunks, int bug) {
   DYNAMIC_SHARED(raw, 128);
   float* buffers = reinterpret_cast<float*>(raw);
   float* results = buffers + kStages * kChunk;

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Registers, spills and shared memory of every CUDA kernel, from ptxas.
+
+    python scripts/cuda_resources.py            compile all kernels, rewrite csrc/cuda/resources.csv
+    python scripts/cuda_resources.py --check    the same, but fail where the file is out of date
+    python scripts/cuda_resources.py FILE.cu    only these files
+
+Fails when a kernel spills registers, or cannot be launched with the block size of its
+__launch_bounds__ (without them: 1024 threads) because registers or shared memory run out. Needs
+nvcc, no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "csrc" / "cuda" / "resources.csv"
+ARCHITECTURES = ("80", "90a")
+COLUMNS = ["file", "architecture", "kernel", "threads", "registers", "shared_bytes", "stack_bytes",
+           "spill_store_bytes", "spill_load_bytes"]  # fmt: skip
+REGISTERS = 65536
+STATIC_SHARED = 48 * 1024
+
+
+def demangle(names: list[str]) -> list[str]:
+    done = subprocess.run(
+        ["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
+
+
+def short(name: str) -> str:
+    """The kernel's name with its template arguments, without parameters and namespaces."""
+    name = re.sub(r"\(anonymous namespace\)::|seqloom::(ops|cuda)::|seqloom::", "", name)
+    name = re.sub(r"^void ", "", name)
+    depth = 0
+    for i, c in enumerate(name):
+        depth += (c == "<") - (c == ">")
+        if c == "(" and depth == 0:
+            return name[:i]
+    return name
+
+
+def threads_of(ptx: str) -> dict[str, int]:
+    """Block size of each entry from its __launch_bounds__."""
+    found = {}
+    for entry in re.finditer(r"\.entry\s+(\w+)\s*\(.*?\)(.*?)\{", ptx, re.S):
+        bounds = re.search(r"\.maxntid\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*(\d+))?", entry[2])
+        sizes = [int(x) for x in bounds.groups() if x] if bounds else []
+        found[entry[1]] = 1
+        for size in sizes:
+            found[entry[1]] *= size
+        if not sizes:
+            found[entry[1]] = 1024
+    return found
+
+
+def kernels_of(source: Path, architecture: str, folder: Path) -> list[dict[str, object]]:
+    ptx = folder / f"{source.stem}.{architecture}.ptx"
+    subprocess.run(
+        ["nvcc", "-std=c++17", "-O2", "--expt-relaxed-constexpr", f"-I{ROOT / 'csrc'}",
+         "-DSEQLOOM_WITH_CUDA=1", f"-arch=compute_{architecture}", "-ptx", str(source),
+         "-o", str(ptx)],
+        check=True,
+    )  # fmt: skip
+    log = subprocess.run(
+        ["ptxas", "-v", f"-arch=sm_{architecture}", str(ptx), "-o", str(folder / "out.cubin")],
+        check=True, capture_output=True, text=True,
+    ).stderr  # fmt: skip
+    threads = threads_of(ptx.read_text())
+    rows, name = {}, ""
+    for line in log.splitlines():
+        if found := re.search(r"Compiling entry function '(\w+)'", line):
+            name = found[1]
+            rows[name] = {"file": source.relative_to(ROOT).as_posix(), "architecture": architecture,
+                          "threads": threads[name], "shared_bytes": 0}  # fmt: skip
+        elif found := re.search(
+            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line
+        ):
+            # Functions that are called, not inlined, are listed too; the kernel comes first.
+            row = rows.get(name)
+            if row is not None and "stack_bytes" not in row:
+                row.update(
+                    stack_bytes=int(found[1]),
+                    spill_store_bytes=int(found[2]),
+                    spill_load_bytes=int(found[3]),
+                )
+        elif found := re.search(r"Used (\d+) registers", line):
+            rows[name]["registers"] = int(found[1])
+            if shared := re.search(r"(\d+) bytes smem", line):
+                rows[name]["shared_bytes"] = int(shared[1])
+    for row, readable in zip(rows.values(), demangle(list(rows)), strict=True):
+        row["kernel"] = short(readable)
+    return list(rows.values())
+
+
+def problems(row: dict[str, object]) -> list[str]:
+    """Why this kernel must not be shipped."""
+    found = []
+    if int(row["spill_store_bytes"]) or int(row["spill_load_bytes"]):
+        found.append(f"spills {row['spill_store_bytes']} + {row['spill_load_bytes']} bytes")
+    # Registers are given to warps in units of 8 a thread.
+    per_thread = (int(row["registers"]) + 7) // 8 * 8
+    per_block = per_thread * ((int(row["threads"]) + 31) // 32 * 32)
+    if per_block > REGISTERS:
+        found.append(f"{row['threads']} threads x {per_thread} registers exceed {REGISTERS}")
+    if int(row["shared_bytes"]) > STATIC_SHARED:
+        found.append(f"{row['shared_bytes']} bytes of static shared memory exceed {STATIC_SHARED}")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    sources = [f.resolve() for f in arguments.files] or sorted((ROOT / "csrc").rglob("*.cu"))
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for source in sources:
+            for architecture in ARCHITECTURES:
+                rows += kernels_of(source, architecture, Path(folder))
+    rows.sort(key=lambda r: (r["file"], r["architecture"], r["kernel"]))
+    bad = 0
+    for row in rows:
+        for problem in problems(row):
+            bad += 1
+            print(f"{row['file']} (sm_{row['architecture']}) {row['kernel']}: {problem}")
+    text = [[str(row[c]) for c in COLUMNS] for row in rows]
+    tracked: list[list[str]] = []
+    if TABLE.exists():
+        with TABLE.open(newline="") as f:
+            tracked = list(csv.reader(f))[1:]
+    if arguments.files:
+        names = {row[0] for row in text}
+        text = sorted([r for r in tracked if r[0] not in names] + text)
+    stale = sorted(tracked) != sorted(text)
+    if arguments.check and stale:
+        print(f"{TABLE.relative_to(ROOT)} is out of date: run scripts/cuda_resources.py")
+    if not arguments.check:
+        with TABLE.open("w", newline="") as f:
+            writer = csv.writer(f, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows(text)
+    print(f"{len(rows)} kernels in {len(sources)} files, {bad} problems")
+    return 1 if bad or (arguments.check and stale) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Line and branch coverage of device code over what was run in the emulator.
+
+    cmake -S . -B build/coverage -G Ninja -DSEQLOOM_CUDA=EMULATED -DSEQLOOM_COVERAGE=ON
+    ninja -C build/coverage
+    PYTHONPATH=build/coverage/python pytest tests/ops --device cuda
+    python scripts/device_coverage.py build/coverage [--minimum 90] [--missing]
+
+Counts the lines of __global__ and SEQLOOM_DEVICE functions; a line of a template counts as run when
+any instantiation ran it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import gzip
+import json
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC = ROOT / "csrc"
+
+
+@cache
+def lines_of(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+@cache
+def is_device_function(path: Path, start: int) -> bool:
+    """Whether the function that begins at this line is device code, by its own words."""
+    text = lines_of(path)
+    for number in range(start, max(start - 6, 0), -1):
+        line = text[number - 1] if number <= len(text) else ""
+        if "__global__" in line or "SEQLOOM_DEVICE" in line or "CONFORMANCE(" in line:
+            return True
+        if number < start and (line.rstrip().endswith((";", "}")) or not line.strip()):
+            return False
+    return False
+
+
+def reports(build: Path) -> list[dict]:
+    found = []
+    for data in sorted(build.rglob("*.cu.gcda")):
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                ["gcov", "--json-format", "--branch-probabilities", str(data)],
+                cwd=folder, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode:
+                print(done.stderr, file=sys.stderr)
+            for name in Path(folder).glob("*.gcov.json.gz"):
+                with gzip.open(name) as f:
+                    found.append(json.load(f))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("build", type=Path)
+    parser.add_argument(
+        "--minimum", type=float, default=0.0, help="fail below this percentage of lines"
+    )
+    parser.add_argument("--missing", action="store_true", help="print the lines that never ran")
+    arguments = parser.parse_args()
+    lines: dict[Path, dict[int, int]] = collections.defaultdict(
+        lambda: collections.defaultdict(int)
+    )
+    branches: dict[Path, dict[tuple[int, int], int]] = collections.defaultdict(
+        lambda: collections.defaultdict(int)
+    )
+    for report in reports(arguments.build):
+        base = Path(report["current_working_directory"])
+        for file in report["files"]:
+            path = (base / file["file"]).resolve()
+            if CSRC not in path.parents or "emulation" in path.parts:
+                continue
+            starts = {f["name"]: f["start_line"] for f in file["functions"]}
+            for line in file["lines"]:
+                start = starts.get(line.get("function_name", ""))
+                if start is None or not is_device_function(path, start):
+                    continue
+                lines[path][line["line_number"]] += line["count"]
+                for i, branch in enumerate(line["branches"]):
+                    if not branch["throw"]:
+                        branches[path][line["line_number"], i] += branch["count"]
+    if not lines:
+        print("no coverage data: build with SEQLOOM_COVERAGE=ON and run the tests", file=sys.stderr)
+        return 1
+
+    def row(name: str, paths: list[Path]) -> float:
+        total = sum(len(lines[p]) for p in paths)
+        hit = sum(count > 0 for p in paths for count in lines[p].values())
+        ways = sum(len(branches[p]) for p in paths)
+        taken = sum(count > 0 for p in paths for count in branches[p].values())
+        percent = 100 * hit / max(total, 1)
+        ways_percent = 100 * taken / max(ways, 1)
+        print(
+            f"{name:52s} {hit:5d}/{total:<5d} {percent:5.1f} %"
+            f"  {taken:5d}/{ways:<5d} {ways_percent:5.1f} %"
+        )
+        return percent
+
+    print(f"{'device code':52s} {'lines':>19s} {'branches':>19s}")
+    for path in sorted(lines):
+        row(path.relative_to(ROOT).as_posix(), [path])
+        if arguments.missing:
+            gaps = [str(n) for n, count in sorted(lines[path].items()) if not count]
+            if gaps:
+                print(f"    never run: {', '.join(gaps)}")
+    percent = row("all", list(lines))
+    return 1 if percent < arguments.minimum else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs every wrapper and intrinsic on this machine's GPU and writes goldens.npz.
+
+python -m tests.conformance            on a GPU machine: build with nvcc, run, write the goldens
+python -m tests.conformance --compare  anywhere: the emulator against the goldens
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import numpy as np
+from tests.conformance.common import (
+    GOLDENS,
+    Runner,
+    build_emulated,
+    build_for_gpu,
+    disagreement,
+    read_goldens,
+)
+
+
+def write(architecture: str) -> int:
+    runner = Runner(build_for_gpu(architecture))
+    if runner.library.c.test_device_count() < 1:
+        print("no GPU: the goldens are what a GPU answers", file=sys.stderr)
+        return 1
+    goldens = read_goldens()
+    for kernel in runner.kernels:
+        if runner.supports(kernel):
+            goldens[kernel.name] = runner.run(kernel)
+        else:
+            print(f"{kernel.name}: not on compute capability {runner.capability}")
+    np.savez_compressed(GOLDENS, **dict(sorted(goldens.items())))
+    print(f"{GOLDENS}: {len(goldens)} kernels. Commit it, then run with --compare.")
+    return 0
+
+
+def compare() -> int:
+    runner, goldens, wrong = Runner(build_emulated()), read_goldens(), 0
+    for kernel in runner.kernels:
+        got = runner.run(kernel)
+        if kernel.name not in goldens:
+            print(f"{kernel.name:28s} no golden yet")
+            continue
+        problem = disagreement(kernel, got, goldens[kernel.name])
+        wrong += bool(problem)
+        print(f"{kernel.name:28s} {problem or 'agrees'}")
+    print(f"{len(goldens)} of {len(runner.kernels)} kernels have goldens, {wrong} disagree")
+    return 1 if wrong else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.conformance",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--compare", action="store_true", help="emulator against the goldens")
+    parser.add_argument("--arch", default="native", help="nvcc -arch (sm_90a for wgmma)")
+    arguments = parser.parse_args()
+    return compare() if arguments.compare else write(arguments.arch)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one case of project_mutations.py under several schedules; prints how an error showed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import seqloom as sl
+from seqloom import _core
+
+RUNS = [("fifo", 1, "lazy"), ("reverse", 1, "lazy"), ("random", 1, "lazy"), ("random", 2, "eager")]
+Pairs = list[tuple[Any, np.ndarray]]
+
+
+def device(a: np.ndarray, dtype: str = "float32", grad: bool = False) -> sl.Tensor:
+    t = sl.tensor(a).to(device="cuda")
+    t = t.to(dtype=dtype) if np.issubdtype(a.dtype, np.floating) else t
+    t.requires_grad = grad
+    return t
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(3)
+
+
+def softmax(shape: tuple[int, ...], axis: int = -1) -> Pairs:
+    x = rng().standard_normal(shape).astype(np.float32) * 3
+    e = np.exp(x.astype(np.float64) - x.max(axis, keepdims=True))
+    return [(sl.ops.softmax(device(x), axis=axis), e / e.sum(axis, keepdims=True))]
+
+
+def softmax_backward() -> Pairs:
+    x, g = rng().standard_normal((2, 3, 500)).astype(np.float32)
+    t = device(x, grad=True)
+    sl.ops.softmax(t).backward(device(g))
+    e = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
+    y = e / e.sum(-1, keepdims=True)
+    return [(t.grad, y * (g - (g * y).sum(-1, keepdims=True)))]
+
+
+def normed(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    d = x.astype(np.float64) - x.mean(-1, keepdims=True, dtype=np.float64)
+    r = 1 / np.sqrt((d * d).mean(-1, keepdims=True) + 1e-5)
+    return d * r, r
+
+
+def norm(shape: tuple[int, int], weights: bool = True) -> Pairs:
+    x = rng().standard_normal(shape).astype(np.float32) + 2
+    w = rng().standard_normal(shape[1]).astype(np.float32)
+    y = sl.ops.layer_norm(device(x), device(w) if weights else None)
+    return [(y, normed(x)[0] * (w if weights else 1))]
+
+
+def norm_backward() -> Pairs:
+    r = rng()
+    x, g = r.standard_normal((2, 200, 40)).astype(np.float32)
+    w, b = r.standard_normal((2, 40)).astype(np.float32)
+    t, weight, bias = device(x, grad=True), device(w, grad=True), device(b, grad=True)
+    sl.ops.layer_norm(t, weight, bias).backward(device(g))
+    xhat, scale = normed(x)
+    gw = g * w
+    dx = scale * (gw - gw.mean(-1, keepdims=True) - xhat * (gw * xhat).mean(-1, keepdims=True))
+    return [(t.grad, dx), (weight.grad, (g * xhat).sum(0)), (bias.grad, g.sum(0))]
+
+
+def product(dtype: str, m: int, k: int, n: int, capability: int = 90) -> Pairs:
+    _core.emulation_configure("capability", str(capability))
+    r = rng()
+    a, b = (device(r.standard_normal(s).astype(np.float32), dtype) for s in ((m, k), (k, n)))
+    want = [x.to(dtype="float32").cpu().numpy().astype(np.float64) for x in (a, b)]
+    got = sl.ops.matmul(a, b)
+    _core.emulation_configure("capability", "90")
+    return [(got, want[0] @ want[1])]
+
+
+def column_sums() -> Pairs:
+    r = rng()
+    x, w, b = (r.standard_normal(s).astype(np.float32) for s in ((90, 24), (70, 24), (70,)))
+    bias = device(b, grad=True)
+    y = sl.ops.linear(device(x), device(w), bias)
+    g = r.standard_normal((90, 70)).astype(np.float32)
+    y.backward(device(g))
+    return [(y, x.astype(np.float64) @ w.T + b), (bias.grad, g.sum(0, dtype=np.float64))]
+
+
+def embedding_backward() -> Pairs:
+    r = rng()
+    ids, table = r.integers(0, 9, 50), r.standard_normal((11, 20)).astype(np.float32)
+    g = r.standard_normal((50, 20)).astype(np.float32)
+    weight = device(table, grad=True)
+    y = sl.ops.embedding(device(ids), weight)
+    y.backward(device(g))
+    want = np.zeros((11, 20))
+    np.add.at(want, ids, g)
+    return [(y, table[ids]), (weight.grad, want)]
+
+
+def reduced(name: str, axis: int, shape: tuple[int, ...] = (7, 600)) -> Pairs:
+    x = rng().standard_normal(shape).astype(np.float32)
+    return [(getattr(device(x), name)(axis), getattr(np, name)(x.astype(np.float64), axis))]
+
+
+def sort_rows() -> Pairs:
+    x = rng().standard_normal((3, 300)).astype(np.float32)
+    values, order = device(x).sort(-1)
+    return [(values, np.sort(x, -1)), (order, np.argsort(x, -1, kind="stable"))]
+
+
+def triangle() -> Pairs:
+    x = rng().standard_normal((20, 30)).astype(np.float32)
+    return [(device(x).tril(), np.tril(x))]
+
+
+def rotary() -> Pairs:
+    r = rng()
+    x = r.standard_normal((2, 3, 5, 16)).astype(np.float32)
+    c, s = r.standard_normal((2, 5, 8)).astype(np.float32)
+    a, b = x[..., :8], x[..., 8:]
+    return [(sl.ops.rotary_embedding(device(x), device(c), device(s)),
+             np.concatenate([a * c - b * s, b * c + a * s], -1))]  # fmt: skip
+
+
+def cross_entropy() -> Pairs:
+    r = rng()
+    x, t = r.standard_normal((5, 2000)).astype(np.float32) * 3, r.integers(0, 2000, 5)
+    logits = device(x, grad=True)
+    loss = sl.ops.cross_entropy(logits, device(t))
+    loss.backward()
+    e = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
+    p = e / e.sum(-1, keepdims=True)
+    onehot = np.eye(2000)[t]
+    return [(loss, -np.log(p[np.arange(5), t]).mean()), (logits.grad, (p - onehot) / 5)]
+
+
+CASES: dict[str, Callable[[], Pairs]] = {
+    "softmax_short": lambda: softmax((6, 300)),
+    "softmax_odd": lambda: softmax((6, 301)),
+    "softmax_long": lambda: softmax((3, 2500)),
+    "softmax_columns": lambda: softmax((40, 70), 0),
+    "softmax_backward": softmax_backward,
+    "norm_plain": lambda: norm((5, 64), False),
+    "norm_long": lambda: norm((3, 2048)),
+    "norm_backward": norm_backward,
+    "sum_rows": lambda: reduced("sum", -1),
+    "sum_columns": lambda: reduced("sum", 0, (50, 70)),
+    "cumsum": lambda: reduced("cumsum", -1),
+    "sort_rows": sort_rows,
+    "tensor_product": lambda: product("bfloat16", 100, 200, 90),
+    "plain_product": lambda: product("float32", 70, 50, 90),
+    "turing_product": lambda: product("float16", 70, 72, 90, 75),
+    "column_sums": column_sums,
+    "embedding_backward": embedding_backward,
+    "triangle": triangle,
+    "rotary": rotary,
+    "cross_entropy": cross_entropy,
+}
+
+
+def wrong(pairs: Pairs) -> str:
+    for got, want in pairs:
+        values = got.detach().to(dtype="float32").cpu().numpy().astype(np.float64)
+        tolerance = 2e-2 if "bfloat16" in str(got.dtype) or "float16" in str(got.dtype) else 1e-4
+        error = np.abs(values - want) / (1 + np.abs(want))
+        worst = np.where(np.isnan(error), np.inf, error).max()
+        if not worst < tolerance:
+            return f"error {worst:.3g}"
+    return ""
+
+
+def main() -> None:
+    for number, (schedule, seed, copies) in enumerate(RUNS, 1):
+        for name, value in (("schedule", schedule), ("seed", seed), ("async", copies)):
+            _core.emulation_configure(name, str(value))
+        try:
+            text, kind = wrong(CASES[sys.argv[1]]()), "numbers"
+        except RuntimeError as e:
+            lines = [line.strip() for line in str(e).splitlines()]
+            text, kind = (
+                next((x for x in lines if x.startswith("*")), lines[0]).removeprefix("* "),
+                "report",
+            )
+        if text:
+            print(json.dumps([kind, number, text]))
+            return
+    print(json.dumps(["missed", len(RUNS), ""]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E501  (the table of errors is one line an error)
+"""Errors planted in the project's own kernels, and which emulated build notices them.
+
+    python tests/emulation/project_mutations.py build/plain build/checked
+
+Each build folder is an emulated build of the whole project (the second with
+SEQLOOM_EMULATION_CHECKED=ON). The kernels are compiled once more with all errors in them, each behind a
+run-time switch, and linked into a second module; then every error is switched on alone in a process
+of its own. Prints the table and writes project_mutations.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+CSRC = ROOT / "csrc"
+TABLE = HERE / "project_mutations.csv"
+MODES = ("plain", "checked")
+
+REDUCE, ROWS = "cuda/reduce.h", "cuda/rows.h"
+SOFTMAX, NORM = "ops/softmax/softmax_cuda.cu", "ops/norm/norm_cuda.cu"
+REDUCTION, SORT = "ops/reduction/reduction_cuda.cu", "ops/layout/sort_cuda.cu"
+GEMM, MATMUL = "ops/matmul/gemm_cuda.cu", "ops/matmul/matmul_cuda.cu"
+LAYOUT, ROTARY = "ops/layout/layout_cuda.cu", "ops/elementwise/rotary_cuda.cu"
+LOSS = "ops/loss/cross_entropy_cuda.cu"
+SYNC = "__syncthreads();"
+SITE_SYNC = "__syncthreads(SEQLOOM_PASS_SITE_ONLY);"
+
+# (number, file, case, what, text before, the text itself, replacement). "text before" finds the place:
+# the first occurrence of the text after it is replaced; BUG is the switch.
+MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
+    (1, REDUCE, "softmax_long", "block_reduce: no barrier before scratch is reused", "block_reduce(T value",
+     SITE_SYNC, f"if (!BUG) {SITE_SYNC}"),
+    (2, REDUCE, "softmax_long", "block_reduce: no barrier before scratch is read", "block_reduce(T value, T* scratch SEQLOOM_SITE) {\n  const int warps = static_cast<int>(blockDim.x) >> 5;\n  value = warp_reduce<Op>(value SEQLOOM_PASS_SITE);\n  if (warps == 1) return value;\n",
+     f"scratch[warp_index()] = value;\n  {SITE_SYNC}", f"scratch[warp_index()] = value;\n  if (!BUG) {SITE_SYNC}"),
+    (3, REDUCE, "softmax_short", "warp_reduce starts at a quarter of the warp", "T warp_reduce",
+     "int offset = Width / 2;", "int offset = BUG ? Width / 4 : Width / 2;"),
+    (4, ROWS, "softmax_odd", "loop over a row runs one element too far", "void over_row", "i < n;", "i < n + BUG;"),
+    (5, ROWS, "softmax_short", "warps take the next row", "static RowTeam make", "+ warp_index();", "+ warp_index() + BUG;"),
+    (6, ROWS, "softmax_odd", "misaligned rows taken for aligned", "bool rows_are_aligned", "(bits & 15) == 0", "BUG || (bits & 15) == 0"),
+    (7, SOFTMAX, "softmax_short", "no check that the row exists", "forward_rows(", "if (team.row >= rows) return;", "if (!BUG && team.row >= rows) return;"),
+    (8, SOFTMAX, "softmax_long", "maximum of the thread instead of the row", "forward_rows(", "m = team.max(m);", "if (!BUG) m = team.max(m);"),
+    (9, SOFTMAX, "softmax_long", "threads leave before a block sum", "forward_rows(", "s = team.sum(s);", "if (BUG && team.rank >= 200) return;\n  s = team.sum(s);"),
+    (10, SOFTMAX, "softmax_backward", "backward: sum of the thread instead of the row", "backward_rows(", "dot = team.sum(dot);", "if (!BUG) dot = team.sum(dot);"),
+    (11, SOFTMAX, "softmax_columns", "no check that the column exists", "forward_columns(", "if (c >= columns) return;", "if (!BUG && c >= columns) return;"),
+    (12, SOFTMAX, "softmax_long", "block sum in a branch that half of the warps take", "float s = 0.f;", "s = team.sum(s);", "if (!BUG || team.rank < 128) s = team.sum(s);"),
+    (13, NORM, "norm_plain", "null weight is read", "__launch_bounds__(1024) forward_rows", "if (weight != nullptr)", "if (BUG || weight != nullptr)"),
+    (14, NORM, "norm_backward", "partial sums read without a barrier", "parameter_partials", SYNC, f"if (!BUG) {SYNC}"),
+    (15, NORM, "norm_backward", "partials: no check that the column exists", "parameter_partials", "if (column < a.n)\n    for", "if (BUG || column < a.n)\n    for"),
+    (16, NORM, "norm_backward", "partials: the last block runs past the rows", "parameter_partials", "first + kRowsPerBlock < a.rows ?", "BUG || first + kRowsPerBlock < a.rows ?"),
+    (17, NORM, "norm_backward", "sums: no check that the column exists", "parameter_sums(const", "if (column >= n) return;", "if (!BUG && column >= n) return;"),
+    (18, NORM, "norm_backward", "every thread stores the row's mean", "__launch_bounds__(1024) forward_rows", "if (team.rank == 0) {", "if (BUG || team.rank == 0) {"),
+    (19, NORM, "norm_backward", "workspace released before the kernels that use it", "void backward(", "cuda::LaunchConfig config;", "if (BUG) cuda::release(partial.as<float>(), cuda::current_stream());\n    cuda::LaunchConfig config;"),
+    (20, NORM, "norm_backward", "grid leaves out the last columns", "void backward(", "(a.n + kTileColumns - 1) / kTileColumns", "(a.n + (BUG ? 0 : kTileColumns - 1)) / kTileColumns"),
+    (21, NORM, "norm_long", "variance about zero", "__launch_bounds__(1024) forward_rows", "const float d = v[k] - mean;", "const float d = v[k] - (BUG ? 0.f : mean);"),
+    (22, REDUCTION, "sum_rows", "no barrier before the tree", "void rows_kernel", f"shared[tid] = p;\n    {SYNC}", f"shared[tid] = p;\n    if (!BUG) {SYNC}"),
+    (23, REDUCTION, "sum_rows", "no barrier between the tree's levels", "void rows_kernel", f"      }}\n      {SYNC}", f"      }}\n      if (!BUG) {SYNC}"),
+    (24, REDUCTION, "sum_columns", "columns: no barrier before the tree", "void columns_kernel", f"shared[ty][tx] = p;\n    {SYNC}", f"shared[ty][tx] = p;\n    if (!BUG) {SYNC}"),
+    (25, REDUCTION, "sum_columns", "columns: result stored past the last column", "void columns_kernel", "if (ty == 0 && column < args.inner)", "if (ty == 0 && (BUG || column < args.inner))"),
+    (26, REDUCTION, "cumsum", "scan in one buffer", "void cumsum_rows_kernel", "buffer ^= 1;", "buffer ^= BUG ? 0 : 1;"),
+    (27, REDUCTION, "cumsum", "scan: next tile overwrites the total", "void cumsum_rows_kernel", f"carry += sums[buffer][kThreads - 1];\n      {SYNC}", f"carry += sums[buffer][kThreads - 1];\n      if (!BUG) {SYNC}"),
+    (28, REDUCTION, "cumsum", "scan: total not carried along", "void cumsum_rows_kernel", "carry + x);", "(BUG ? C(0) : carry) + x);"),
+    (29, SORT, "sort_rows", "no barrier between the stages", "sort_block_kernel(", SYNC, f"if (!BUG) {SYNC}"),
+    (30, SORT, "sort_rows", "no barrier before the result is stored", "key[other] = held_key;", SYNC, f"if (!BUG) {SYNC}"),
+    (31, SORT, "sort_rows", "padding sorts to the front", "make_keys_kernel(", "~uint64_t{0};", "BUG ? 0 : ~uint64_t{0};"),
+    (32, GEMM, "tensor_product", "cp.async wait off by one", "gemm_kernel(ProductArgs p", "ptx::cp_async_wait<kStages - 2>();", "if (BUG) ptx::cp_async_wait<kStages - 1>(); else ptx::cp_async_wait<kStages - 2>();"),
+    (33, GEMM, "tensor_product", "no barrier after the wait", "gemm_kernel(ProductArgs p", SYNC, f"if (!BUG) {SYNC}"),
+    (34, GEMM, "tensor_product", "one line too many is copied", "void load_panel", "line < lines ?", "line < lines + BUG ?"),
+    (35, GEMM, "tensor_product", "lines copied past their end", "void load_panel", "live = live < 0 ? 0", "live = BUG && live > 0 ? 8 : live < 0 ? 0"),
+    (36, GEMM, "tensor_product", "rows stored past the end of C", "ptx::cp_async_wait<0>();", "if (row < p.m && column < p.n)", "if ((BUG || row < p.m) && column < p.n)"),
+    (37, GEMM, "tensor_product", "B not transposed by ldmatrix", "uint32_t pair[4];", "ptx::ldmatrix_x4_trans(\n                pair,", "(BUG ? ptx::ldmatrix_x4 : ptx::ldmatrix_x4_trans)(\n                pair,"),
+    (38, GEMM, "tensor_product", "prefetch into a stage that is being read", "gemm_kernel(ProductArgs p", "T* to_a = panels_a + panel % kStages", "T* to_a = panels_a + (panel + BUG) % kStages"),
+    (39, GEMM, "tensor_product", "too little shared memory asked for", "void launch_gemm", "kStages * (PanelA::kElements", "(kStages - BUG) * (PanelA::kElements"),
+    (40, MATMUL, "plain_product", "no barrier before the tiles are refilled", "plain_kernel(ProductArgs p)", SYNC, f"if (!BUG) {SYNC}"),
+    (41, MATMUL, "plain_product", "no barrier after the tiles are filled", "load_tile<Sum>(tile_b,", SYNC, f"if (!BUG) {SYNC}"),
+    (42, MATMUL, "plain_product", "tile read past the end of the matrix", "void load_tile(Sum", "row < rows && k < depth", "(BUG || row < rows) && k < depth"),
+    (43, MATMUL, "turing_product", "sm_75: no barrier after the tiles are filled", "load_half_tile(tile_b,", SYNC, f"if (!BUG) {SYNC}"),
+    (44, MATMUL, "turing_product", "sm_75: fragment rows and columns exchanged", "turing_kernel(ProductArgs p)", "g = lane >> 2,", "g = BUG ? lane & 7 : lane >> 2,"),
+    (45, MATMUL, "column_sums", "column sums read without a barrier", "sums[ty][tx] = sum;", SYNC, f"if (!BUG) {SYNC}"),
+    (46, MATMUL, "column_sums", "total: no check that the column exists", "void column_total_kernel", "if (column >= a.columns) return;", "if (!BUG && column >= a.columns) return;"),
+    (47, LAYOUT, "embedding_backward", "every place of a run adds it up", "void scatter_add_kernel", "if (s > 0 && keys[s - 1] == key)", "if (!BUG && s > 0 && keys[s - 1] == key)"),
+    (48, LAYOUT, "embedding_backward", "gradient not cleared first", "void scatter_add_cuda", "cuda::fill_bytes(a.out, 0,", "if (!BUG) cuda::fill_bytes(a.out, 0,"),
+    (49, LAYOUT, "triangle", "diagonal left out", "void triangle_kernel", "column - row <= a.diagonal", "column - row <= a.diagonal - BUG"),
+    (50, ROTARY, "rotary", "table read one row further", "__global__ void rotary_kernel", "b * a.table_batch_stride + t * a.pairs", "b * a.table_batch_stride + (t + BUG) * a.pairs"),
+    (51, LOSS, "cross_entropy", "maximum of the thread instead of the row", "rows_kernel(", "m = team.max(m);", "if (!BUG) m = team.max(m);"),
+    (52, LOSS, "cross_entropy", "every thread stores the loss while others read the logit", "smooth = team.sum(smooth);", "if (team.rank == 0) {", "if (BUG || team.rank == 0) {"),
+]  # fmt: skip
+
+SWITCH = """#include <cstdlib>
+namespace seqloom_mutation {
+__attribute__((no_sanitize("thread", "undefined"), noinline)) inline bool is_on(int number) {
+  static const int chosen = std::getenv("SEQLOOM_MUTATION") ? std::atoi(std::getenv("SEQLOOM_MUTATION")) : 0;
+  return chosen == number;
+}
+}  // namespace seqloom_mutation
+"""
+
+
+def mutated(file: str) -> str:
+    """The file's text with all of its errors, each behind its switch."""
+    text = (CSRC / file).read_text(encoding="utf-8")
+    for number, where, _, what, before, old, new in MUTATIONS:
+        if where != file:
+            continue
+        start = text.find(before)
+        place = text.find(old, start) if start >= 0 else -1
+        if place < 0:
+            raise LookupError(f"error {number} ({what}): its place in {file} is gone")
+        new = new.replace("BUG", f"seqloom_mutation::is_on({number})")
+        text = text[:place] + new + text[place + len(old) :]
+    if file.endswith(".h"):
+        return text.replace("#pragma once\n", "#pragma once\n" + SWITCH_INCLUDE, 1)
+    return SWITCH_INCLUDE + text
+
+
+SWITCH_INCLUDE = '#include "mutation_switch.h"\n'
+
+
+def commands(build: Path) -> list[str]:
+    listing = subprocess.run(
+        ["ninja", "-C", str(build), "-t", "commands"], capture_output=True, text=True, check=True
+    )
+    return listing.stdout.splitlines()
+
+
+def make_module(build: Path) -> Path:
+    """A package folder whose _core has all errors in it; its path goes to PYTHONPATH."""
+    overlay = build / "mutations"
+    sources = overlay / "csrc"
+    sources.mkdir(parents=True, exist_ok=True)
+    (sources / "mutation_switch.h").write_text("#pragma once\n" + SWITCH)
+    files = sorted({m[1] for m in MUTATIONS})
+    for file in files:
+        target = sources / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(mutated(file), encoding="utf-8")
+    link = next(c for c in reversed(commands(build)) if "-shared" in c and "_core" in c)
+    link = re.sub(r"^.*?(?=\S*(?:g\+\+|c\+\+)\S* )", "", link).removesuffix(" && :")
+    for command in commands(build):
+        found = re.search(r"-o (\S+\.cu\.o) -c (\S+\.cu)", command)
+        if not found:
+            continue
+        source = Path(found[2]).resolve()
+        relative = source.relative_to(CSRC).as_posix()
+        mine = sources / relative
+        # Files without errors of their own still include the headers that have some.
+        compiled = mine if relative in files else source
+        target = overlay / (relative.replace("/", "_") + ".o")
+        words = shlex.split(command)
+        words[words.index("-o") + 1] = str(target)
+        words[words.index("-c") + 1] = str(compiled)
+        first = next(i for i, w in enumerate(words) if w.startswith("-I"))
+        words[first:first] = [f"-I{sources}"]
+        for flag in ("-MF", "-MT"):
+            if flag in words:
+                del words[words.index(flag) : words.index(flag) + 2]
+        words = [w for w in words if w != "-MD"]
+        subprocess.run(words, cwd=build, check=True)
+        link = link.replace(found[1], str(target))
+    package = overlay / "python" / "seqloom"
+    package.mkdir(parents=True, exist_ok=True)
+    original = build / "python" / "seqloom"
+    for entry in original.iterdir():
+        place = package / entry.name
+        if place.is_symlink() or place.exists():
+            place.unlink()
+        if not entry.name.startswith("_core."):
+            place.symlink_to(entry.resolve())
+    module = next(original.glob("_core.*.so"))
+    link = re.sub(r"-o \S*_core\S*\.so", f"-o {package / module.name}", link)
+    subprocess.run(shlex.split(link), cwd=build, check=True)
+    return package.parent
+
+
+def outcome(package: Path, case: str, number: int) -> tuple[str, str]:
+    environment = {**os.environ, "PYTHONPATH": str(package), "SEQLOOM_MUTATION": str(number)}
+    environment["OPENBLAS_NUM_THREADS"] = "1"
+    try:
+        done = subprocess.run(
+            [sys.executable, str(HERE / "project_cases.py"), case],
+            env=environment, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return "hang", ""
+    if done.returncode:
+        return "crash", done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
+    kind, run, text = json.loads(done.stdout.splitlines()[-1])
+    return f"{kind} ({run})", text
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 2:
+        print(__doc__)
+        return 2
+    packages = {
+        mode: make_module(Path(a).resolve()) for mode, a in zip(MODES, arguments, strict=True)
+    }
+    failures = []
+    for case in sorted({m[2] for m in MUTATIONS}):
+        for mode, package in packages.items():
+            kind, text = outcome(package, case, 0)
+            if not kind.startswith("missed"):
+                failures.append(f"{case} ({mode}): false alarm: {kind} {text}")
+    rows = []
+    for number, file, case, what, *_ in MUTATIONS:
+        found = {mode: outcome(package, case, number) for mode, package in packages.items()}
+        rows.append([number, Path(file).name, case, what, *(found[m][0] for m in MODES)])
+        print(
+            f"{number:3d} {Path(file).name:22s} {found['plain'][0]:13s} {found['checked'][0]:13s} {what}"
+        )
+        print(f"{'':27s}{found['checked'][1][:200]}", flush=True)
+    with TABLE.open("w", newline="") as f:
+        writer = csv.writer(f, lineterminator="\n")
+        writer.writerow(["number", "file", "case", "what", *MODES])
+        writer.writerows(rows)
+    for i, mode in enumerate(MODES):
+        print(
+            f"{mode}: {sum(not r[4 + i].startswith('missed') for r in rows)} of {len(rows)} noticed"
+        )
+    print("\n".join(failures) or "no false alarm on the correct kernels")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
