@@ -105,7 +105,7 @@ def method(name: str) -> Callable[..., Any]:
 # --- elementwise, layout, reductions ----------------------------------------------------
 
 UNARY_METHODS = ("exp", "log", "sqrt", "tanh", "sigmoid", "abs", "contiguous", "detach", "tolist")
-UNARY_OPERATORS = {"neg": lambda x: -x, "invert": lambda x: ~x, "repr": repr}
+UNARY_OPERATORS = {"neg": lambda x: -x, "invert": lambda x: ~x, "repr": lambda x: repr(x)}
 BINARY_OPERATORS = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -147,7 +147,9 @@ def binary_operator_case(d: Drawer) -> Call:
     dtype = "bool" if name in ("and", "or") else None
     b = d.tensor(*other, dtype=dtype)
     b = d.choose(2, 0.5, -1) if dtype is None and d.chance(0.3) else b
-    return Call(BINARY_OPERATORS[name], {"a": d.tensor(*shape, dtype=dtype), "b": b})
+    operator = BINARY_OPERATORS[name]
+    arguments = {"x": d.tensor(*shape, dtype=dtype), "b": b}
+    return Call(lambda x, b: operator(x, b), arguments)
 
 
 @case

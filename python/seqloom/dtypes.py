@@ -93,7 +93,7 @@ def as_dtype(spelling: Any) -> DType:
     if not isinstance(spelling, str):
         try:
             name = np.dtype(spelling).name
-        except TypeError:
+        except (TypeError, ValueError):
             name = str(spelling).removeprefix("torch.")
     found = _BY_NAME.get(name)
     if found is None:

@@ -178,16 +178,37 @@ def test_lstm_with_layer_norm(hidden, peepholes, dtype, device, rng):
 
 
 def test_zoneout_at_inference_is_the_expected_value(dtype, device, rng):
-    inputs = inputs_of("lstm", rng)
-    exact = {n: make_tensor(a, dtype, device) for n, a in inputs.items()}
     check(
-        "lstm", inputs, {"zoneout": 0.3}, device, dtype, gradients=False,
-    )  # fmt: skip
-    with sl.no_grad():
-        zero = sl.ops.lstm(**exact, zoneout=0.0)
-        plain = sl.ops.lstm(**exact)
-    for a, b in zip(zero, plain, strict=True):
-        np.testing.assert_array_equal(to_float64(a), to_float64(b))
+        "lstm",
+        inputs_of("lstm", rng),
+        {"zoneout": 0.3, "training": False},
+        device,
+        dtype,
+        gradients=False,
+        reference_options={"zoneout": 0.3},
+    )
+
+
+def test_zoneout_in_training_keeps_some_units_as_they_were(device, rng):
+    """One step shows which; with that mask the op is the reference, values and gradients."""
+    batch, hidden, p = 40, 33, 0.3
+    inputs = inputs_of("lstm", rng, steps=1, batch=batch, hidden=hidden)
+    tensors = {n: make_tensor(a, "float32", device) for n, a in inputs.items()}
+    sl.manual_seed(3)
+    kept = to_float64(sl.ops.lstm(**tensors, zoneout=p)[0]) == to_float64(tensors["h0"])
+    assert abs(kept.mean() - p) < 5 * np.sqrt(p * (1 - p) / kept.size)
+
+    def call(**given):
+        sl.manual_seed(3)
+        return sl.ops.lstm(**given, zoneout=p)
+
+    check_op(
+        call,
+        ref.Op(lambda **given: ref.lstm.vjp(**given, zoneout=p, zoneout_keep_old=kept)),
+        inputs,
+        device=device,
+        kind="recurrence",
+    )
 
 
 def test_padding_may_hold_anything(dtype, device, rng):

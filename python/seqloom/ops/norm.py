@@ -12,7 +12,7 @@ __all__ = ["add_layer_norm", "add_rms_norm", "layer_norm", "rms_norm"]
 
 
 def _records(*tensors: Tensor | None) -> bool:
-    return any(t is not None and t._needs_grad for t in tensors)
+    return any(isinstance(t, Tensor) and t._needs_grad for t in tensors)
 
 
 def _parameter_gradient(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:

@@ -172,6 +172,9 @@ def embedding(ids: Tensor, weight: Tensor, *, padding_idx: int | None = None) ->
     >>> sl.ops.embedding(sl.tensor([1, 0]), sl.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
     [[3.0, 4.0], [1.0, 2.0]]
     """
+    for name, given in (("ids", ids), ("weight", weight)):
+        if not isinstance(given, Tensor):
+            raise TypeError(f"embedding: {name} must be an array, got {type(given).__name__}")
     if ids._dtype_code not in (4, 5):
         if ids._dtype_code not in (6, 7):
             raise TypeError(f"embedding: ids must be integers, got {ids.dtype.name}")
