@@ -7,6 +7,7 @@ A library is imported only when a case has a contestant for it, and only if it i
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import os
 from collections.abc import Callable, Sequence
@@ -344,6 +345,8 @@ class Peers:
                 self._open[name] = _CLASSES[name](self.device, self.threads)
             except (Unsupported, ImportError):
                 self._open[name] = None
+            # The hundred thousand objects of a framework need not be looked at by every collection.
+            gc.freeze()
         return self._open[name]
 
     def contenders(self, case: Case, *, compiled: bool) -> dict[str, Contender]:
