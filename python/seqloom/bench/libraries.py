@@ -254,9 +254,8 @@ class Seqloom(Library):
 
     def __init__(self, device: str, threads: int, module: Any = None) -> None:
         super().__init__(device, threads, module)
-        set_threads = getattr(self.module, "set_num_threads", None)
-        if set_threads is not None:
-            set_threads(threads)
+        if hasattr(self.module, "set_num_threads"):
+            self.module.set_num_threads(threads)
 
     def tensors(self, case: Case, inputs: Inputs, dtype: str, wrt: Sequence[str]) -> Inputs:
         """The inputs as Tensors on the device."""

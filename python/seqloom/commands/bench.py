@@ -255,7 +255,7 @@ def _roofline(settings: Settings, library: Any, peers: Peers) -> Roofline:
         environment.last_level_cache(),
         library=library,
         torch=torch.module if torch else None,
-        seconds=0.15 if settings.quick else 0.3,
+        seconds=min(0.15 if settings.quick else 0.3, settings.seconds),
     )
 
 
