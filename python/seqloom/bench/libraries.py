@@ -7,6 +7,7 @@ A library is imported only when a case has a contestant for it, and only if it i
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import os
 from collections.abc import Callable, Sequence
@@ -253,9 +254,8 @@ class Seqloom(Library):
 
     def __init__(self, device: str, threads: int, module: Any = None) -> None:
         super().__init__(device, threads, module)
-        set_threads = getattr(self.module, "set_num_threads", None)
-        if set_threads is not None:
-            set_threads(threads)
+        if hasattr(self.module, "set_num_threads"):
+            self.module.set_num_threads(threads)
 
     def tensors(self, case: Case, inputs: Inputs, dtype: str, wrt: Sequence[str]) -> Inputs:
         """The inputs as Tensors on the device."""
@@ -344,6 +344,8 @@ class Peers:
                 self._open[name] = _CLASSES[name](self.device, self.threads)
             except (Unsupported, ImportError):
                 self._open[name] = None
+            # The hundred thousand objects of a framework need not be looked at by every collection.
+            gc.freeze()
         return self._open[name]
 
     def contenders(self, case: Case, *, compiled: bool) -> dict[str, Contender]:

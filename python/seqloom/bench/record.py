@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqloom.bench.stats import Summary, mann_whitney, summarize
+from seqloom.bench.stats import MIN_SAMPLES, Summary, mann_whitney, summarize
 
 FORMAT = "seqloom-bench"
 VERSION = 1
 OURS = "seqloom"
 # A plain copy that takes part in the rounds of memory-bound rows: their roof, not a peer.
 COPY = "copy"
+OUT_OF_TIME = "out of time"
 
 # What became of a row. Only 'timed' has samples.
 STATUSES = ("timed", "absent", "wrong", "failed")
@@ -87,8 +88,14 @@ class Row:
         return theirs.p50 / ours.p50 if ours and theirs and ours.p50 > 0 else None
 
     def differs(self, peer: str, alpha: float = 0.01) -> bool:
-        """Whether the peer's samples are distinguishable from ours."""
-        return mann_whitney(self.samples(), self.samples(peer)) < alpha
+        """Whether the peer's samples are distinguishable from ours.
+
+        With too few of them for the test, they are where their ranges don't overlap.
+        """
+        ours, theirs = self.samples(), self.samples(peer)
+        if min(len(ours), len(theirs)) < MIN_SAMPLES:
+            return max(ours) < min(theirs) or max(theirs) < min(ours)
+        return mann_whitney(ours, theirs) < alpha
 
     @property
     def roof_share(self) -> float | None:
@@ -128,9 +135,10 @@ class Report:
 def merge(older: Report, newer: Report) -> Report:
     """The newer report, with those rows of the older one that it does not have.
 
-    Rows keep the older order; what is new comes last. The environment is the newer one's.
+    Rows keep the older order; what is new comes last. The environment is the newer one's. A row for
+    which there was no time replaces nothing.
     """
-    fresh = newer.by_id()
+    fresh = {id: row for id, row in newer.by_id().items() if row.note != OUT_OF_TIME}
     rows = [fresh.pop(row.id, row) for row in older.rows]
     return Report(newer.env, newer.roofline, rows + list(fresh.values()))
 

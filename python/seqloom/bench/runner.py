@@ -17,7 +17,7 @@ from seqloom.bench.check import verify
 from seqloom.bench.environment import cores, last_level_cache, today
 from seqloom.bench.libraries import Library, Peers, Seqloom, Unsupported
 from seqloom.bench.memory import peak_of_call
-from seqloom.bench.record import COPY, OURS, Row
+from seqloom.bench.record import COPY, OURS, OUT_OF_TIME, Row
 from seqloom.bench.roofline import Roofline
 from seqloom.bench.timing import Call, Contestant, HostClock, measure
 
@@ -53,6 +53,12 @@ class Job:
     case: Case
     mode: str
     dtype: str
+
+    def row_id(self, settings: Settings) -> str:
+        """What identifies the row from run to run."""
+        kind = settings.device.partition(":")[0]
+        cache = settings.cache or self.case.cache
+        return f"{self.case.id}/{self.mode}/{self.dtype}/{kind}/{settings.threads}t/{cache}"
 
     def title(self) -> str:
         return f"{self.case.name} {self.case.label} {self.mode} {self.dtype}"
@@ -125,10 +131,8 @@ class Runner:
         cache = settings.cache or case.cache
         work = case.work(job.mode, ITEM_SIZE[job.dtype])
         roof, bound = self.roofline.bound(work.bytes, work.flops, job.dtype, cache)
-        kind = settings.device.partition(":")[0]
-        identity = f"{case.id}/{job.mode}/{job.dtype}/{kind}/{settings.threads}t/{cache}"
         return Row(
-            id=identity,
+            id=job.row_id(settings),
             family=case.family,
             name=case.name,
             label=case.label,
@@ -189,6 +193,7 @@ class Runner:
             min_rounds=self.settings.min_rounds,
             max_rounds=self.settings.max_rounds,
             sample_seconds=5e-3 if self.settings.quick else 1e-2,
+            settle=8e-3 if self.settings.quick else 1.2e-2,
         )
         row.seconds, row.wait, row.kept = timings.seconds, timings.wait, timings.kept
         row.noisy = timings.noisy
@@ -272,7 +277,7 @@ def run_all(
             on_start(job)
         seconds = None
         if deadline is not None and time.monotonic() > deadline:
-            rows.append(runner.skip(job, "out of time"))
+            rows.append(runner.skip(job, OUT_OF_TIME))
             continue
         if deadline is not None:
             share = (deadline - time.monotonic()) / (len(jobs) - index)

@@ -9,10 +9,12 @@ scheduler's own count of that time marks it, and it is left out of the quantiles
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -188,13 +190,14 @@ def measure(
     for contestant in contestants:
         _calibrate(contestant, sample_seconds, settle)
     begin = time.perf_counter()
-    for index in range(max_rounds):
-        spent = time.perf_counter() - begin
-        # Slow cases stop early, though never before there is a median of three.
-        if spent > budget and (index >= min_rounds or (index >= 3 and spent > 4 * budget)):
-            break
-        for k in range(len(contestants)):
-            _sample(contestants[(index + k) % len(contestants)], threads, settle)
+    with _no_collections():
+        for index in range(max_rounds):
+            spent = time.perf_counter() - begin
+            # Slow cases stop early, though never before there is a median of three.
+            if spent > budget and (index >= min_rounds or (index >= 3 and spent > 4 * budget)):
+                break
+            for k in range(len(contestants)):
+                _sample(contestants[(index + k) % len(contestants)], threads, settle)
     decided = {c.name: keep_samples(c.wait) for c in contestants}
     return Timings(
         {c.name: c.seconds for c in contestants},
@@ -202,6 +205,18 @@ def measure(
         {name: kept for name, (kept, _) in decided.items()},
         [name for name, (_, noisy) in decided.items() if noisy],
     )
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """The collector's pauses belong to nobody in particular."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _calibrate(contestant: Contestant, sample_seconds: float, settle: float) -> None:

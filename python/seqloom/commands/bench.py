@@ -116,6 +116,7 @@ def _run_parser() -> argparse.ArgumentParser:
     add("--machine", default="", help="name of the machine in the results")
     add("--json", metavar="F", help="write every sample and the environment")
     add("--update", action="store_true", help="keep the rows of F.json that are not measured now")
+    add("--missing", action="store_true", help="with --update: only rows that F.json has not timed")
     add("--csv", metavar="F", help="write one line a sample")
     add("--plot", metavar="F.png", help="draw the roofline and scaling with size")
     add("--compare", metavar="OLD.json", help="compare with earlier results")
@@ -132,6 +133,8 @@ def run_cases(arguments: list[str]) -> int:
     cases = _select(options.cases)
     if options.list:
         return _print_list(cases)
+    if options.missing and not options.update:
+        parser.error("--missing needs --update")
     if options.update and not options.json:
         parser.error("--update needs --json F")
     # Files are looked at before minutes are spent.
@@ -147,6 +150,12 @@ def run_cases(arguments: list[str]) -> int:
     library = importlib.import_module("seqloom")
     settings = _settings(options)
     jobs = plan(cases, settings)
+    if kept is not None and options.missing:
+        done = {row.id for row in kept.rows if row.samples()}
+        jobs = [job for job in jobs if job.row_id(settings) not in done]
+        if not jobs:
+            print("every row has been timed")
+            return 0
     if not jobs:
         raise CommandError("no row matches these cases, modes and dtypes; see `seqloom bench list`")
     started = time.monotonic()
@@ -246,7 +255,7 @@ def _roofline(settings: Settings, library: Any, peers: Peers) -> Roofline:
         environment.last_level_cache(),
         library=library,
         torch=torch.module if torch else None,
-        seconds=0.15 if settings.quick else 0.3,
+        seconds=min(0.15 if settings.quick else 0.3, settings.seconds),
     )
 
 
