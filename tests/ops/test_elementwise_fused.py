@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import seqloom as sl
 
 import reference as ref
+import seqloom as sl
 from reference.elementwise import ACTIVATIONS
 from reference.vjp import unbroadcast
 from support import LAYOUTS, check_op, draws, make_tensor, refuses, to_float64

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import seqloom as sl
 
 import reference as ref
+import seqloom as sl
 from support import check_op, make_tensor, np_dtype, refuses, to_float64
 
 # Longer than one block of rows (4096) and of columns (256), and not a multiple of either.
@@ -54,7 +54,9 @@ def test_threads_do_not_change_bits(device, rng):
     try:
         for threads in (1, 2, 4):
             sl.set_num_threads(threads)
-            results.append([t.numpy() for t in (x.sum(), x.sum(0), x.var(), x.cumsum(0), x.mean(1))])
+            results.append(
+                [t.numpy() for t in (x.sum(), x.sum(0), x.var(), x.cumsum(0), x.mean(1))]
+            )
     finally:
         sl.set_num_threads(before)
     for other in results[1:]:
@@ -64,7 +66,9 @@ def test_threads_do_not_change_bits(device, rng):
 
 @pytest.mark.parametrize("kind", ["int64", "int32", "int8", "uint8", "bool"])
 def test_integers_reduce(kind, isa, device, rng):
-    a = (rng.integers(0, 5, (7, 19)) - (2 if kind in ("int64", "int32", "int8") else 0)).astype(kind)
+    a = (rng.integers(0, 5, (7, 19)) - (2 if kind in ("int64", "int32", "int8") else 0)).astype(
+        kind
+    )
     x = sl.tensor(a, device=device)
     for axis in (None, 0, 1):
         np.testing.assert_array_equal(x.sum(axis).cpu().numpy(), a.sum(axis, dtype=np.int64))
@@ -76,9 +80,7 @@ def test_integers_reduce(kind, isa, device, rng):
         np.testing.assert_array_equal(x.max(axis)[1].cpu().numpy(), a.argmax(axis))
         np.testing.assert_array_equal(x.min(axis)[0].cpu().numpy(), a.min(axis))
         np.testing.assert_array_equal(x.argmin(axis).cpu().numpy(), a.argmin(axis))
-        np.testing.assert_array_equal(
-            x.cumsum(axis).cpu().numpy(), a.cumsum(axis, dtype=np.int64)
-        )
+        np.testing.assert_array_equal(x.cumsum(axis).cpu().numpy(), a.cumsum(axis, dtype=np.int64))
 
 
 def test_any_and_all_of_floats(isa, dtype, device):
@@ -92,7 +94,15 @@ def test_any_and_all_of_floats(isa, dtype, device):
 
 def test_logsumexp_of_extremes(isa, dtype, device):
     inf = np.inf
-    rows = [[0.0, 0.0], [-inf, -inf], [inf, 1.0], [-inf, 3.0], [1e4, 1e4], [np.nan, 0.0], [-inf, inf]]
+    rows = [
+        [0.0, 0.0],
+        [-inf, -inf],
+        [inf, 1.0],
+        [-inf, 3.0],
+        [1e4, 1e4],
+        [np.nan, 0.0],
+        [-inf, inf],
+    ]
     got = to_float64(make_tensor(rows, dtype, device).logsumexp(1))
     want = np.array([np.log(2), -inf, inf, 3.0, 1e4 + np.log(2), np.nan, inf])
     tolerance = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}[dtype]
@@ -103,8 +113,12 @@ def test_logsumexp_of_extremes(isa, dtype, device):
 
 def test_prod_beside_zeros(dtype, device):
     a = np.array([[2.0, 0.0, 3.0], [0.0, 0.0, 3.0], [1.0, 2.0, 4.0]])
-    check_op(lambda x, axis: x.prod(axis), ref.prod, {"x": a}, {"axis": 1}, device=device, dtype=dtype)
-    check_op(lambda x, axis: x.prod(axis), ref.prod, {"x": a}, {"axis": 0}, device=device, dtype=dtype)
+    check_op(
+        lambda x, axis: x.prod(axis), ref.prod, {"x": a}, {"axis": 1}, device=device, dtype=dtype
+    )
+    check_op(
+        lambda x, axis: x.prod(axis), ref.prod, {"x": a}, {"axis": 0}, device=device, dtype=dtype
+    )
 
 
 def test_axes_that_are_not_neighbours(isa, dtype, device, rng):

@@ -3,6 +3,7 @@
 
 from .activation import *
 from .elementwise import *
+from .in_place import *
 from .indexing import *
 from .layout import *
 from .loss import *

@@ -20,20 +20,16 @@ from ..tensor import Operand, Tensor, _native, from_numpy
 __all__ = [
     "abs",
     "add",
-    "add_",
     "bitwise_and",
     "bitwise_not",
     "bitwise_or",
     "bitwise_xor",
     "clamp",
-    "copy_",
     "cos",
     "div",
-    "div_",
     "eq",
     "erf",
     "exp",
-    "fill_",
     "floor",
     "floor_divide",
     "ge",
@@ -46,7 +42,6 @@ __all__ = [
     "maximum",
     "minimum",
     "mul",
-    "mul_",
     "ne",
     "neg",
     "pow",
@@ -58,7 +53,6 @@ __all__ = [
     "sin",
     "sqrt",
     "sub",
-    "sub_",
     "to",
     "where",
 ]
@@ -109,7 +103,12 @@ def _needs(node: Node, i: int) -> bool:
 
 
 def add(a: Any, b: Any) -> Any:
-    """a + b, broadcast."""
+    """a + b, broadcast.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([1.0, 2.0]) + 1).tolist()
+    [2.0, 3.0]
+    """
     out = _core.add(a, b)
     if out is None:
         return _foreign(add, a, b)
@@ -126,7 +125,12 @@ def _add_backward(node: Node, gradient: Tensor) -> Gradients:
 
 
 def sub(a: Any, b: Any) -> Any:
-    """a - b, broadcast."""
+    """a - b, broadcast.
+
+    >>> import seqloom as sl
+    >>> (5 - sl.tensor([1, 2])).tolist()
+    [4, 3]
+    """
     out = _core.sub(a, b)
     if out is None:
         return _foreign(sub, a, b)
@@ -142,7 +146,12 @@ def _sub_backward(node: Node, gradient: Tensor) -> Gradients:
 
 
 def mul(a: Any, b: Any) -> Any:
-    """a * b, broadcast."""
+    """a * b, broadcast.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([[1], [2]]) * sl.tensor([3, 4])).tolist()
+    [[3, 4], [6, 8]]
+    """
     out = _core.mul(a, b)
     if out is None:
         return _foreign(mul, a, b)
@@ -180,7 +189,12 @@ def _mul_backward(node: Node, gradient: Tensor) -> Gradients:
 
 
 def div(a: Any, b: Any) -> Any:
-    """a / b, broadcast; integers give float32."""
+    """a / b, broadcast; integers give float32.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([1, 2]) / 2).tolist()
+    [0.5, 1.0]
+    """
     out = _core.div(a, b)
     if out is None:
         return _foreign(div, a, b)
@@ -200,7 +214,12 @@ def _div_backward(node: Node, gradient: Tensor) -> Gradients:
 
 
 def floor_divide(a: Any, b: Any) -> Any:
-    """floor(a / b), broadcast. An integer divided by 0 gives 0. Its gradient is 0."""
+    """floor(a / b), broadcast. An integer divided by 0 gives 0. Its gradient is 0.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([7, -7]) // 2).tolist()
+    [3, -4]
+    """
     out = _core.floor_divide(a, b)
     if out is None:
         return _foreign(floor_divide, a, b)
@@ -210,9 +229,7 @@ def floor_divide(a: Any, b: Any) -> Any:
 
 
 def _shapes(*operands: Any) -> list[Any]:
-    return [
-        (t.shape, t._dtype_code, t.device) if isinstance(t, Tensor) else None for t in operands
-    ]
+    return [(t.shape, t._dtype_code, t.device) if isinstance(t, Tensor) else None for t in operands]
 
 
 def _zero_backward(node: Node, gradient: Tensor) -> Gradients:
@@ -223,7 +240,12 @@ def _zero_backward(node: Node, gradient: Tensor) -> Gradients:
 
 
 def remainder(a: Any, b: Any) -> Any:
-    """a - floor(a / b) b, broadcast: the sign of b, as Python's %."""
+    """a - floor(a / b) b, broadcast: the sign of b, as Python's %.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([7, -7]) % 4).tolist()
+    [3, 1]
+    """
     out = _core.remainder(a, b)
     if out is None:
         return _foreign(remainder, a, b)
@@ -236,14 +258,17 @@ def _remainder_backward(node: Node, gradient: Tensor) -> Gradients:
     fit, a, b = _operands(node)
     second = None
     if _needs(node, 1):
-        second = _fitted(
-            node, fit, 1, _core.neg(_core.mul(gradient, _core.floor_divide(a, b)))
-        )
+        second = _fitted(node, fit, 1, _core.neg(_core.mul(gradient, _core.floor_divide(a, b))))
     return _fitted(node, fit, 0, gradient), second
 
 
 def pow(a: Any, b: Any) -> Any:
-    """a to the power b, broadcast."""
+    """a to the power b, broadcast.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([2.0, 3.0]) ** 2).tolist()
+    [4.0, 9.0]
+    """
     out = _core.pow(a, b)
     if out is None:
         return _foreign(pow, a, b)
@@ -339,15 +364,87 @@ def _plain_binary(name: str, doc: str) -> Callable[[Any, Any], Any]:
     return op
 
 
-eq = _plain_binary("eq", "a == b, broadcast: a bool Tensor.")
-ne = _plain_binary("ne", "a != b, broadcast: a bool Tensor.")
-lt = _plain_binary("lt", "a < b, broadcast: a bool Tensor.")
-le = _plain_binary("le", "a <= b, broadcast: a bool Tensor.")
-gt = _plain_binary("gt", "a > b, broadcast: a bool Tensor.")
-ge = _plain_binary("ge", "a >= b, broadcast: a bool Tensor.")
-bitwise_and = _plain_binary("bitwise_and", "a & b of integers or bools, broadcast.")
-bitwise_or = _plain_binary("bitwise_or", "a | b of integers or bools, broadcast.")
-bitwise_xor = _plain_binary("bitwise_xor", "a ^ b of integers or bools, broadcast.")
+eq = _plain_binary(
+    "eq",
+    """a == b, broadcast: a bool Tensor.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([1, 2]) == 2).tolist()
+    [False, True]
+    """,
+)
+ne = _plain_binary(
+    "ne",
+    """a != b, broadcast: a bool Tensor.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([1, 2]) != 2).tolist()
+    [True, False]
+    """,
+)
+lt = _plain_binary(
+    "lt",
+    """a < b, broadcast: a bool Tensor.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([1, 2]) < 2).tolist()
+    [True, False]
+    """,
+)
+le = _plain_binary(
+    "le",
+    """a <= b, broadcast: a bool Tensor.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([1, 2]) <= 1).tolist()
+    [True, False]
+    """,
+)
+gt = _plain_binary(
+    "gt",
+    """a > b, broadcast: a bool Tensor.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([1, 2]) > 1).tolist()
+    [False, True]
+    """,
+)
+ge = _plain_binary(
+    "ge",
+    """a >= b, broadcast: a bool Tensor.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([1, 2]) >= 2).tolist()
+    [False, True]
+    """,
+)
+bitwise_and = _plain_binary(
+    "bitwise_and",
+    """a & b of integers or bools, broadcast.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([6, 3]) & 5).tolist()
+    [4, 1]
+    """,
+)
+bitwise_or = _plain_binary(
+    "bitwise_or",
+    """a | b of integers or bools, broadcast.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([6, 3]) | 1).tolist()
+    [7, 3]
+    """,
+)
+bitwise_xor = _plain_binary(
+    "bitwise_xor",
+    """a ^ b of integers or bools, broadcast.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([6, 3]) ^ 1).tolist()
+    [7, 2]
+    """,
+)
 
 
 # ---- functions of one variable ------------------------------------------------------------------
@@ -374,19 +471,105 @@ def _unary(name: str, saves: str, doc: str) -> Callable[[Tensor], Tensor]:
     return op
 
 
-exp = _unary("exp", "y", "e to the power x.")
-log = _unary("log", "x", "The natural logarithm.")
-sqrt = _unary("sqrt", "y", "The square root.")
-rsqrt = _unary("rsqrt", "y", "One over the square root.")
-sin = _unary("sin", "x", "The sine.")
-cos = _unary("cos", "x", "The cosine.")
-erf = _unary("erf", "x", "The error function.")
-reciprocal = _unary("reciprocal", "y", "1 / x.")
-abs = _unary("abs", "x", "The absolute value; its gradient at 0 is 0.")
+exp = _unary(
+    "exp",
+    "y",
+    """e to the power x.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([0.0]).exp().tolist()
+    [1.0]
+    """,
+)
+log = _unary(
+    "log",
+    "x",
+    """The natural logarithm.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([1.0]).log().tolist()
+    [0.0]
+    """,
+)
+sqrt = _unary(
+    "sqrt",
+    "y",
+    """The square root.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([4.0, 9.0]).sqrt().tolist()
+    [2.0, 3.0]
+    """,
+)
+rsqrt = _unary(
+    "rsqrt",
+    "y",
+    """One over the square root.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([4.0]).rsqrt().tolist()
+    [0.5]
+    """,
+)
+sin = _unary(
+    "sin",
+    "x",
+    """The sine.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([0.0]).sin().tolist()
+    [0.0]
+    """,
+)
+cos = _unary(
+    "cos",
+    "x",
+    """The cosine.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([0.0]).cos().tolist()
+    [1.0]
+    """,
+)
+erf = _unary(
+    "erf",
+    "x",
+    """The error function.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([0.0]).erf().tolist()
+    [0.0]
+    """,
+)
+reciprocal = _unary(
+    "reciprocal",
+    "y",
+    """1 / x.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([4.0]).reciprocal().tolist()
+    [0.25]
+    """,
+)
+abs = _unary(
+    "abs",
+    "x",
+    """The absolute value; its gradient at 0 is 0.
+
+    >>> import seqloom as sl
+    >>> abs(sl.tensor([-1, 2])).tolist()
+    [1, 2]
+    """,
+)
 
 
 def neg(x: Tensor) -> Tensor:
-    """-x."""
+    """-x.
+
+    >>> import seqloom as sl
+    >>> (-sl.tensor([1, -2])).tolist()
+    [-1, 2]
+    """
     y = _core.neg(x)
     if y.requires_grad:
         record(y, "neg", (x,), _neg_backward)
@@ -411,23 +594,62 @@ def _step(name: str, doc: str) -> Callable[[Tensor], Tensor]:
     return op
 
 
-floor = _step("floor", "The largest integer that is not above x; its gradient is 0.")
-round = _step("round", "The nearest integer, halves to even; its gradient is 0.")
-sign = _step("sign", "-1, 0 or 1; its gradient is 0.")
+floor = _step(
+    "floor",
+    """The largest integer that is not above x; its gradient is 0.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([1.5, -1.5]).floor().tolist()
+    [1.0, -2.0]
+    """,
+)
+round = _step(
+    "round",
+    """The nearest integer, halves to even; its gradient is 0.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([0.5, 1.5]).round().tolist()
+    [0.0, 2.0]
+    """,
+)
+sign = _step(
+    "sign",
+    """-1, 0 or 1; its gradient is 0.
+
+    >>> import seqloom as sl
+    >>> sl.ops.sign(sl.tensor([-3, 0, 2])).tolist()
+    [-1, 0, 1]
+    """,
+)
 
 
 def logical_not(x: Tensor) -> Tensor:
-    """x == 0, a bool Tensor."""
+    """x == 0, a bool Tensor.
+
+    >>> import seqloom as sl
+    >>> sl.ops.logical_not(sl.tensor([0, 3])).tolist()
+    [True, False]
+    """
     return _core.logical_not(x)
 
 
 def bitwise_not(x: Tensor) -> Tensor:
-    """~x of integers; of bools the negation."""
+    """~x of integers; of bools the negation.
+
+    >>> import seqloom as sl
+    >>> (~sl.tensor([True, False])).tolist()
+    [False, True]
+    """
     return _core.bitwise_not(x)
 
 
 def clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """x limited to [min, max]; the gradient passes inside and on the limits."""
+    """x limited to [min, max]; the gradient passes inside and on the limits.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([-2.0, 0.5, 2.0]).clamp(-1, 1).tolist()
+    [-1.0, 0.5, 1.0]
+    """
     min, max = _take(min, x), _take(max, x)
     if isinstance(min, Tensor) or isinstance(max, Tensor):
         y = x if min is None else maximum(x, min)
@@ -480,7 +702,12 @@ def _where_backward(node: Node, gradient: Tensor) -> Gradients:
 
 
 def masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor:
-    """`value` where the mask is True, else x."""
+    """`value` where the mask is True, else x.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([1.0, 2.0]).masked_fill(sl.tensor([True, False]), 0.0).tolist()
+    [0.0, 2.0]
+    """
     mask, value = _take(mask, x), _take(value, x)
     out = _core.masked_fill(x, mask, value)
     of_value = isinstance(value, Tensor) and value._needs_grad
@@ -507,7 +734,12 @@ def _float32() -> DType:
 
 
 def to(x: Tensor, dtype: DType | None, device: str | None) -> Tensor:
-    """x with another dtype, on another device; x itself when nothing changes."""
+    """x with another dtype, on another device; x itself when nothing changes.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([1.7, -1.7]).to(dtype="int32").tolist()
+    [1, -1]
+    """
     code = x._dtype_code if dtype is None else dtype.code
     here = x.device
     if code == x._dtype_code and (
@@ -522,91 +754,3 @@ def to(x: Tensor, dtype: DType | None, device: str | None) -> Tensor:
 
 def _to_backward(node: Node, gradient: Tensor) -> Tensor:
     return _core.convert(gradient, *node.context, False)
-
-
-# ---- in place -----------------------------------------------------------------------------------
-
-
-def add_(x: Tensor, other: Any) -> Tensor:
-    """x += other."""
-    other = _take(other, x)
-    recorded = _core.check_in_place("add_", x, other)
-    _core.add_(x, other)
-    if recorded:
-        record(x, "add_", _kept(x, other), _add_backward, (), _core.fit_context(x, x, other))
-    return x
-
-
-def sub_(x: Tensor, other: Any) -> Tensor:
-    """x -= other."""
-    other = _take(other, x)
-    recorded = _core.check_in_place("sub_", x, other)
-    _core.sub_(x, other)
-    if recorded:
-        record(x, "sub_", _kept(x, other), _sub_backward, (), _core.fit_context(x, x, other))
-    return x
-
-
-def mul_(x: Tensor, other: Any) -> Tensor:
-    """x *= other."""
-    return _scaled_in_place("mul_", _core.mul_, _mul_backward, x, other)
-
-
-def div_(x: Tensor, other: Any) -> Tensor:
-    """x /= other."""
-    return _scaled_in_place("div_", _core.div_, _div_backward, x, other)
-
-
-def _scaled_in_place(name: str, kernel: Any, backward: Any, x: Tensor, other: Any) -> Tensor:
-    other = _take(other, x)
-    if not _core.check_in_place(name, x, other):
-        kernel(x, other)
-        return x
-    # Backward needs the factors as they were.
-    shared = isinstance(other, Tensor) and other._node is x._node
-    before = _core.clone(x) if isinstance(other, Tensor) and other.requires_grad else None
-    factor = other
-    if isinstance(other, Tensor):
-        factor = _core.clone(other) if shared else other
-    kernel(x, other)
-    inputs = _kept(x, other)
-    saved = (before, factor if isinstance(factor, Tensor) else None)
-    fit = _core.fit_context(x, x, other)
-    number = None if isinstance(other, Tensor) else other
-    record(x, name, inputs, backward, saved, (fit, None, number))
-    return x
-
-
-def fill_(x: Tensor, value: Any) -> Tensor:
-    """Every element becomes `value`."""
-    value = _take(value, x)
-    recorded = _core.check_in_place("fill_", x, value)
-    _core.fill_(x, value)
-    if recorded:
-        record(x, "fill_", _kept(x, value), _copy_backward, (), _core.fit_context(x, x, value))
-    return x
-
-
-def copy_(x: Tensor, source: Operand) -> Tensor:
-    """The elements of `source`, broadcast, converted and moved to x's device."""
-    source = _take(source, x)
-    if isinstance(source, (bool, int, float)):
-        return fill_(x, source)
-    recorded = _core.check_in_place("copy_", x, source)
-    _core.copy_(x, source)
-    if recorded:
-        fit = (None, (source.shape, source._dtype_code, source.device))
-        record(x, "copy_", (x, source), _copy_backward, (), fit)
-    return x
-
-
-def _copy_backward(node: Node, gradient: Tensor) -> Gradients:
-    """Nothing is left of what x held before."""
-    if not _needs(node, 1):
-        return None, None
-    fit = node.context
-    if fit is None:
-        return None, gradient
-    of = fit[1]
-    second = _core.sum_to(gradient, of[0], of[1])
-    return None, second if len(of) < 3 else _core.convert(second, of[1], of[2], False)
