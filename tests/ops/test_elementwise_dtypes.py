@@ -311,7 +311,8 @@ def test_random_streams_are_pure_functions_of_the_seed(isa, device):
     sl.manual_seed(5)
     again = sl.rand(100, 100, device=device).cpu().numpy().ravel()
     np.testing.assert_array_equal(uniform, again)
-    assert uniform.min() >= 0 and uniform.max() < 1
+    assert uniform.min() >= 0
+    assert uniform.max() < 1
     assert abs(statistics.fmean(uniform) - 0.5) < 5 * (1 / 12 / 10000) ** 0.5
     assert abs(statistics.fmean(normal)) < 5 / 10000**0.5
     assert abs(normal.std() - 1) < 0.05
@@ -342,7 +343,8 @@ def test_cuda_draws_the_numbers_of_the_cpu(device):
 def test_uniform_never_reaches_one(dtype, device):
     sl.manual_seed(0)
     x = to_float64(sl.rand(200000 if device == "cpu" else 2000, dtype=dtype, device=device))
-    assert x.min() >= 0 and x.max() < 1
+    assert x.min() >= 0
+    assert x.max() < 1
 
 
 def test_threads_do_not_change_bits(device, rng):

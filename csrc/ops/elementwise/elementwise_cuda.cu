@@ -229,17 +229,18 @@ __global__ void strided_kernel(ElementwiseArgs args) {
     } else {
       visit_formula(args.op, [&](auto formula) {
         using F = decltype(formula);
-        if constexpr (dtype_of<C>() == DType::kFloat64 && !kInFloat64<F>) return;
-        C x[F::kInputs + 1];
-        for (int k = 0; k < F::kInputs; ++k) x[k] = load_input<C>(args, args.in[k], i);
-        if constexpr (F::kRandom)
-          x[F::kInputs] = dropout_factor(args.seed, args.offset + static_cast<uint64_t>(i),
-                                         static_cast<float>(args.p), 1.f) *
-                          static_cast<C>(args.q);
-        if constexpr (F::kOutputs == 1)
-          y[0] = F::of(x, static_cast<C>(args.p), static_cast<C>(args.q));
-        else
-          F::both(x, y);
+        if constexpr (dtype_of<C>() != DType::kFloat64 || kInFloat64<F>) {
+          C x[F::kInputs + 1];
+          for (int k = 0; k < F::kInputs; ++k) x[k] = load_input<C>(args, args.in[k], i);
+          if constexpr (F::kRandom)
+            x[F::kInputs] = dropout_factor(args.seed, args.offset + static_cast<uint64_t>(i),
+                                           static_cast<float>(args.p), 1.f) *
+                            static_cast<C>(args.q);
+          if constexpr (F::kOutputs == 1)
+            y[0] = F::of(x, static_cast<C>(args.p), static_cast<C>(args.q));
+          else
+            F::both(x, y);
+        }
       });
     }
     for (int k = 0; k < args.outputs; ++k) {

@@ -14,3 +14,4 @@ from .rotary import *
 from .selection import *
 from .rnn import *
 from .softmax import *
+from .unary import *
