@@ -120,7 +120,8 @@ struct Truth {
     step(p, o.a, 0);
   }
 };
-// Mean a and sum of squared deviations b: Welford's step, Chan's merge.
+// Mean a and sum of squared deviations b: Welford's step, Chan's merge. The values come less the
+// first one of their column, so that a mean far from zero costs no digits.
 struct Var {
   template <class C>
   static SEQLOOM_DEVICE C start() {
@@ -185,6 +186,21 @@ SEQLOOM_DEVICE Partial<C> begin() {
   p.count = 0;
   return p;
 }
+// What is subtracted from every element of the column that begins at `first`.
+template <class Op, class C>
+SEQLOOM_DEVICE C shift_of(const ReduceArgs& args, int64_t first) {
+  if constexpr (std::is_same_v<Op, Var>)
+    return load_as<C>(args.x, args.dtype, first);
+  else
+    return C(0);
+}
+template <class Op, class C>
+SEQLOOM_DEVICE C shifted(C x, C shift) {
+  if constexpr (std::is_same_v<Op, Var>)
+    return x - shift;
+  else
+    return x;
+}
 template <class Op, class C>
 SEQLOOM_DEVICE void take(Partial<C>& p, C x, int64_t i) {
   Op::step(p, x, i);
@@ -238,8 +254,9 @@ __global__ void rows_kernel(ReduceArgs args) {
   const Range range = slice_range(args, blockIdx.y);
   for (int64_t row = blockIdx.x; row < args.outer; row += gridDim.x) {
     Partial<C> p = begin<Op, C>();
+    const C shift = shift_of<Op, C>(args, row * args.n);
     for (int64_t i = range.begin + tid; i < range.end; i += blockDim.x)
-      take<Op>(p, load_as<C>(args.x, args.dtype, row * args.n + i), i);
+      take<Op>(p, shifted<Op>(load_as<C>(args.x, args.dtype, row * args.n + i), shift), i);
     shared[tid] = p;
     __syncthreads();
     for (int half = static_cast<int>(blockDim.x) / 2; half > 0; half /= 2) {
@@ -262,9 +279,13 @@ __global__ void columns_kernel(ReduceArgs args) {
   for (int64_t unit = blockIdx.x; unit < args.outer * groups; unit += gridDim.x) {
     const int64_t o = unit / groups, column = unit % groups * kColumns + tx;
     Partial<C> p = begin<Op, C>();
-    if (column < args.inner)
-      for (int64_t i = range.begin + ty; i < range.end; i += kLines)
-        take<Op>(p, load_as<C>(args.x, args.dtype, (o * args.n + i) * args.inner + column), i);
+    if (column < args.inner) {
+      const C shift = shift_of<Op, C>(args, o * args.n * args.inner + column);
+      for (int64_t i = range.begin + ty; i < range.end; i += kLines) {
+        const int64_t at = (o * args.n + i) * args.inner + column;
+        take<Op>(p, shifted<Op>(load_as<C>(args.x, args.dtype, at), shift), i);
+      }
+    }
     shared[ty][tx] = p;
     __syncthreads();
     for (int half = kLines / 2; half > 0; half /= 2) {
