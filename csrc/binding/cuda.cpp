@@ -41,7 +41,8 @@ void* allocate(Device device, size_t bytes) {
   require(device);
   cuda::DeviceScope scope(device.index);
   try {
-    return cuda::allocate(bytes, cuda::current_stream());
+    // Empty arrays have an address too: null means that there is no memory left.
+    return cuda::allocate(bytes > 0 ? bytes : 1, cuda::current_stream());
   } catch (const cuda::OutOfDeviceMemory&) {
     return nullptr;
   }

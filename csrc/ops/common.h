@@ -43,7 +43,7 @@ using binding::ReleaseGil;
   do {                                                                              \
     ::seqloom::ops::ReleaseGil release_gil((device).is_cuda() || (work) >= 16384);  \
     if ((device).is_cuda()) {                                                       \
-      ::seqloom::cuda::DeviceGuard device_guard((device).index);                    \
+      ::seqloom::cuda::DeviceScope device_scope((device).index);                    \
       name##_cuda(args);                                                            \
     } else {                                                                        \
       SEQLOOM_CPU_BF16(name)(args);                                                 \

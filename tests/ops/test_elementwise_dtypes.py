@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dtypes, strides and memory of the elementwise ops: promotion, casts, in-place changes, creation."""
+"""Dtypes, strides and memory of elementwise ops: promotion, casts, in-place changes, creation."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
-import seqloom as sl
 
+import seqloom as sl
 from support import make_tensor, np_dtype, refuses, to_float64
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -102,7 +102,7 @@ def test_casts_do_as_numpy(a, b, isa, device):
         pytest.skip("float64 is a dtype of the CPU")
     rng = np.random.default_rng(1)
     values = rng.integers(0, 100, (5, 37)) * (1 if "uint8" in (a, b) else rng.choice([-1, 1], 37))
-    x = values.astype(np_dtype(a)) if a in INTS + ("bool",) else (values + 0.25).astype(np_dtype(a))
+    x = values.astype(np_dtype(a)) if a in (*INTS, "bool") else (values + 0.25).astype(np_dtype(a))
     t = sl.tensor(x, device=device)
     for view, want in ((t, x), (t[:, ::-3], x[:, ::-3]), (t[2:3], x[2:3])):
         out = view.type(b)
@@ -166,7 +166,9 @@ def test_the_sign_of_zero_and_nan_survive(dtype, device):
     for y in (-x, x * -1.0):
         np.testing.assert_array_equal(np.signbit(to_float64(y))[:2], [True, False])
     big = make_tensor([1.0, np.nan], dtype, device)
-    assert np.isnan(to_float64(sl.ops.maximum(big, make_tensor([np.nan, 1.0], dtype, device)))).all()
+    assert np.isnan(
+        to_float64(sl.ops.maximum(big, make_tensor([np.nan, 1.0], dtype, device)))
+    ).all()
 
 
 # --- strides and memory -------------------------------------------------------------------
@@ -309,7 +311,8 @@ def test_random_streams_are_pure_functions_of_the_seed(isa, device):
     sl.manual_seed(5)
     again = sl.rand(100, 100, device=device).cpu().numpy().ravel()
     np.testing.assert_array_equal(uniform, again)
-    assert 0 <= uniform.min() and uniform.max() < 1
+    assert uniform.min() >= 0
+    assert uniform.max() < 1
     assert abs(statistics.fmean(uniform) - 0.5) < 5 * (1 / 12 / 10000) ** 0.5
     assert abs(statistics.fmean(normal)) < 5 / 10000**0.5
     assert abs(normal.std() - 1) < 0.05
@@ -340,7 +343,8 @@ def test_cuda_draws_the_numbers_of_the_cpu(device):
 def test_uniform_never_reaches_one(dtype, device):
     sl.manual_seed(0)
     x = to_float64(sl.rand(200000 if device == "cpu" else 2000, dtype=dtype, device=device))
-    assert 0 <= x.min() and x.max() < 1
+    assert x.min() >= 0
+    assert x.max() < 1
 
 
 def test_threads_do_not_change_bits(device, rng):

@@ -55,11 +55,15 @@ void settle_devices(const char* op, Input* inputs, int count) {
       using T = typename decltype(t)::type;
       const T value = *a->data_as<T>();
       double real;
-      if constexpr (sizeof(T) == 2) real = to_float(value);
-      else real = static_cast<double>(value);
+      if constexpr (sizeof(T) == 2)
+        real = to_float(value);
+      else
+        real = static_cast<double>(value);
       inputs[i] = Input::number(real);
-      if constexpr (dtype_of<T>() == DType::kInt64) inputs[i].integer = value;
-      else if (!is_floating(dtype_of<T>())) inputs[i].integer = static_cast<int64_t>(real);
+      if constexpr (dtype_of<T>() == DType::kInt64)
+        inputs[i].integer = value;
+      else if (!is_floating(dtype_of<T>()))
+        inputs[i].integer = static_cast<int64_t>(real);
     });
   }
 }

@@ -44,8 +44,8 @@ void copy_matrix(T* to, int64_t to_row, int64_t to_column, const T* from, int64_
 template <class T>
 void copy_all(const StridedCopyArgs& a) {
   const int last = a.rank - 1;
-  // The two axes of a matrix: the last, and the one that the source walks in the smallest steps (the
-  // partner of the last axis in a transpose), else the one before.
+  // The two axes of a matrix: the last, and the one that the source walks in the smallest steps
+  // (the partner of the last axis in a transpose), else the one before.
   int row_axis = last - 1;
   for (int i = 0; i < last; ++i)
     if (a.from_strides[i] == 1 && a.from_strides[last] != 1) row_axis = i;
@@ -88,10 +88,14 @@ void copy_all(const StridedCopyArgs& a) {
 void strided_copy(const ops::StridedCopyArgs& args) {
   if (args.count == 0) return;
   switch (args.item_size) {
-    case 1: return copy_all<uint8_t>(args);
-    case 2: return copy_all<uint16_t>(args);
-    case 4: return copy_all<uint32_t>(args);
-    default: return copy_all<uint64_t>(args);
+    case 1:
+      return copy_all<uint8_t>(args);
+    case 2:
+      return copy_all<uint16_t>(args);
+    case 4:
+      return copy_all<uint32_t>(args);
+    default:
+      return copy_all<uint64_t>(args);
   }
 }
 

@@ -19,11 +19,11 @@ using Op = ElementwiseOp;
 // ---- two inputs ------------------------------------------------------------------------------
 
 enum class BinaryRule : uint8_t {
-  kArithmetic,   // the promoted dtype
-  kSubtract,     // ... which may not be bool
-  kTrueDivide,   // ... integers give float32
-  kCompare,      // computed in the promoted dtype, gives bool
-  kBits,         // integers and bool
+  kArithmetic,  // the promoted dtype
+  kSubtract,    // ... which may not be bool
+  kTrueDivide,  // ... integers give float32
+  kCompare,     // computed in the promoted dtype, gives bool
+  kBits,        // integers and bool
 };
 
 struct BinarySpec {
@@ -100,8 +100,8 @@ py::object binary(const BinarySpec& spec, py::handle a, py::handle b) {
       op = simpler_pow(inputs[1].real, inputs);
       count = op == Op::kMul || op == Op::kPow ? 2 : 1;
     } else {
-      check_value(inputs[1].integer >= 0,
-                  "pow: exponent must not be negative for integers, got ", inputs[1].integer);
+      check_value(inputs[1].integer >= 0, "pow: exponent must not be negative for integers, got ",
+                  inputs[1].integer);
     }
   }
   const DType out_dtype = spec.rule == BinaryRule::kCompare ? DType::kBool : dtype;
@@ -118,9 +118,9 @@ void begin_write(const char* op, const Array& a) {
 
 // An input that shares memory with the output but is not the same view is copied first.
 Array apart_from(const Array& out, const Array& in) {
-  const bool same = in.storage() == out.storage() &&
-                    (in.data() != out.data() || in.strides() != out.strides() ||
-                     in.shape() != out.shape());
+  const bool same =
+      in.storage() == out.storage() &&
+      (in.data() != out.data() || in.strides() != out.strides() || in.shape() != out.shape());
   return same ? convert(in, in.dtype(), in.device(), true) : in;
 }
 
@@ -135,10 +135,10 @@ py::object binary_in_place(const BinarySpec& spec, py::handle a, py::handle b) {
   settle_devices(spec.name, inputs, 2);
   Array other;
   if (inputs[1].array != nullptr) {
-    check_value(broadcast_shapes(spec.name, target.shape(), inputs[1].array->shape()) ==
-                    target.shape(),
-                spec.name, ": other must broadcast to ", target.shape(), ", got ",
-                inputs[1].array->shape());
+    check_value(
+        broadcast_shapes(spec.name, target.shape(), inputs[1].array->shape()) == target.shape(),
+        spec.name, ": other must broadcast to ", target.shape(), ", got ",
+        inputs[1].array->shape());
     other = apart_from(target, *inputs[1].array);
     inputs[1] = Input(other);
   }
@@ -224,20 +224,13 @@ struct GradientSpec {
   Op op;
 };
 constexpr GradientSpec kGradients2[] = {
-    {"exp_backward", Op::kExpBackward},
-    {"log_backward", Op::kLogBackward},
-    {"sqrt_backward", Op::kSqrtBackward},
-    {"rsqrt_backward", Op::kRsqrtBackward},
-    {"sin_backward", Op::kSinBackward},
-    {"cos_backward", Op::kCosBackward},
-    {"tanh_backward", Op::kTanhBackward},
-    {"sigmoid_backward", Op::kSigmoidBackward},
-    {"erf_backward", Op::kErfBackward},
-    {"relu_backward", Op::kReluBackward},
-    {"gelu_backward", Op::kGeluBackward},
-    {"gelu_tanh_backward", Op::kGeluTanhBackward},
-    {"silu_backward", Op::kSiluBackward},
-    {"reciprocal_backward", Op::kReciprocalBackward},
+    {"exp_backward", Op::kExpBackward},   {"log_backward", Op::kLogBackward},
+    {"sqrt_backward", Op::kSqrtBackward}, {"rsqrt_backward", Op::kRsqrtBackward},
+    {"sin_backward", Op::kSinBackward},   {"cos_backward", Op::kCosBackward},
+    {"tanh_backward", Op::kTanhBackward}, {"sigmoid_backward", Op::kSigmoidBackward},
+    {"erf_backward", Op::kErfBackward},   {"relu_backward", Op::kReluBackward},
+    {"gelu_backward", Op::kGeluBackward}, {"gelu_tanh_backward", Op::kGeluTanhBackward},
+    {"silu_backward", Op::kSiluBackward}, {"reciprocal_backward", Op::kReciprocalBackward},
     {"abs_backward", Op::kAbsBackward},
 };
 constexpr GradientSpec kGradients3[] = {
@@ -322,8 +315,7 @@ py::object masked_fill(py::handle x, py::handle mask, py::handle value) {
 
 void fill_in_place(const Array& target, py::handle value) {
   Input in = parse_operand("fill_", "value", value);
-  check_value(in.array == nullptr || in.array->numel() == 1,
-              "fill_: value must have one element");
+  check_value(in.array == nullptr || in.array->numel() == 1, "fill_: value must have one element");
   settle_devices("fill_", &in, 1);
   begin_write("fill_", target);
   run_elementwise(Op::kCopy, compute_dtype(target.dtype()), &in, 1, &target, 1);
@@ -341,8 +333,8 @@ void copy_in_place(const Array& target, const Array& source) {
   run_elementwise(Op::kCopy, conversion_dtype(from.dtype(), target.dtype()), &in, 1, &target, 1);
 }
 
-// None when both inputs have the shape and dtype of `out`, so that gradients need no reshaping; else
-// a pair of (shape, dtype) or None for a number.
+// None when both inputs have the shape and dtype of `out`, so that gradients need no reshaping;
+// else a pair of (shape, dtype) or None for a number.
 py::object fit_context(const Array& out, py::handle a, py::handle b) {
   const auto same = [&](py::handle h) {
     if (!binding::is_tensor(h.ptr())) return true;
@@ -362,28 +354,32 @@ py::object fit_context(const Array& out, py::handle a, py::handle b) {
 
 void register_elementwise(py::module_& m) {
   for (const BinarySpec& spec : kBinaries)
-    m.def(spec.name, [&spec](py::handle a, py::handle b) { return binary(spec, a, b); },
-          py::arg("a"), py::arg("b"));
+    m.def(
+        spec.name, [&spec](py::handle a, py::handle b) { return binary(spec, a, b); }, py::arg("a"),
+        py::arg("b"));
   for (const BinarySpec& spec : kInPlace)
-    m.def(spec.name, [&spec](py::handle a, py::handle b) { return binary_in_place(spec, a, b); },
-          py::arg("a"), py::arg("b"));
+    m.def(
+        spec.name, [&spec](py::handle a, py::handle b) { return binary_in_place(spec, a, b); },
+        py::arg("a"), py::arg("b"));
   for (const UnarySpec& spec : kUnaries)
     m.def(spec.name, [&spec](py::handle x) { return unary(spec, x); }, py::arg("x"));
   for (const GradientSpec& spec : kGradients2)
-    m.def(spec.name,
-          [&spec](const Array& grad, const Array& saved) {
-            Input inputs[2] = {grad, saved};
-            return gradient(spec.name, spec.op, inputs, 2);
-          },
-          py::arg("grad"), py::arg("saved"));
+    m.def(
+        spec.name,
+        [&spec](const Array& grad, const Array& saved) {
+          Input inputs[2] = {grad, saved};
+          return gradient(spec.name, spec.op, inputs, 2);
+        },
+        py::arg("grad"), py::arg("saved"));
   for (const GradientSpec& spec : kGradients3)
-    m.def(spec.name,
-          [&spec](const Array& grad, py::handle a, py::handle b) {
-            Input inputs[3] = {Input(grad), parse_operand(spec.name, "a", a),
-                               parse_operand(spec.name, "b", b)};
-            return gradient(spec.name, spec.op, inputs, 3);
-          },
-          py::arg("grad"), py::arg("a"), py::arg("b"));
+    m.def(
+        spec.name,
+        [&spec](const Array& grad, py::handle a, py::handle b) {
+          Input inputs[3] = {Input(grad), parse_operand(spec.name, "a", a),
+                             parse_operand(spec.name, "b", b)};
+          return gradient(spec.name, spec.op, inputs, 3);
+        },
+        py::arg("grad"), py::arg("a"), py::arg("b"));
   m.def("clamp", &clamp, py::arg("x"), py::arg("low"), py::arg("high"));
   m.def("clamp_backward", &clamp_backward, py::arg("grad"), py::arg("x"), py::arg("low"),
         py::arg("high"));

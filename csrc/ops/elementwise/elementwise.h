@@ -3,8 +3,8 @@
 //
 // An op maps up to four inputs to one or two outputs, element by element, over one iteration space.
 // Every operand has its own dtype and strides (0 where it is broadcast, negative where it is
-// flipped); the kernel converts each input to the compute type, applies the formula and converts the
-// result to the output's dtype:
+// flipped); the kernel converts each input to the compute type, applies the formula and converts
+// the result to the output's dtype:
 //
 //   compute    operands
 //   float32    anything; what float32, float16, bfloat16 and mixtures with integers are computed in
@@ -72,10 +72,10 @@ enum class ElementwiseOp : uint8_t {
   kAnd,  // bits, like the two that follow
   kOr,
   kXor,
-  kSwiglu,       // silu(x) y
-  kGeglu,        // gelu(x) y
-  kBiasRelu,     // relu(x + y)
-  kBiasGelu,     // gelu(x + y)
+  kSwiglu,    // silu(x) y
+  kGeglu,     // gelu(x) y
+  kBiasRelu,  // relu(x + y)
+  kBiasGelu,  // gelu(x + y)
   kBiasGeluTanh,
   kBiasSilu,
   kDropoutAdd,       // dropout(x) + y
@@ -102,16 +102,16 @@ enum class ElementwiseOp : uint8_t {
   kAbsBackward,
   kClampBackward,
   // gradients, three inputs
-  kDivBackward,         // of the divisor: g, y = a / b, b
-  kPowBackwardBase,     // g, base, exponent
+  kDivBackward,      // of the divisor: g, y = a / b, b
+  kPowBackwardBase,  // g, base, exponent
   kPowBackwardExponent,
-  kMaximumBackward,     // of the first: g, a, b; of the second: g, b, a
+  kMaximumBackward,  // of the first: g, a, b; of the second: g, b, a
   kMinimumBackward,
-  kBiasReluBackward,    // of x + bias: g, x, bias
+  kBiasReluBackward,  // of x + bias: g, x, bias
   kBiasGeluBackward,
   kBiasGeluTanhBackward,
   kBiasSiluBackward,
-  kSwigluBackward,      // g, gate, up -> gradients of gate and up
+  kSwigluBackward,  // g, gate, up -> gradients of gate and up
   kGegluBackward,
 };
 
@@ -125,11 +125,11 @@ constexpr bool has_float64_on_cuda(ElementwiseOp op) {
 }
 
 struct Operand {
-  void* data;          // first element; null for a number
-  double real;         // the number
-  int64_t integer;     // the number, where compute is int64
+  void* data;       // first element; null for a number
+  double real;      // the number
+  int64_t integer;  // the number, where compute is int64
   DType dtype;
-  uint8_t flat;        // elements lie in iteration order without gaps
+  uint8_t flat;                          // elements lie in iteration order without gaps
   int64_t strides[kMaxElementwiseRank];  // in elements
 };
 
@@ -137,8 +137,8 @@ struct ElementwiseArgs {
   ElementwiseOp op;
   DType compute;  // float32, float64 or int64
   uint8_t inputs, outputs;
-  int32_t rank;    // after axes that can be walked as one were joined
-  int64_t count;   // product of shape
+  int32_t rank;   // after axes that can be walked as one were joined
+  int64_t count;  // product of shape
   double p, q;
   uint64_t seed, offset;
   int64_t shape[kMaxElementwiseRank];

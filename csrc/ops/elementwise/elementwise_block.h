@@ -42,16 +42,19 @@ template <class F, bool Partial, class C>
 SEQLOOM_ALWAYS_INLINE void apply_formula(const Block<C>& b, int64_t i, int n, Vec<C> p, Vec<C> q) {
   using V = Vec<C>;
   V x[F::kInputs + 1];
-  for (int k = 0; k < F::kInputs; ++k)
-    x[k] = Partial ? load(b.in[k] + i, n) : load(b.in[k] + i);
-  if constexpr (F::kRandom) x[F::kInputs] = Partial ? load(b.in[F::kInputs] + i, n)
-                                                    : load(b.in[F::kInputs] + i);
+  for (int k = 0; k < F::kInputs; ++k) x[k] = Partial ? load(b.in[k] + i, n) : load(b.in[k] + i);
+  if constexpr (F::kRandom)
+    x[F::kInputs] = Partial ? load(b.in[F::kInputs] + i, n) : load(b.in[F::kInputs] + i);
   V y[F::kOutputs];
-  if constexpr (F::kOutputs == 1) y[0] = F::of(x, p, q);
-  else F::both(x, y);
+  if constexpr (F::kOutputs == 1)
+    y[0] = F::of(x, p, q);
+  else
+    F::both(x, y);
   for (int k = 0; k < F::kOutputs; ++k) {
-    if constexpr (Partial) store(b.out[k] + i, y[k], n);
-    else store(b.out[k] + i, y[k]);
+    if constexpr (Partial)
+      store(b.out[k] + i, y[k], n);
+    else
+      store(b.out[k] + i, y[k]);
   }
 }
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Elementwise ops on CUDA, two kernels:
 //
-//   vector   one per float type and formula that models spend time in: operands of one dtype that lie
+//   vector   one per float type and formula that models spend time in: operands of one dtype that
+//   lie
 //            flat (or are numbers, or a row that repeats), 16 bytes a thread and access.
-//   strided  one per compute type: any dtypes and strides, an element a thread; the formula is chosen
+//   strided  one per compute type: any dtypes and strides, an element a thread; the formula is
+//   chosen
 //            by a switch on the op, which all threads take the same way.
 #include "cuda/gpu.h"
 #include "ops/elementwise/elementwise_device.h"
@@ -43,7 +45,9 @@ constexpr bool kInFloat64 = kIsOneOf<F, Copy, Neg, Abs, Sqrt, LogicalNot, Clamp,
                                      Maximum, Minimum, Eq, Ne, Lt, Le, Gt, Ge, Where>;
 // Which input may be bool beside operands of T; -1 for none.
 template <class F>
-constexpr int kMaskInput = kIsOneOf<F, Where> ? 0 : kIsOneOf<F, ScaleMaskedFill> ? 1 : -1;
+constexpr int kMaskInput = kIsOneOf<F, Where>             ? 0
+                           : kIsOneOf<F, ScaleMaskedFill> ? 1
+                                                          : -1;
 
 // ---- vectors -----------------------------------------------------------------------------------
 
@@ -76,8 +80,10 @@ SEQLOOM_DEVICE void load_operand(const VectorOperand& o, int64_t first, int64_t 
     return;
   }
   const T* p = static_cast<const T*>(o.data) + at;
-  if (left >= W) cuda::load_vector(p, x);
-  else cuda::load_partial(p, static_cast<int>(left), 0.f, x);
+  if (left >= W)
+    cuda::load_vector(p, x);
+  else
+    cuda::load_partial(p, static_cast<int>(left), 0.f, x);
 }
 
 template <class T, class F>
@@ -90,8 +96,10 @@ __global__ void vector_kernel(VectorArgs args) {
     float x[F::kInputs + 1][W], y[F::kOutputs][W];
 #pragma unroll
     for (int i = 0; i < F::kInputs; ++i) {
-      if (i == kMaskInput<F>) load_operand<T, true>(args.in[i], first, left, x[i]);
-      else load_operand<T, false>(args.in[i], first, left, x[i]);
+      if (i == kMaskInput<F>)
+        load_operand<T, true>(args.in[i], first, left, x[i]);
+      else
+        load_operand<T, false>(args.in[i], first, left, x[i]);
     }
     if constexpr (F::kRandom) {
       // `first` and the offset of a key are multiples of 4: whole Philox blocks.
@@ -109,16 +117,20 @@ __global__ void vector_kernel(VectorArgs args) {
       float in[F::kInputs + 1], out[F::kOutputs];
 #pragma unroll
       for (int i = 0; i < F::kInputs + (F::kRandom ? 1 : 0); ++i) in[i] = x[i][k];
-      if constexpr (F::kOutputs == 1) out[0] = F::of(in, args.p, args.q);
-      else F::both(in, out);
+      if constexpr (F::kOutputs == 1)
+        out[0] = F::of(in, args.p, args.q);
+      else
+        F::both(in, out);
 #pragma unroll
       for (int i = 0; i < F::kOutputs; ++i) y[i][k] = out[i];
     }
 #pragma unroll
     for (int i = 0; i < F::kOutputs; ++i) {
       T* to = static_cast<T*>(args.out[i]) + first;
-      if (left >= W) cuda::store_vector(to, y[i]);
-      else cuda::store_partial(to, static_cast<int>(left), y[i]);
+      if (left >= W)
+        cuda::store_vector(to, y[i]);
+      else
+        cuda::store_partial(to, static_cast<int>(left), y[i]);
     }
   }
 }
@@ -193,8 +205,10 @@ SEQLOOM_DEVICE int64_t offset_of(const ElementwiseArgs& args, const Operand& o, 
 template <class C>
 SEQLOOM_DEVICE C load_input(const ElementwiseArgs& args, const Operand& o, int64_t i) {
   if (o.data == nullptr) {
-    if constexpr (dtype_of<C>() == DType::kInt64) return o.integer;
-    else return static_cast<C>(o.real);
+    if constexpr (dtype_of<C>() == DType::kInt64)
+      return o.integer;
+    else
+      return static_cast<C>(o.real);
   }
   return load_as<C>(o.data, o.dtype, o.flat ? i : offset_of(args, o, i));
 }
@@ -215,16 +229,18 @@ __global__ void strided_kernel(ElementwiseArgs args) {
     } else {
       visit_formula(args.op, [&](auto formula) {
         using F = decltype(formula);
-        if constexpr (dtype_of<C>() == DType::kFloat64 && !kInFloat64<F>) return;
-        C x[F::kInputs + 1];
-        for (int k = 0; k < F::kInputs; ++k) x[k] = load_input<C>(args, args.in[k], i);
-        if constexpr (F::kRandom)
-          x[F::kInputs] = dropout_factor(args.seed, args.offset + static_cast<uint64_t>(i),
-                                         static_cast<float>(args.p), 1.f) *
-                          static_cast<C>(args.q);
-        if constexpr (F::kOutputs == 1)
-          y[0] = F::of(x, static_cast<C>(args.p), static_cast<C>(args.q));
-        else F::both(x, y);
+        if constexpr (dtype_of<C>() != DType::kFloat64 || kInFloat64<F>) {
+          C x[F::kInputs + 1];
+          for (int k = 0; k < F::kInputs; ++k) x[k] = load_input<C>(args, args.in[k], i);
+          if constexpr (F::kRandom)
+            x[F::kInputs] = dropout_factor(args.seed, args.offset + static_cast<uint64_t>(i),
+                                           static_cast<float>(args.p), 1.f) *
+                            static_cast<C>(args.q);
+          if constexpr (F::kOutputs == 1)
+            y[0] = F::of(x, static_cast<C>(args.p), static_cast<C>(args.q));
+          else
+            F::both(x, y);
+        }
       });
     }
     for (int k = 0; k < args.outputs; ++k) {
@@ -254,8 +270,8 @@ __global__ void strided_copy_kernel(StridedCopyArgs args) {
 }
 
 // A transpose through shared memory, so that both sides are accessed along rows: to[m][r][c] =
-// from[m][c][r] with the source contiguous along r. One block a tile of 32 x 32, padded by one column
-// against bank conflicts.
+// from[m][c][r] with the source contiguous along r. One block a tile of 32 x 32, padded by one
+// column against bank conflicts.
 constexpr int kTile = 32;
 constexpr int kTileRows = 8;
 
@@ -348,19 +364,29 @@ void elementwise_cuda(const ElementwiseArgs& args) {
   }
   const cuda::LaunchConfig config{blocks_for(args.count), dim3(kThreads)};
   switch (args.compute) {
-    case DType::kFloat64: cuda::launch(strided_kernel<double>, config, args); return;
-    case DType::kInt64: cuda::launch(strided_kernel<int64_t>, config, args); return;
-    default: cuda::launch(strided_kernel<float>, config, args); return;
+    case DType::kFloat64:
+      cuda::launch(strided_kernel<double>, config, args);
+      return;
+    case DType::kInt64:
+      cuda::launch(strided_kernel<int64_t>, config, args);
+      return;
+    default:
+      cuda::launch(strided_kernel<float>, config, args);
+      return;
   }
 }
 
 void strided_copy_cuda(const StridedCopyArgs& args) {
   if (args.count == 0) return;
   switch (args.item_size) {
-    case 1: return copy_as<uint8_t>(args);
-    case 2: return copy_as<uint16_t>(args);
-    case 4: return copy_as<uint32_t>(args);
-    default: return copy_as<uint64_t>(args);
+    case 1:
+      return copy_as<uint8_t>(args);
+    case 2:
+      return copy_as<uint16_t>(args);
+    case 4:
+      return copy_as<uint32_t>(args);
+    default:
+      return copy_as<uint64_t>(args);
   }
 }
 

@@ -131,23 +131,31 @@ SEQLOOM_DEVICE int64_t to_integer(float x) { return to_integer(static_cast<doubl
 template <class C>
 SEQLOOM_DEVICE C load_as(const void* data, DType dtype, int64_t i) {
   switch (dtype) {
-    case DType::kFloat32: return static_cast<C>(static_cast<const float*>(data)[i]);
+    case DType::kFloat32:
+      return static_cast<C>(static_cast<const float*>(data)[i]);
     case DType::kFloat16:
       return static_cast<C>(cuda::to_float(static_cast<const cuda::Half*>(data)[i]));
     case DType::kBFloat16:
       return static_cast<C>(cuda::to_float(static_cast<const cuda::BFloat16*>(data)[i]));
-    case DType::kFloat64: return static_cast<C>(static_cast<const double*>(data)[i]);
-    case DType::kInt64: return static_cast<C>(static_cast<const int64_t*>(data)[i]);
-    case DType::kInt32: return static_cast<C>(static_cast<const int32_t*>(data)[i]);
-    case DType::kInt8: return static_cast<C>(static_cast<const int8_t*>(data)[i]);
-    default: return static_cast<C>(static_cast<const uint8_t*>(data)[i]);  // bool is 0 or 1
+    case DType::kFloat64:
+      return static_cast<C>(static_cast<const double*>(data)[i]);
+    case DType::kInt64:
+      return static_cast<C>(static_cast<const int64_t*>(data)[i]);
+    case DType::kInt32:
+      return static_cast<C>(static_cast<const int32_t*>(data)[i]);
+    case DType::kInt8:
+      return static_cast<C>(static_cast<const int8_t*>(data)[i]);
+    default:
+      return static_cast<C>(static_cast<const uint8_t*>(data)[i]);  // bool is 0 or 1
   }
 }
 
 template <class C>
 SEQLOOM_DEVICE void store_as(void* data, DType dtype, int64_t i, C x) {
   switch (dtype) {
-    case DType::kFloat32: static_cast<float*>(data)[i] = static_cast<float>(x); return;
+    case DType::kFloat32:
+      static_cast<float*>(data)[i] = static_cast<float>(x);
+      return;
     case DType::kFloat16:
       static_cast<cuda::Half*>(data)[i] = cuda::from_float<cuda::Half>(static_cast<float>(x));
       return;
@@ -155,14 +163,24 @@ SEQLOOM_DEVICE void store_as(void* data, DType dtype, int64_t i, C x) {
       static_cast<cuda::BFloat16*>(data)[i] =
           cuda::from_float<cuda::BFloat16>(static_cast<float>(x));
       return;
-    case DType::kFloat64: static_cast<double*>(data)[i] = static_cast<double>(x); return;
-    case DType::kInt64: static_cast<int64_t*>(data)[i] = to_integer(x); return;
-    case DType::kInt32: static_cast<int32_t*>(data)[i] = static_cast<int32_t>(to_integer(x)); return;
-    case DType::kInt8: static_cast<int8_t*>(data)[i] = static_cast<int8_t>(to_integer(x)); return;
+    case DType::kFloat64:
+      static_cast<double*>(data)[i] = static_cast<double>(x);
+      return;
+    case DType::kInt64:
+      static_cast<int64_t*>(data)[i] = to_integer(x);
+      return;
+    case DType::kInt32:
+      static_cast<int32_t*>(data)[i] = static_cast<int32_t>(to_integer(x));
+      return;
+    case DType::kInt8:
+      static_cast<int8_t*>(data)[i] = static_cast<int8_t>(to_integer(x));
+      return;
     case DType::kUInt8:
       static_cast<uint8_t*>(data)[i] = static_cast<uint8_t>(to_integer(x));
       return;
-    default: static_cast<uint8_t*>(data)[i] = x != C(0); return;
+    default:
+      static_cast<uint8_t*>(data)[i] = x != C(0);
+      return;
   }
 }
 

@@ -14,8 +14,11 @@ namespace seqloom::SEQLOOM_ISA_NS {
 using ops::ElementwiseArgs;
 using ops::Operand;
 
-constexpr int64_t kBlock = 1024;       // elements, where some operand needs a buffer
+constexpr int64_t kBlock = 1024;        // elements, where some operand needs a buffer
 constexpr int64_t kDirectBlock = 8192;  // ... where none does
+// Outputs of this size don't fit in a cache: they are written past it, which saves reading them
+// first.
+constexpr int64_t kStreamedBytes = int64_t{32} << 20;
 
 template <class C>
 struct Block {
@@ -72,8 +75,10 @@ SEQLOOM_ALWAYS_INLINE int64_t to_integer(double x) {
 template <class T, class C>
 struct Narrow {  // integers are cut to their low bits
   static SEQLOOM_ALWAYS_INLINE T of(C x) {
-    if constexpr (dtype_of<C>() == DType::kInt64) return static_cast<T>(x);
-    else return static_cast<T>(to_integer(static_cast<double>(x)));
+    if constexpr (dtype_of<C>() == DType::kInt64)
+      return static_cast<T>(x);
+    else
+      return static_cast<T>(to_integer(static_cast<double>(x)));
   }
 };
 template <class C>
@@ -249,6 +254,18 @@ SEQLOOM_ALWAYS_INLINE bool is_direct(const Operand& o) {
   return o.flat && o.dtype == dtype_of<C>();
 }
 
+template <class C>
+SEQLOOM_ALWAYS_INLINE bool is_streamed(const Operand& o, int64_t count) {
+  if constexpr (dtype_of<C>() != DType::kFloat32) return false;
+  return is_direct<C>(o) && count * 4 >= kStreamedBytes &&
+         reinterpret_cast<uintptr_t>(o.data) % 64 == 0;
+}
+SEQLOOM_ALWAYS_INLINE void stream_block(float* to, const float* from, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) stream(to + i, load(from + i));
+  store(to + i, load(from + i, static_cast<int>(count - i)), static_cast<int>(count - i));
+}
+
 // Elements [begin, end) in blocks of kBlock.
 template <class C>
 SEQLOOM_NOINLINE void run_buffered(const ElementwiseArgs& args, BlockFunction<C> function,
@@ -273,13 +290,23 @@ SEQLOOM_NOINLINE void run_buffered(const ElementwiseArgs& args, BlockFunction<C>
     if (random) dropout_factors(args, first, block.count, in[args.inputs]);
     for (int i = 0; i < args.outputs; ++i) {
       const Operand& o = args.out[i];
-      block.out[i] = is_direct<C>(o) ? static_cast<C*>(o.data) + first : out[i];
+      const bool in_place = is_direct<C>(o) && !is_streamed<C>(o, args.count);
+      block.out[i] = in_place ? static_cast<C*>(o.data) + first : out[i];
     }
     function(block);
-    for (int i = 0; i < args.outputs; ++i)
-      if (!is_direct<C>(args.out[i]))
-        store_block(args, args.out[i], first, block.count, out[i]);
+    for (int i = 0; i < args.outputs; ++i) {
+      const Operand& o = args.out[i];
+      if (block.out[i] != out[i]) continue;
+      if constexpr (dtype_of<C>() == DType::kFloat32) {
+        if (is_streamed<C>(o, args.count)) {
+          stream_block(static_cast<float*>(o.data) + first, out[i], block.count);
+          continue;
+        }
+      }
+      store_block(args, o, first, block.count, out[i]);
+    }
   }
+  stream_fence();
 }
 
 template <class C>
@@ -291,22 +318,23 @@ SEQLOOM_ALWAYS_INLINE void run_direct(const ElementwiseArgs& args, BlockFunction
   block.count = end - begin;
   for (int i = 0; i < args.inputs; ++i)
     block.in[i] = static_cast<const C*>(args.in[i].data) + begin;
-  for (int i = 0; i < args.outputs; ++i)
-    block.out[i] = static_cast<C*>(args.out[i].data) + begin;
+  for (int i = 0; i < args.outputs; ++i) block.out[i] = static_cast<C*>(args.out[i].data) + begin;
   function(block);
 }
 
 template <class C>
-SEQLOOM_ALWAYS_INLINE void run_elementwise(const ElementwiseArgs& args,
-                                           BlockFunction<C> function) {
+SEQLOOM_ALWAYS_INLINE void run_elementwise(const ElementwiseArgs& args, BlockFunction<C> function) {
   if (function == nullptr) return;  // the front door asks for formulas that exist only
   bool direct = !is_random(args.op);
   for (int i = 0; i < args.inputs; ++i) direct &= args.in[i].data && is_direct<C>(args.in[i]);
-  for (int i = 0; i < args.outputs; ++i) direct &= is_direct<C>(args.out[i]);
+  for (int i = 0; i < args.outputs; ++i)
+    direct &= is_direct<C>(args.out[i]) && !is_streamed<C>(args.out[i], args.count);
   // Chunks are multiples of kDirectBlock, so blocks of kBlock stay whole as well.
   cpu::parallel_for(args.count, kDirectBlock, [&](int64_t begin, int64_t end) {
-    if (direct) run_direct(args, function, begin, end);
-    else run_buffered(args, function, begin, end);
+    if (direct)
+      run_direct(args, function, begin, end);
+    else
+      run_buffered(args, function, begin, end);
   });
 }
 

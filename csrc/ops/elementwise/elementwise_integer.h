@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The formulas on integers, for both backends: everything is computed in 64 bits, wraps, and is cut to
-// the output's dtype afterwards, which gives the same bits as wrapping in that dtype. Division by zero
-// gives 0, as in NumPy. The includer defines SEQLOOM_MATH_NS.
+// The formulas on integers, for both backends: everything is computed in 64 bits, wraps, and is cut
+// to the output's dtype afterwards, which gives the same bits as wrapping in that dtype. Division
+// by zero gives 0, as in NumPy. The includer defines SEQLOOM_MATH_NS.
 #include "ops/elementwise/elementwise.h"
 
 namespace seqloom::SEQLOOM_MATH_NS {
@@ -37,13 +37,13 @@ SEQLOOM_HOST_DEVICE int64_t integer_pow(int64_t a, int64_t b) {
   return result;
 }
 
-#define SEQLOOM_INTEGER(name, inputs, expression)                                              \
-  struct Integer##name {                                                                       \
-    static constexpr int kInputs = inputs;                                                     \
-    static SEQLOOM_HOST_DEVICE int64_t of(const int64_t* x, [[maybe_unused]] int64_t p,        \
-                                          [[maybe_unused]] int64_t q) {                        \
-      return expression;                                                                       \
-    }                                                                                          \
+#define SEQLOOM_INTEGER(name, inputs, expression)                                       \
+  struct Integer##name {                                                                \
+    static constexpr int kInputs = inputs;                                              \
+    static SEQLOOM_HOST_DEVICE int64_t of(const int64_t* x, [[maybe_unused]] int64_t p, \
+                                          [[maybe_unused]] int64_t q) {                 \
+      return expression;                                                                \
+    }                                                                                   \
   };
 SEQLOOM_INTEGER(Copy, 1, x[0])
 SEQLOOM_INTEGER(Neg, 1, wrap_neg(x[0]))
@@ -82,14 +82,14 @@ SEQLOOM_HOST_DEVICE bool visit_integer_formula(ops::ElementwiseOp op, F&& f) {
     f(Integer##name{});    \
     return true;
   switch (op) {
-    SEQLOOM_CASE(Copy) SEQLOOM_CASE(Neg) SEQLOOM_CASE(Abs) SEQLOOM_CASE(Sign) SEQLOOM_CASE(Relu)
-    SEQLOOM_CASE(LogicalNot) SEQLOOM_CASE(BitwiseNot) SEQLOOM_CASE(Clamp) SEQLOOM_CASE(Add)
-    SEQLOOM_CASE(Sub) SEQLOOM_CASE(Mul) SEQLOOM_CASE(FloorDivide) SEQLOOM_CASE(Remainder)
-    SEQLOOM_CASE(Pow) SEQLOOM_CASE(Maximum) SEQLOOM_CASE(Minimum) SEQLOOM_CASE(Eq)
-    SEQLOOM_CASE(Ne) SEQLOOM_CASE(Lt) SEQLOOM_CASE(Le) SEQLOOM_CASE(Gt) SEQLOOM_CASE(Ge)
-    SEQLOOM_CASE(And) SEQLOOM_CASE(Or) SEQLOOM_CASE(Xor) SEQLOOM_CASE(Where)
-    default:
-      return false;
+    SEQLOOM_CASE(Copy)
+    SEQLOOM_CASE(Neg) SEQLOOM_CASE(Abs) SEQLOOM_CASE(Sign) SEQLOOM_CASE(Relu)
+        SEQLOOM_CASE(LogicalNot) SEQLOOM_CASE(BitwiseNot) SEQLOOM_CASE(Clamp) SEQLOOM_CASE(Add)
+            SEQLOOM_CASE(Sub) SEQLOOM_CASE(Mul) SEQLOOM_CASE(FloorDivide) SEQLOOM_CASE(Remainder)
+                SEQLOOM_CASE(Pow) SEQLOOM_CASE(Maximum) SEQLOOM_CASE(Minimum) SEQLOOM_CASE(Eq)
+                    SEQLOOM_CASE(Ne) SEQLOOM_CASE(Lt) SEQLOOM_CASE(Le) SEQLOOM_CASE(Gt)
+                        SEQLOOM_CASE(Ge) SEQLOOM_CASE(And) SEQLOOM_CASE(Or) SEQLOOM_CASE(Xor)
+                            SEQLOOM_CASE(Where) default : return false;
   }
 #undef SEQLOOM_CASE
 }

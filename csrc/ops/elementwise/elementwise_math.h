@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The formulas of the elementwise ops, written once for both backends.
 //
-// V is a vector of floats or doubles on the CPU (cpu/vec.h) and a float or double in device code. The
-// includer defines SEQLOOM_MATH_NS, the namespace to live in, and declares there what formulas are made
-// of: arithmetic, comparisons, select(mask, a, b), min, max, abs, floor, round, sqrt, rsqrt, exp, log,
-// sin, cos, tanh, sigmoid, erf, pow, fmod, copy_sign, silu, gelu_erf, gelu_tanh, their _grad, and
-// constant<V>(x). min(a, b) and max(a, b) give b when either is NaN.
+// V is a vector of floats or doubles on the CPU (cpu/vec.h) and a float or double in device code.
+// The includer defines SEQLOOM_MATH_NS, the namespace to live in, and declares there what formulas
+// are made of: arithmetic, comparisons, select(mask, a, b), min, max, abs, floor, round, sqrt,
+// rsqrt, exp, log, sin, cos, tanh, sigmoid, erf, pow, fmod, copy_sign, silu, gelu_erf, gelu_tanh,
+// their _grad, and constant<V>(x). min(a, b) and max(a, b) give b when either is NaN.
 //
-// A formula takes its inputs x[0..kInputs) and the numbers p, q. Where kRandom is set, x[kInputs] is
-// the dropout factor of the element: 0, or 1 / (1 - probability).
+// A formula takes its inputs x[0..kInputs) and the numbers p, q. Where kRandom is set, x[kInputs]
+// is the dropout factor of the element: 0, or 1 / (1 - probability).
 #include "ops/elementwise/elementwise.h"
 
 namespace seqloom::SEQLOOM_MATH_NS {
@@ -44,19 +44,19 @@ SEQLOOM_HOST_DEVICE V python_floor_divide(V a, V b) {
   return select(b == constant<V>(0), a / b, nearest);
 }
 
-#define SEQLOOM_FORMULA(name, inputs, expression)                                \
-  struct name : Formula<inputs> {                                                \
-    template <class V>                                                           \
+#define SEQLOOM_FORMULA(name, inputs, expression)                                             \
+  struct name : Formula<inputs> {                                                             \
+    template <class V>                                                                        \
     static SEQLOOM_HOST_DEVICE V of(const V* x, [[maybe_unused]] V p, [[maybe_unused]] V q) { \
-      return expression;                                                         \
-    }                                                                            \
+      return expression;                                                                      \
+    }                                                                                         \
   };
-#define SEQLOOM_FORMULA_RANDOM(name, inputs, expression)                         \
-  struct name : Formula<inputs, 1, true> {                                       \
-    template <class V>                                                           \
-    static SEQLOOM_HOST_DEVICE V of(const V* x, V, V) {                          \
-      return expression;                                                         \
-    }                                                                            \
+#define SEQLOOM_FORMULA_RANDOM(name, inputs, expression) \
+  struct name : Formula<inputs, 1, true> {               \
+    template <class V>                                   \
+    static SEQLOOM_HOST_DEVICE V of(const V* x, V, V) {  \
+      return expression;                                 \
+    }                                                    \
   };
 
 SEQLOOM_FORMULA(Copy, 1, x[0])
@@ -147,8 +147,7 @@ SEQLOOM_FORMULA(MaximumBackward, 3,
 SEQLOOM_FORMULA(MinimumBackward, 3,
                 select(x[1] == x[2], x[0] * constant<V>(0.5),
                        select(x[1] > x[2], constant<V>(0), x[0])))
-SEQLOOM_FORMULA(BiasReluBackward, 3,
-                select(x[1] + x[2] > constant<V>(0), x[0], constant<V>(0)))
+SEQLOOM_FORMULA(BiasReluBackward, 3, select(x[1] + x[2] > constant<V>(0), x[0], constant<V>(0)))
 SEQLOOM_FORMULA(BiasGeluBackward, 3, x[0] * gelu_erf_grad(x[1] + x[2]))
 SEQLOOM_FORMULA(BiasGeluTanhBackward, 3, x[0] * gelu_tanh_grad(x[1] + x[2]))
 SEQLOOM_FORMULA(BiasSiluBackward, 3, x[0] * silu_grad(x[1] + x[2]))
@@ -180,30 +179,42 @@ SEQLOOM_HOST_DEVICE bool visit_formula(ops::ElementwiseOp op, F&& f) {
     f(name{});             \
     return true;
   switch (op) {
-    SEQLOOM_CASE(Copy) SEQLOOM_CASE(Neg) SEQLOOM_CASE(Abs) SEQLOOM_CASE(Sign) SEQLOOM_CASE(Exp)
-    SEQLOOM_CASE(Log) SEQLOOM_CASE(Sqrt) SEQLOOM_CASE(Rsqrt) SEQLOOM_CASE(Sin) SEQLOOM_CASE(Cos)
-    SEQLOOM_CASE(Tanh) SEQLOOM_CASE(Sigmoid) SEQLOOM_CASE(Erf) SEQLOOM_CASE(Relu)
-    SEQLOOM_CASE(Gelu) SEQLOOM_CASE(GeluTanh) SEQLOOM_CASE(Silu) SEQLOOM_CASE(Floor)
-    SEQLOOM_CASE(Round) SEQLOOM_CASE(Reciprocal) SEQLOOM_CASE(LogicalNot) SEQLOOM_CASE(Clamp)
-    SEQLOOM_CASE(Dropout) SEQLOOM_CASE(Add) SEQLOOM_CASE(Sub) SEQLOOM_CASE(Mul) SEQLOOM_CASE(Div)
-    SEQLOOM_CASE(FloorDivide) SEQLOOM_CASE(Remainder) SEQLOOM_CASE(Pow) SEQLOOM_CASE(Maximum)
-    SEQLOOM_CASE(Minimum) SEQLOOM_CASE(Eq) SEQLOOM_CASE(Ne) SEQLOOM_CASE(Lt) SEQLOOM_CASE(Le)
-    SEQLOOM_CASE(Gt) SEQLOOM_CASE(Ge) SEQLOOM_CASE(Swiglu) SEQLOOM_CASE(Geglu)
-    SEQLOOM_CASE(BiasRelu) SEQLOOM_CASE(BiasGelu) SEQLOOM_CASE(BiasGeluTanh)
-    SEQLOOM_CASE(BiasSilu) SEQLOOM_CASE(DropoutAdd) SEQLOOM_CASE(ScaleAdd)
-    SEQLOOM_CASE(ScaleMaskedFill) SEQLOOM_CASE(Where) SEQLOOM_CASE(BiasDropoutAdd)
-    SEQLOOM_CASE(ExpBackward) SEQLOOM_CASE(LogBackward) SEQLOOM_CASE(SqrtBackward)
-    SEQLOOM_CASE(RsqrtBackward) SEQLOOM_CASE(SinBackward) SEQLOOM_CASE(CosBackward)
-    SEQLOOM_CASE(TanhBackward) SEQLOOM_CASE(SigmoidBackward) SEQLOOM_CASE(ErfBackward)
-    SEQLOOM_CASE(ReluBackward) SEQLOOM_CASE(GeluBackward) SEQLOOM_CASE(GeluTanhBackward)
-    SEQLOOM_CASE(SiluBackward) SEQLOOM_CASE(ReciprocalBackward) SEQLOOM_CASE(AbsBackward)
-    SEQLOOM_CASE(ClampBackward) SEQLOOM_CASE(DivBackward) SEQLOOM_CASE(PowBackwardBase)
-    SEQLOOM_CASE(PowBackwardExponent) SEQLOOM_CASE(MaximumBackward) SEQLOOM_CASE(MinimumBackward)
-    SEQLOOM_CASE(BiasReluBackward) SEQLOOM_CASE(BiasGeluBackward)
-    SEQLOOM_CASE(BiasGeluTanhBackward) SEQLOOM_CASE(BiasSiluBackward) SEQLOOM_CASE(SwigluBackward)
-    SEQLOOM_CASE(GegluBackward)
-    default:
-      return false;
+    SEQLOOM_CASE(Copy)
+    SEQLOOM_CASE(Neg) SEQLOOM_CASE(Abs) SEQLOOM_CASE(Sign) SEQLOOM_CASE(Exp) SEQLOOM_CASE(
+        Log) SEQLOOM_CASE(Sqrt) SEQLOOM_CASE(Rsqrt) SEQLOOM_CASE(Sin) SEQLOOM_CASE(Cos)
+        SEQLOOM_CASE(Tanh) SEQLOOM_CASE(Sigmoid) SEQLOOM_CASE(Erf) SEQLOOM_CASE(Relu) SEQLOOM_CASE(
+            Gelu) SEQLOOM_CASE(GeluTanh) SEQLOOM_CASE(Silu) SEQLOOM_CASE(Floor) SEQLOOM_CASE(Round)
+            SEQLOOM_CASE(Reciprocal) SEQLOOM_CASE(LogicalNot) SEQLOOM_CASE(Clamp) SEQLOOM_CASE(
+                Dropout) SEQLOOM_CASE(Add) SEQLOOM_CASE(Sub) SEQLOOM_CASE(Mul) SEQLOOM_CASE(Div)
+                SEQLOOM_CASE(FloorDivide) SEQLOOM_CASE(Remainder) SEQLOOM_CASE(Pow) SEQLOOM_CASE(
+                    Maximum) SEQLOOM_CASE(Minimum) SEQLOOM_CASE(Eq) SEQLOOM_CASE(Ne)
+                    SEQLOOM_CASE(Lt) SEQLOOM_CASE(Le) SEQLOOM_CASE(Gt) SEQLOOM_CASE(
+                        Ge) SEQLOOM_CASE(Swiglu) SEQLOOM_CASE(Geglu) SEQLOOM_CASE(BiasRelu)
+                        SEQLOOM_CASE(BiasGelu) SEQLOOM_CASE(BiasGeluTanh) SEQLOOM_CASE(
+                            BiasSilu) SEQLOOM_CASE(DropoutAdd) SEQLOOM_CASE(ScaleAdd)
+                            SEQLOOM_CASE(ScaleMaskedFill) SEQLOOM_CASE(Where) SEQLOOM_CASE(
+                                BiasDropoutAdd) SEQLOOM_CASE(ExpBackward) SEQLOOM_CASE(LogBackward)
+                                SEQLOOM_CASE(SqrtBackward) SEQLOOM_CASE(RsqrtBackward) SEQLOOM_CASE(
+                                    SinBackward) SEQLOOM_CASE(CosBackward)
+                                    SEQLOOM_CASE(TanhBackward) SEQLOOM_CASE(
+                                        SigmoidBackward) SEQLOOM_CASE(ErfBackward)
+                                        SEQLOOM_CASE(ReluBackward) SEQLOOM_CASE(
+                                            GeluBackward) SEQLOOM_CASE(GeluTanhBackward)
+                                            SEQLOOM_CASE(SiluBackward) SEQLOOM_CASE(
+                                                ReciprocalBackward) SEQLOOM_CASE(AbsBackward)
+                                                SEQLOOM_CASE(ClampBackward) SEQLOOM_CASE(
+                                                    DivBackward) SEQLOOM_CASE(PowBackwardBase)
+                                                    SEQLOOM_CASE(PowBackwardExponent) SEQLOOM_CASE(
+                                                        MaximumBackward)
+                                                        SEQLOOM_CASE(MinimumBackward) SEQLOOM_CASE(
+                                                            BiasReluBackward)
+                                                            SEQLOOM_CASE(BiasGeluBackward)
+                                                                SEQLOOM_CASE(BiasGeluTanhBackward)
+                                                                    SEQLOOM_CASE(BiasSiluBackward)
+                                                                        SEQLOOM_CASE(SwigluBackward)
+                                                                            SEQLOOM_CASE(
+                                                                                GegluBackward) default
+        : return false;
   }
 #undef SEQLOOM_CASE
 }

@@ -135,8 +135,10 @@ void run_elementwise(ElementwiseOp op, DType compute, const Input* inputs, int i
     for (int i = 0; i < rank; ++i) args.shape[i] = like.shape()[i];
     for (int i = 0; i < input_count; ++i) {
       strides[i] = args.in[i].strides;
-      if (inputs[i].array != nullptr) broadcast_strides(*inputs[i].array, like.shape(), strides[i]);
-      else for (int k = 0; k < kMaxElementwiseRank; ++k) strides[i][k] = 0;
+      if (inputs[i].array != nullptr)
+        broadcast_strides(*inputs[i].array, like.shape(), strides[i]);
+      else
+        for (int k = 0; k < kMaxElementwiseRank; ++k) strides[i][k] = 0;
     }
     for (int i = 0; i < output_count; ++i) {
       strides[input_count + i] = args.out[i].strides;

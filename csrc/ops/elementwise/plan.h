@@ -46,8 +46,8 @@ struct Input {
   }
 };
 
-// The dtype of the result: arrays before arrays of rank 0 before numbers, unless a later one is of a
-// higher kind (bool < integer < float).
+// The dtype of the result: arrays before arrays of rank 0 before numbers, unless a later one is of
+// a higher kind (bool < integer < float).
 DType result_dtype(const Input* inputs, int count);
 
 struct Numbers {

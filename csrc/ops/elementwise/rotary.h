@@ -18,7 +18,7 @@ struct RotaryArgs {
   DType dtype;        // of x and out; float64 on the CPU only
   DType table_dtype;  // of cos and sin: x's or float32
   bool interleaved;
-  bool negate;        // use -sin
+  bool negate;                          // use -sin
   int64_t batch, heads, length, width;  // B, H, T, D
   int64_t pairs;                        // R / 2
   int64_t strides[3];                   // of x along B, H, T, in elements; along D it is 1
@@ -26,7 +26,7 @@ struct RotaryArgs {
   const void* x;
   const void* cos;  // [T, R/2] or [B, T, R/2]
   const void* sin;
-  void* out;        // [B, H, T, D]
+  void* out;  // [B, H, T, D]
 };
 
 void rotary_cuda(const RotaryArgs& args);

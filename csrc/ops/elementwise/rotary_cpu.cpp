@@ -64,14 +64,16 @@ void rotary_rows(const RotaryArgs& a) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t t = row % a.length, h = row / a.length % a.heads;
       const int64_t b = row / a.length / a.heads;
-      const T* x = static_cast<const T*>(a.x) + b * a.strides[0] + h * a.strides[1] +
-                   t * a.strides[2];
+      const T* x =
+          static_cast<const T*>(a.x) + b * a.strides[0] + h * a.strides[1] + t * a.strides[2];
       T* y = static_cast<T*>(a.out) + row * a.width;
       const int64_t at = b * a.table_batch_stride + t * a.pairs;
       const Table* cos = static_cast<const Table*>(a.cos) + at;
       const Table* sin = static_cast<const Table*>(a.sin) + at;
-      if (a.interleaved) row_of_neighbours<T, Table, Negate>(x, y, cos, sin, a.pairs);
-      else row_of_halves<T, Table, Negate>(x, y, cos, sin, a.pairs);
+      if (a.interleaved)
+        row_of_neighbours<T, Table, Negate>(x, y, cos, sin, a.pairs);
+      else
+        row_of_halves<T, Table, Negate>(x, y, cos, sin, a.pairs);
       const int64_t rotated = 2 * a.pairs;
       memcpy(y + rotated, x + rotated, static_cast<size_t>(a.width - rotated) * sizeof(T));
     }
@@ -80,8 +82,10 @@ void rotary_rows(const RotaryArgs& a) {
 
 template <class T, class Table>
 SEQLOOM_ALWAYS_INLINE void rotary_signed(const RotaryArgs& args) {
-  if (args.negate) rotary_rows<T, Table, true>(args);
-  else rotary_rows<T, Table, false>(args);
+  if (args.negate)
+    rotary_rows<T, Table, true>(args);
+  else
+    rotary_rows<T, Table, false>(args);
 }
 
 }  // namespace
@@ -92,8 +96,10 @@ void rotary(const ops::RotaryArgs& args) {
   }
   dispatch_kernel_float(args.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    if (args.table_dtype == args.dtype) rotary_signed<T, T>(args);
-    else rotary_signed<T, float>(args);
+    if (args.table_dtype == args.dtype)
+      rotary_signed<T, T>(args);
+    else
+      rotary_signed<T, float>(args);
   });
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rotary position embedding on CUDA. A thread turns W neighbouring pairs of a row, or copies W columns
-// that pass through; W is 16 bytes of elements where sizes and addresses allow, else 1.
+// Rotary position embedding on CUDA. A thread turns W neighbouring pairs of a row, or copies W
+// columns that pass through; W is 16 bytes of elements where sizes and addresses allow, else 1.
 #include "cuda/gpu.h"
 #include "cuda/vector_access.h"
 #include "ops/elementwise/rotary.h"
@@ -103,8 +103,10 @@ void launch_rotary(const RotaryArgs& a) {
   const int64_t blocks = (units + kThreads - 1) / kThreads;
   const cuda::LaunchConfig config{dim3(static_cast<unsigned>(blocks < 65536 ? blocks : 65536)),
                                   dim3(kThreads)};
-  if (vectors) cuda::launch(rotary_kernel<T, Table, W>, config, a);
-  else cuda::launch(rotary_kernel<T, Table, 1>, config, a);
+  if (vectors)
+    cuda::launch(rotary_kernel<T, Table, W>, config, a);
+  else
+    cuda::launch(rotary_kernel<T, Table, 1>, config, a);
 }
 
 }  // namespace
@@ -118,7 +120,8 @@ void rotary_cuda(const RotaryArgs& args) {
     case DType::kBFloat16:
       return wide ? launch_rotary<cuda::BFloat16, float>(args)
                   : launch_rotary<cuda::BFloat16, cuda::BFloat16>(args);
-    default: return launch_rotary<float, float>(args);
+    default:
+      return launch_rotary<float, float>(args);
   }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Front door of the reductions: axes, output shapes and dtypes, and the [outer, n, inner] form that the
-// kernels work on. Axes that are not neighbours, and inputs that are not contiguous, are copied.
+// Front door of the reductions: axes, output shapes and dtypes, and the [outer, n, inner] form that
+// the kernels work on. Axes that are not neighbours, and inputs that are not contiguous, are
+// copied.
 #include "ops/reduction/reduction.h"
 
 #include <pybind11/pybind11.h>
@@ -49,8 +50,10 @@ Axes parse_axes(const char* op, py::handle axis, int rank) {
 Dims reduced_shape(const Array& x, const Axes& axes, bool keepdim) {
   Dims shape;
   for (int i = 0; i < x.rank(); ++i) {
-    if (!axes.reduced[i]) shape.push_back(x.shape()[i]);
-    else if (keepdim) shape.push_back(1);
+    if (!axes.reduced[i])
+      shape.push_back(x.shape()[i]);
+    else if (keepdim)
+      shape.push_back(1);
   }
   return shape;
 }
@@ -70,14 +73,16 @@ Matrix as_matrix(const Array& x, const Axes& axes) {
     if (first == kMaxRank) first = i;
     last = i;
   }
-  for (int i = first; i < last; ++i)
-    neighbours &= axes.reduced[i] || x.shape()[i] == 1;
+  for (int i = first; i < last; ++i) neighbours &= axes.reduced[i] || x.shape()[i] == 1;
   if (neighbours) {
     m.x = contiguous(x);
     for (int i = 0; i < x.rank(); ++i) {
-      if (first <= i && i <= last) m.n *= x.shape()[i];
-      else if (i > last && last >= 0) m.inner *= x.shape()[i];
-      else m.outer *= x.shape()[i];
+      if (first <= i && i <= last)
+        m.n *= x.shape()[i];
+      else if (i > last && last >= 0)
+        m.inner *= x.shape()[i];
+      else
+        m.outer *= x.shape()[i];
     }
     return m;
   }
@@ -126,8 +131,7 @@ void run(ReduceOp op, const Matrix& m, const Array* out, const Array* index, dou
   args.slices = 1;
   Array workspace;
   if (m.x.is_cuda() && (args.slices = slices_for(m)) > 1) {
-    workspace = Array::empty({m.outer * args.slices * m.inner * 4}, DType::kFloat64,
-                             m.x.device());
+    workspace = Array::empty({m.outer * args.slices * m.inner * 4}, DType::kFloat64, m.x.device());
     args.workspace = workspace.mutable_data();
   }
   SEQLOOM_RUN(m.x.device(), m.x.numel(), reduce, args);
@@ -244,7 +248,8 @@ Array cumsum(const Array& x, int64_t axis, bool reverse) {
   return out;
 }
 
-// ---- broadcasting and its reverse ----------------------------------------------------------------
+// ---- broadcasting and its reverse
+// ----------------------------------------------------------------
 
 // The sum of `grad` over the axes along which `shape` was broadcast to it.
 Array sum_to(const Array& grad, const Dims& shape, std::optional<DType> wanted) {
@@ -256,8 +261,8 @@ Array sum_to(const Array& grad, const Dims& shape, std::optional<DType> wanted) 
   for (int i = 0; i < grad.rank(); ++i) {
     axes.reduced[i] = i < missing || (shape[i - missing] == 1 && grad.shape()[i] != 1);
     axes.count += axes.reduced[i];
-    check_value(axes.reduced[i] || shape[i - missing] == grad.shape()[i], "sum_to: ",
-                grad.shape(), " does not come from ", shape);
+    check_value(axes.reduced[i] || shape[i - missing] == grad.shape()[i], "sum_to: ", grad.shape(),
+                " does not come from ", shape);
   }
   const Array out = Array::empty(shape, dtype, grad.device());
   if (!is_floating(grad.dtype()) && is_floating(dtype))
@@ -270,8 +275,7 @@ Array sum_to(const Array& grad, const Dims& shape, std::optional<DType> wanted) 
 Array expand_reduced(const Array& reduced, const Dims& shape, py::handle axis) {
   const Axes axes = parse_axes("expand", axis, shape.size());
   const bool kept = reduced.rank() == shape.size();
-  check_value(kept || reduced.rank() == shape.size() - axes.count,
-              "expand: gradient does not fit");
+  check_value(kept || reduced.rank() == shape.size() - axes.count, "expand: gradient does not fit");
   Dims strides = Dims::filled(shape.size(), 0);
   int from = 0;
   for (int i = 0; i < shape.size(); ++i) {
@@ -289,50 +293,82 @@ Array expand_reduced(const Array& reduced, const Dims& shape, py::handle axis) {
 
 void register_reduction(py::module_& m) {
   const auto x = py::arg("x"), axis = py::arg("axis"), keepdim = py::arg("keepdim");
-  m.def("sum", [](const Array& a, py::handle d, bool k) {
-    return reduce_axes("sum", ReduceOp::kSum, a, d, k, summed_dtype(a.dtype()));
-  }, x, axis, keepdim);
-  m.def("mean", [](const Array& a, py::handle d, bool k, std::optional<DType> dtype) {
-    check_float("mean", a);
-    return reduce_axes("mean", ReduceOp::kSum, a, d, k, dtype.value_or(a.dtype()), true);
-  }, x, axis, keepdim, py::arg("dtype") = py::none());
-  m.def("prod", [](const Array& a, py::handle d, bool k) {
-    return reduce_axes("prod", ReduceOp::kProd, a, d, k, summed_dtype(a.dtype()));
-  }, x, axis, keepdim);
-  m.def("var", [](const Array& a, py::handle d, double correction, bool k) {
-    check_float("var", a);
-    return reduce_axes("var", ReduceOp::kVar, a, d, k, a.dtype(), false, correction);
-  }, x, axis, py::arg("correction"), keepdim);
-  m.def("any", [](const Array& a, py::handle d, bool k) {
-    return reduce_axes("any", ReduceOp::kAny, a, d, k, DType::kBool);
-  }, x, axis, keepdim);
-  m.def("all", [](const Array& a, py::handle d, bool k) {
-    return reduce_axes("all", ReduceOp::kAll, a, d, k, DType::kBool);
-  }, x, axis, keepdim);
-  m.def("logsumexp", [](const Array& a, py::handle d, bool k, std::optional<DType> dtype) {
-    check_float("logsumexp", a);
-    return reduce_axes("logsumexp", ReduceOp::kLogSumExp, a, d, k, dtype.value_or(a.dtype()));
-  }, x, axis, keepdim, py::arg("dtype") = py::none());
+  m.def(
+      "sum",
+      [](const Array& a, py::handle d, bool k) {
+        return reduce_axes("sum", ReduceOp::kSum, a, d, k, summed_dtype(a.dtype()));
+      },
+      x, axis, keepdim);
+  m.def(
+      "mean",
+      [](const Array& a, py::handle d, bool k, std::optional<DType> dtype) {
+        check_float("mean", a);
+        return reduce_axes("mean", ReduceOp::kSum, a, d, k, dtype.value_or(a.dtype()), true);
+      },
+      x, axis, keepdim, py::arg("dtype") = py::none());
+  m.def(
+      "prod",
+      [](const Array& a, py::handle d, bool k) {
+        return reduce_axes("prod", ReduceOp::kProd, a, d, k, summed_dtype(a.dtype()));
+      },
+      x, axis, keepdim);
+  m.def(
+      "var",
+      [](const Array& a, py::handle d, double correction, bool k) {
+        check_float("var", a);
+        return reduce_axes("var", ReduceOp::kVar, a, d, k, a.dtype(), false, correction);
+      },
+      x, axis, py::arg("correction"), keepdim);
+  m.def(
+      "any",
+      [](const Array& a, py::handle d, bool k) {
+        return reduce_axes("any", ReduceOp::kAny, a, d, k, DType::kBool);
+      },
+      x, axis, keepdim);
+  m.def(
+      "all",
+      [](const Array& a, py::handle d, bool k) {
+        return reduce_axes("all", ReduceOp::kAll, a, d, k, DType::kBool);
+      },
+      x, axis, keepdim);
+  m.def(
+      "logsumexp",
+      [](const Array& a, py::handle d, bool k, std::optional<DType> dtype) {
+        check_float("logsumexp", a);
+        return reduce_axes("logsumexp", ReduceOp::kLogSumExp, a, d, k, dtype.value_or(a.dtype()));
+      },
+      x, axis, keepdim, py::arg("dtype") = py::none());
   m.def("max_all", [](const Array& a) { return extreme_of_all("max", ReduceOp::kMax, a); }, x);
   m.def("min_all", [](const Array& a) { return extreme_of_all("min", ReduceOp::kMin, a); }, x);
-  m.def("max", [](const Array& a, py::handle d, bool k) {
-    return extreme("max", ReduceOp::kMax, a, d, k, true);
-  }, x, axis, keepdim);
-  m.def("min", [](const Array& a, py::handle d, bool k) {
-    return extreme("min", ReduceOp::kMin, a, d, k, true);
-  }, x, axis, keepdim);
-  m.def("argmax", [](const Array& a, py::handle d, bool k) {
-    return extreme("argmax", ReduceOp::kMax, a, d, k, false).second;
-  }, x, axis, keepdim);
-  m.def("argmin", [](const Array& a, py::handle d, bool k) {
-    return extreme("argmin", ReduceOp::kMin, a, d, k, false).second;
-  }, x, axis, keepdim);
-  m.def("extreme_backward", &extreme_backward, py::arg("grad"), py::arg("index"),
-        py::arg("shape"), axis);
+  m.def(
+      "max",
+      [](const Array& a, py::handle d, bool k) {
+        return extreme("max", ReduceOp::kMax, a, d, k, true);
+      },
+      x, axis, keepdim);
+  m.def(
+      "min",
+      [](const Array& a, py::handle d, bool k) {
+        return extreme("min", ReduceOp::kMin, a, d, k, true);
+      },
+      x, axis, keepdim);
+  m.def(
+      "argmax",
+      [](const Array& a, py::handle d, bool k) {
+        return extreme("argmax", ReduceOp::kMax, a, d, k, false).second;
+      },
+      x, axis, keepdim);
+  m.def(
+      "argmin",
+      [](const Array& a, py::handle d, bool k) {
+        return extreme("argmin", ReduceOp::kMin, a, d, k, false).second;
+      },
+      x, axis, keepdim);
+  m.def("extreme_backward", &extreme_backward, py::arg("grad"), py::arg("index"), py::arg("shape"),
+        axis);
   m.def("prod_backward", &prod_backward, py::arg("grad"), x, axis);
   m.def("cumsum", &cumsum, x, axis, py::arg("reverse"));
-  m.def("sum_to", &sum_to, py::arg("grad"), py::arg("shape"),
-        py::arg("dtype") = py::none());
+  m.def("sum_to", &sum_to, py::arg("grad"), py::arg("shape"), py::arg("dtype") = py::none());
   m.def("expand_reduced", &expand_reduced, py::arg("reduced"), py::arg("shape"), axis);
 }
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Contract of the reductions: the middle axis of a row-major [outer, n, inner] array goes away.
 //
-// float32, float16 and bfloat16 are accumulated in float32 within blocks of a fixed size and in float64
-// between them; float64 in float64; integers and bool in int64 (sums wrap). Blocks and the order in
-// which they are joined depend on the shape alone, so results have the same bits whatever the threads.
+// float32, float16 and bfloat16 are accumulated in float32 within blocks of a fixed size and in
+// float64 between them; float64 in float64; integers and bool in int64 (sums wrap). Blocks and the
+// order in which they are joined depend on the shape alone, so results have the same bits whatever
+// the threads.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +15,12 @@
 namespace seqloom::ops {
 
 enum class ReduceOp : uint8_t {
-  kSum,        // sum / divisor: a mean where divisor is n
+  kSum,  // sum / divisor: a mean where divisor is n
   kProd,
-  kMax,        // NaN wins; of equals the first has the index
+  kMax,  // NaN wins; of equals the first has the index
   kMin,
-  kVar,        // sum((x - mean)^2) / max(n - correction, 0), two passes over each block
-  kAny,        // some x != 0
+  kVar,  // sum((x - mean)^2) / max(n - correction, 0), two passes over each block
+  kAny,  // some x != 0
   kAll,
   kLogSumExp,  // log sum exp x
 };
@@ -29,9 +30,9 @@ struct ReduceArgs {
   DType dtype;      // of x
   DType out_dtype;  // any; int64 or bool for integers
   int64_t outer, n, inner;
-  const void* x;    // [outer, n, inner]
-  void* out;        // [outer, inner], or null where only the index is wanted
-  int64_t* index;   // [outer, inner] position along n of the extreme (kMax, kMin), or null
+  const void* x;      // [outer, n, inner]
+  void* out;          // [outer, inner], or null where only the index is wanted
+  int64_t* index;     // [outer, inner] position along n of the extreme (kMax, kMin), or null
   double divisor;     // kSum
   double correction;  // kVar
   void* workspace;    // CUDA: [outer, slices, inner] partial results

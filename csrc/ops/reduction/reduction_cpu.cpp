@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reductions on the CPU. The n elements of a column are cut into blocks of a fixed size; a block is
-// reduced by vectors whose lanes are kLanes neighbouring columns (inner > 1) or the interleaved parts
-// of one row (inner == 1); what the lanes found is merged in a fixed order, in float64.
+// reduced by vectors whose lanes are kLanes neighbouring columns (inner > 1) or the interleaved
+// parts of one row (inner == 1); what the lanes found is merged in a fixed order, in float64.
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 #include "ops/elementwise/elementwise_driver.h"
@@ -13,19 +13,20 @@ namespace {
 using ops::ReduceArgs;
 using ops::ReduceOp;
 
-constexpr int64_t kRowBlock = 4096;     // elements of a row in one block
-constexpr int64_t kColumnBlock = 256;   // rows of a group of columns in one block
+constexpr int64_t kRowBlock = 4096;    // elements of a row in one block
+constexpr int64_t kColumnBlock = 256;  // rows of a group of columns in one block
 constexpr int64_t kUnroll = 4;
 constexpr int kMaxLanes = 16;
 
-// Vectors x[0], x[step], ... of one block: `count` full ones, then one of `tail` lanes if tail > 0. In
-// the column form of the last group every vector has `tail` lanes, and count is 0 or all of them.
+// Vectors x[0], x[step], ... of one block: `count` full ones, then one of `tail` lanes if tail > 0.
+// In the column form of the last group every vector has `tail` lanes, and count is 0 or all of
+// them.
 template <class T>
 struct Tile {
   const T* p;
   int64_t step, count;
-  int tail;          // lanes of the vectors that are not full
-  int64_t tails;     // how many of those follow
+  int tail;       // lanes of the vectors that are not full
+  int64_t tails;  // how many of those follow
 };
 
 template <class Op, class T>
@@ -41,8 +42,7 @@ SEQLOOM_ALWAYS_INLINE void first_pass(const Tile<T>& t,
   }
   int64_t i = 0;
   for (; i + kUnroll <= t.count; i += kUnroll)
-    for (int64_t k = 0; k < kUnroll; ++k)
-      Op::step(part[k], fetch(t.p + (i + k) * t.step), i + k);
+    for (int64_t k = 0; k < kUnroll; ++k) Op::step(part[k], fetch(t.p + (i + k) * t.step), i + k);
   for (; i < t.count; ++i) Op::step(part[0], fetch(t.p + i * t.step), i);
   for (int64_t k = 0; k < t.tails; ++k)
     Op::step(part[0], fetch(t.p + (i + k) * t.step, t.tail, identity), i + k);
@@ -151,6 +151,12 @@ void reduce_rows(const ReduceArgs& args) {
     Tile<T> t{x + row * args.n + first, lanes, n / lanes, static_cast<int>(n % lanes), 0};
     t.tails = t.tail > 0;
     P found[kMaxLanes];
+    if constexpr (__is_same(Op, SumLanes)) {
+      typename Op::template State<typename Accumulator<T>::V> s;
+      first_pass<Op, T>(t, s);
+      found[0] = P{reduce_add(s.a), 0, 0, 0};
+      return found[0];
+    }
     const int used = static_cast<int>(min<int64_t>(n, lanes));
     reduce_tile<Op, T>(t, used, first, true, found);
     // Halves, quarters, ...: the tree of vec.h, on the lanes that are there.
@@ -229,19 +235,27 @@ void reduce_columns(const ReduceArgs& args) {
 
 template <class Op, class T>
 void reduce_array(const ReduceArgs& args) {
-  if (args.inner == 1) reduce_rows<Op, T>(args);
-  else reduce_columns<Op, T>(args);
+  if (args.inner == 1)
+    reduce_rows<Op, T>(args);
+  else
+    reduce_columns<Op, T>(args);
 }
 
 template <class T>
 void reduce_dtype(const ReduceArgs& args) {
   switch (args.op) {
-    case ReduceOp::kSum: return reduce_array<SumLanes, T>(args);
-    case ReduceOp::kProd: return reduce_array<ProdLanes, T>(args);
-    case ReduceOp::kMax: return reduce_array<ExtremeLanes<true>, T>(args);
-    case ReduceOp::kMin: return reduce_array<ExtremeLanes<false>, T>(args);
-    case ReduceOp::kAny: return reduce_array<TruthLanes<true>, T>(args);
-    case ReduceOp::kAll: return reduce_array<TruthLanes<false>, T>(args);
+    case ReduceOp::kSum:
+      return reduce_array<SumLanes, T>(args);
+    case ReduceOp::kProd:
+      return reduce_array<ProdLanes, T>(args);
+    case ReduceOp::kMax:
+      return reduce_array<ExtremeLanes<true>, T>(args);
+    case ReduceOp::kMin:
+      return reduce_array<ExtremeLanes<false>, T>(args);
+    case ReduceOp::kAny:
+      return reduce_array<TruthLanes<true>, T>(args);
+    case ReduceOp::kAll:
+      return reduce_array<TruthLanes<false>, T>(args);
     case ReduceOp::kVar:
       if constexpr (is_floating(dtype_of<T>())) return reduce_array<VarLanes, T>(args);
       return;

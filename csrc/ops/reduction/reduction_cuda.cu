@@ -4,9 +4,10 @@
 //   rows     inner == 1: a block a row (or a slice of one), threads along it
 //   columns  inner > 1: a block of 32 columns x 8, the eight going down the column in turns
 //
-// Either way a thread folds its elements into a Partial, the block folds its threads in shared memory
-// as a tree, and where few long columns are shared by several blocks a second kernel folds the slices.
-// Kernels exist per op and accumulation type (float, double, int64); dtypes are told apart at run time.
+// Either way a thread folds its elements into a Partial, the block folds its threads in shared
+// memory as a tree, and where few long columns are shared by several blocks a second kernel folds
+// the slices. Kernels exist per op and accumulation type (float, double, int64); dtypes are told
+// apart at run time.
 #include "cuda/gpu.h"
 #include "ops/elementwise/elementwise_device.h"
 #include "ops/reduction/reduction.h"
@@ -31,42 +32,60 @@ struct Partial {
 
 template <class C>
 SEQLOOM_DEVICE C lowest() {
-  if constexpr (dtype_of<C>() == DType::kInt64) return INT64_MIN;
-  else return -static_cast<C>(INFINITY);
+  if constexpr (dtype_of<C>() == DType::kInt64)
+    return INT64_MIN;
+  else
+    return -static_cast<C>(INFINITY);
 }
 template <class C>
 SEQLOOM_DEVICE C highest() {
-  if constexpr (dtype_of<C>() == DType::kInt64) return INT64_MAX;
-  else return static_cast<C>(INFINITY);
+  if constexpr (dtype_of<C>() == DType::kInt64)
+    return INT64_MAX;
+  else
+    return static_cast<C>(INFINITY);
 }
 
 // Each op: identity, step with element i, merge (which must not care about an empty partner).
 struct Sum {
   template <class C>
-  static SEQLOOM_DEVICE C start() { return C(0); }
-  template <class C>
-  static SEQLOOM_DEVICE void step(Partial<C>& p, C x, int64_t) {
-    if constexpr (dtype_of<C>() == DType::kInt64) p.a = device_math::wrap_add(p.a, x);
-    else p.a += x;
+  static SEQLOOM_DEVICE C start() {
+    return C(0);
   }
   template <class C>
-  static SEQLOOM_DEVICE void merge(Partial<C>& p, const Partial<C>& o) { step(p, o.a, 0); }
+  static SEQLOOM_DEVICE void step(Partial<C>& p, C x, int64_t) {
+    if constexpr (dtype_of<C>() == DType::kInt64)
+      p.a = device_math::wrap_add(p.a, x);
+    else
+      p.a += x;
+  }
+  template <class C>
+  static SEQLOOM_DEVICE void merge(Partial<C>& p, const Partial<C>& o) {
+    step(p, o.a, 0);
+  }
 };
 struct Prod {
   template <class C>
-  static SEQLOOM_DEVICE C start() { return C(1); }
-  template <class C>
-  static SEQLOOM_DEVICE void step(Partial<C>& p, C x, int64_t) {
-    if constexpr (dtype_of<C>() == DType::kInt64) p.a = device_math::wrap_mul(p.a, x);
-    else p.a *= x;
+  static SEQLOOM_DEVICE C start() {
+    return C(1);
   }
   template <class C>
-  static SEQLOOM_DEVICE void merge(Partial<C>& p, const Partial<C>& o) { step(p, o.a, 0); }
+  static SEQLOOM_DEVICE void step(Partial<C>& p, C x, int64_t) {
+    if constexpr (dtype_of<C>() == DType::kInt64)
+      p.a = device_math::wrap_mul(p.a, x);
+    else
+      p.a *= x;
+  }
+  template <class C>
+  static SEQLOOM_DEVICE void merge(Partial<C>& p, const Partial<C>& o) {
+    step(p, o.a, 0);
+  }
 };
 template <bool Largest>
 struct Extreme {
   template <class C>
-  static SEQLOOM_DEVICE C start() { return Largest ? lowest<C>() : highest<C>(); }
+  static SEQLOOM_DEVICE C start() {
+    return Largest ? lowest<C>() : highest<C>();
+  }
   template <class C>
   static SEQLOOM_DEVICE void step(Partial<C>& p, C x, int64_t i) {
     const bool better = (Largest ? x > p.a : x < p.a) || (x != x && p.a == p.a);
@@ -89,18 +108,25 @@ struct Extreme {
 template <bool Any>
 struct Truth {
   template <class C>
-  static SEQLOOM_DEVICE C start() { return Any ? C(0) : C(1); }
+  static SEQLOOM_DEVICE C start() {
+    return Any ? C(0) : C(1);
+  }
   template <class C>
   static SEQLOOM_DEVICE void step(Partial<C>& p, C x, int64_t) {
     if (Any ? x != C(0) : x == C(0)) p.a = Any ? C(1) : C(0);
   }
   template <class C>
-  static SEQLOOM_DEVICE void merge(Partial<C>& p, const Partial<C>& o) { step(p, o.a, 0); }
+  static SEQLOOM_DEVICE void merge(Partial<C>& p, const Partial<C>& o) {
+    step(p, o.a, 0);
+  }
 };
-// Mean a and sum of squared deviations b: Welford's step, Chan's merge.
+// Mean a and sum of squared deviations b: Welford's step, Chan's merge. The values come less the
+// first one of their column, so that a mean far from zero costs no digits.
 struct Var {
   template <class C>
-  static SEQLOOM_DEVICE C start() { return C(0); }
+  static SEQLOOM_DEVICE C start() {
+    return C(0);
+  }
   template <class C>
   static SEQLOOM_DEVICE void step(Partial<C>& p, C x, int64_t) {
     const C delta = x - p.a;
@@ -116,12 +142,17 @@ struct Var {
     p.a += delta * share;
   }
 };
-// Maximum a and sum b of exp(x - a), rescaled when the maximum moves. An infinite maximum counts as 0.
+// Maximum a and sum b of exp(x - a), rescaled when the maximum moves. An infinite maximum counts as
+// 0.
 struct LogSumExp {
   template <class C>
-  static SEQLOOM_DEVICE C start() { return lowest<C>(); }
+  static SEQLOOM_DEVICE C start() {
+    return lowest<C>();
+  }
   template <class C>
-  static SEQLOOM_DEVICE C finite(C x) { return x == lowest<C>() || x == highest<C>() ? C(0) : x; }
+  static SEQLOOM_DEVICE C finite(C x) {
+    return x == lowest<C>() || x == highest<C>() ? C(0) : x;
+  }
   template <class C>
   static SEQLOOM_DEVICE void add(Partial<C>& p, C top, C sum) {
     const C larger = top > p.a ? top : p.a, at = finite(larger);
@@ -135,11 +166,15 @@ struct LogSumExp {
   }
   template <class C>
   static SEQLOOM_DEVICE void step(Partial<C>& p, C x, int64_t) {
-    if (x != x || x == highest<C>()) p.b += x;  // NaN and +inf are the result
-    else if (x != lowest<C>()) add(p, x, C(1));
+    if (x != x || x == highest<C>())
+      p.b += x;  // NaN and +inf are the result
+    else if (x != lowest<C>())
+      add(p, x, C(1));
   }
   template <class C>
-  static SEQLOOM_DEVICE void merge(Partial<C>& p, const Partial<C>& o) { add(p, o.a, o.b); }
+  static SEQLOOM_DEVICE void merge(Partial<C>& p, const Partial<C>& o) {
+    add(p, o.a, o.b);
+  }
 };
 
 template <class Op, class C>
@@ -150,6 +185,21 @@ SEQLOOM_DEVICE Partial<C> begin() {
   p.index = 0;
   p.count = 0;
   return p;
+}
+// What is subtracted from every element of the column that begins at `first`.
+template <class Op, class C>
+SEQLOOM_DEVICE C shift_of(const ReduceArgs& args, int64_t first) {
+  if constexpr (std::is_same_v<Op, Var>)
+    return load_as<C>(args.x, args.dtype, first);
+  else
+    return C(0);
+}
+template <class Op, class C>
+SEQLOOM_DEVICE C shifted(C x, C shift) {
+  if constexpr (std::is_same_v<Op, Var>)
+    return x - shift;
+  else
+    return x;
 }
 template <class Op, class C>
 SEQLOOM_DEVICE void take(Partial<C>& p, C x, int64_t i) {
@@ -181,8 +231,10 @@ SEQLOOM_DEVICE void finish(const ReduceArgs& args, int64_t i, const Partial<C>& 
 // Element i of the output, or the partial result of its slice.
 template <class C>
 SEQLOOM_DEVICE void give(const ReduceArgs& args, int64_t i, int64_t slice, const Partial<C>& p) {
-  if (args.slices == 1) finish(args, i, p);
-  else static_cast<Partial<C>*>(args.workspace)[slice * args.outer * args.inner + i] = p;
+  if (args.slices == 1)
+    finish(args, i, p);
+  else
+    static_cast<Partial<C>*>(args.workspace)[slice * args.outer * args.inner + i] = p;
 }
 
 // The part [begin, end) of the n elements that a slice covers.
@@ -202,8 +254,9 @@ __global__ void rows_kernel(ReduceArgs args) {
   const Range range = slice_range(args, blockIdx.y);
   for (int64_t row = blockIdx.x; row < args.outer; row += gridDim.x) {
     Partial<C> p = begin<Op, C>();
+    const C shift = shift_of<Op, C>(args, row * args.n);
     for (int64_t i = range.begin + tid; i < range.end; i += blockDim.x)
-      take<Op>(p, load_as<C>(args.x, args.dtype, row * args.n + i), i);
+      take<Op>(p, shifted<Op>(load_as<C>(args.x, args.dtype, row * args.n + i), shift), i);
     shared[tid] = p;
     __syncthreads();
     for (int half = static_cast<int>(blockDim.x) / 2; half > 0; half /= 2) {
@@ -226,9 +279,13 @@ __global__ void columns_kernel(ReduceArgs args) {
   for (int64_t unit = blockIdx.x; unit < args.outer * groups; unit += gridDim.x) {
     const int64_t o = unit / groups, column = unit % groups * kColumns + tx;
     Partial<C> p = begin<Op, C>();
-    if (column < args.inner)
-      for (int64_t i = range.begin + ty; i < range.end; i += kLines)
-        take<Op>(p, load_as<C>(args.x, args.dtype, (o * args.n + i) * args.inner + column), i);
+    if (column < args.inner) {
+      const C shift = shift_of<Op, C>(args, o * args.n * args.inner + column);
+      for (int64_t i = range.begin + ty; i < range.end; i += kLines) {
+        const int64_t at = (o * args.n + i) * args.inner + column;
+        take<Op>(p, shifted<Op>(load_as<C>(args.x, args.dtype, at), shift), i);
+      }
+    }
     shared[ty][tx] = p;
     __syncthreads();
     for (int half = kLines / 2; half > 0; half /= 2) {
@@ -253,9 +310,7 @@ __global__ void slices_kernel(ReduceArgs args) {
   finish(args, i, p);
 }
 
-unsigned capped(int64_t blocks) {
-  return static_cast<unsigned>(blocks < 65536 ? blocks : 65536);
-}
+unsigned capped(int64_t blocks) { return static_cast<unsigned>(blocks < 65536 ? blocks : 65536); }
 
 template <class Op, class C>
 void launch_reduce(const ReduceArgs& args) {
@@ -277,17 +332,26 @@ void launch_reduce(const ReduceArgs& args) {
 template <class C>
 void reduce_as(const ReduceArgs& args) {
   switch (args.op) {
-    case ReduceOp::kSum: return launch_reduce<Sum, C>(args);
-    case ReduceOp::kProd: return launch_reduce<Prod, C>(args);
-    case ReduceOp::kMax: return launch_reduce<Extreme<true>, C>(args);
-    case ReduceOp::kMin: return launch_reduce<Extreme<false>, C>(args);
-    case ReduceOp::kAny: return launch_reduce<Truth<true>, C>(args);
-    case ReduceOp::kAll: return launch_reduce<Truth<false>, C>(args);
-    default: break;
+    case ReduceOp::kSum:
+      return launch_reduce<Sum, C>(args);
+    case ReduceOp::kProd:
+      return launch_reduce<Prod, C>(args);
+    case ReduceOp::kMax:
+      return launch_reduce<Extreme<true>, C>(args);
+    case ReduceOp::kMin:
+      return launch_reduce<Extreme<false>, C>(args);
+    case ReduceOp::kAny:
+      return launch_reduce<Truth<true>, C>(args);
+    case ReduceOp::kAll:
+      return launch_reduce<Truth<false>, C>(args);
+    default:
+      break;
   }
   if constexpr (dtype_of<C>() != DType::kInt64) {
-    if (args.op == ReduceOp::kVar) launch_reduce<Var, C>(args);
-    else launch_reduce<LogSumExp, C>(args);
+    if (args.op == ReduceOp::kVar)
+      launch_reduce<Var, C>(args);
+    else
+      launch_reduce<LogSumExp, C>(args);
   }
 }
 
@@ -295,7 +359,8 @@ DType accumulation(DType d) {
   return d == DType::kFloat64 ? d : is_floating(d) ? DType::kFloat32 : DType::kInt64;
 }
 
-// ---- scans and gradients -------------------------------------------------------------------------
+// ---- scans and gradients
+// -------------------------------------------------------------------------
 
 // A thread a column; neighbouring threads take neighbouring columns.
 template <class C>
@@ -308,7 +373,8 @@ __global__ void cumsum_kernel(CumsumArgs a) {
     const int64_t i = at + (a.reverse ? a.n - 1 - k : k) * a.inner;
     if constexpr (dtype_of<C>() == DType::kInt64)
       total = device_math::wrap_add(total, load_as<C>(a.x, a.dtype, i));
-    else total += load_as<C>(a.x, a.dtype, i);
+    else
+      total += load_as<C>(a.x, a.dtype, i);
     store_as<C>(a.out, a.out_dtype, i, total);
   }
 }
@@ -352,8 +418,8 @@ void launch_cumsum(const CumsumArgs& a) {
   cuda::launch(cumsum_kernel<C>, {dim3(blocks), dim3(kThreads)}, a);
 }
 
-// A thread an element: the product of the others, O(n) each, for axes that are short; no division, so
-// zeros need no special case.
+// A thread an element: the product of the others, O(n) each, for axes that are short; no division,
+// so zeros need no special case.
 template <class C>
 __global__ void prod_backward_kernel(ProdBackwardArgs a) {
   const int64_t count = a.outer * a.n * a.inner;
@@ -401,17 +467,23 @@ void reduce_cuda(const ReduceArgs& args) {
     return;
   }
   switch (accumulation(args.dtype)) {
-    case DType::kFloat64: return reduce_as<double>(args);
-    case DType::kInt64: return reduce_as<int64_t>(args);
-    default: return reduce_as<float>(args);
+    case DType::kFloat64:
+      return reduce_as<double>(args);
+    case DType::kInt64:
+      return reduce_as<int64_t>(args);
+    default:
+      return reduce_as<float>(args);
   }
 }
 
 void cumsum_cuda(const CumsumArgs& args) {
   switch (accumulation(args.dtype)) {
-    case DType::kFloat64: return launch_cumsum<double>(args);
-    case DType::kInt64: return launch_cumsum<int64_t>(args);
-    default: return launch_cumsum<float>(args);
+    case DType::kFloat64:
+      return launch_cumsum<double>(args);
+    case DType::kInt64:
+      return launch_cumsum<int64_t>(args);
+    default:
+      return launch_cumsum<float>(args);
   }
 }
 
@@ -426,9 +498,12 @@ void prod_backward_cuda(const ProdBackwardArgs& args) {
 void extreme_backward_cuda(const ExtremeBackwardArgs& args) {
   const dim3 grid = elements(args.outer * args.n * args.inner);
   switch (args.item_size) {
-    case 2: return cuda::launch(extreme_backward_kernel<uint16_t>, {grid, dim3(kThreads)}, args);
-    case 4: return cuda::launch(extreme_backward_kernel<uint32_t>, {grid, dim3(kThreads)}, args);
-    default: return cuda::launch(extreme_backward_kernel<uint64_t>, {grid, dim3(kThreads)}, args);
+    case 2:
+      return cuda::launch(extreme_backward_kernel<uint16_t>, {grid, dim3(kThreads)}, args);
+    case 4:
+      return cuda::launch(extreme_backward_kernel<uint32_t>, {grid, dim3(kThreads)}, args);
+    default:
+      return cuda::launch(extreme_backward_kernel<uint64_t>, {grid, dim3(kThreads)}, args);
   }
 }
 

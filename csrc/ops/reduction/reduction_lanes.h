@@ -2,9 +2,10 @@
 // The arithmetic of each reduction on vectors whose lanes are independent columns (or, when a
 // contiguous row is reduced, interleaved parts of it). For kernel files (*_cpu.cpp) only.
 //
-// An op has a State (vectors), step(state, x, i) for the i-th vector, join(state, other), and a Partial
-// (scalars: a, b, the position, the count) with merge(partial, other). Ops with kPasses 2 look at the
-// block again, knowing the first pass's result: mean for the variance, maximum for logsumexp.
+// An op has a State (vectors), step(state, x, i) for the i-th vector, join(state, other), and a
+// Partial (scalars: a, b, the position, the count) with merge(partial, other). Ops with kPasses 2
+// look at the block again, knowing the first pass's result: mean for the variance, maximum for
+// logsumexp.
 #pragma once
 
 #include "cpu/vec_math.h"
@@ -39,8 +40,12 @@ SEQLOOM_ALWAYS_INLINE MaskL operator==(VecL a, VecL b) { return {a.v == b.v}; }
 SEQLOOM_ALWAYS_INLINE MaskL operator!=(VecL a, VecL b) { return {a.v != b.v}; }
 SEQLOOM_ALWAYS_INLINE MaskL operator&(MaskL a, MaskL b) { return {a.v & b.v}; }
 SEQLOOM_ALWAYS_INLINE MaskL operator|(MaskL a, MaskL b) { return {a.v | b.v}; }
-SEQLOOM_ALWAYS_INLINE VecL select(MaskL m, VecL a, VecL b) {
-  return {(m.v & a.v) | (~m.v & b.v)};
+SEQLOOM_ALWAYS_INLINE VecL select(MaskL m, VecL a, VecL b) { return {(m.v & a.v) | (~m.v & b.v)}; }
+
+SEQLOOM_ALWAYS_INLINE int64_t reduce_add(VecL a) {
+  uint64_t sum = 0;
+  for (int i = 0; i < VecL::kLanes; ++i) sum += static_cast<uint64_t>(a.v[i]);
+  return static_cast<int64_t>(sum);
 }
 
 // What x's dtype is accumulated in: vectors V of scalars S, partial results in P.
@@ -123,7 +128,8 @@ struct SumLanes {
   static SEQLOOM_ALWAYS_INLINE void merge(Partial<P>& p, const Partial<P>& o) {
     if constexpr (static_cast<P>(0.5) == 0)
       p.a = static_cast<P>(static_cast<uint64_t>(p.a) + static_cast<uint64_t>(o.a));
-    else p.a += o.a;
+    else
+      p.a += o.a;
   }
 };
 
@@ -149,7 +155,8 @@ struct ProdLanes {
   static SEQLOOM_ALWAYS_INLINE void merge(Partial<P>& p, const Partial<P>& o) {
     if constexpr (static_cast<P>(0.5) == 0)
       p.a = static_cast<P>(static_cast<uint64_t>(p.a) * static_cast<uint64_t>(o.a));
-    else p.a *= o.a;
+    else
+      p.a *= o.a;
   }
 };
 
@@ -177,8 +184,10 @@ struct ExtremeLanes {
   }
   template <class V>
   static SEQLOOM_ALWAYS_INLINE auto beats(V x, V held) {
-    if constexpr (Largest) return (x > held) | ((x != x) & (held == held));
-    else return (x < held) | ((x != x) & (held == held));
+    if constexpr (Largest)
+      return (x > held) | ((x != x) & (held == held));
+    else
+      return (x < held) | ((x != x) & (held == held));
   }
   template <class V>
   static SEQLOOM_ALWAYS_INLINE void step(State<V>& s, V x, int64_t i) {

@@ -3,6 +3,7 @@
 
 from .activation import *
 from .elementwise import *
+from .in_place import *
 from .indexing import *
 from .layout import *
 from .loss import *
@@ -13,3 +14,4 @@ from .rotary import *
 from .selection import *
 from .rnn import *
 from .softmax import *
+from .unary import *

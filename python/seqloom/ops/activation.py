@@ -256,7 +256,7 @@ def _probability(op: str, p: Any) -> float:
 
 
 def _key(op: str, seed: int | None, count: int) -> tuple[int, int]:
-    """Seed and offset of `count` random numbers: of the default stream, or of a stream of its own."""
+    """Seed and offset of `count` random numbers: the default stream's, or a stream's own."""
     if seed is None:
         return _core.next_random_key(count)
     if not isinstance(seed, int):
@@ -265,9 +265,7 @@ def _key(op: str, seed: int | None, count: int) -> tuple[int, int]:
 
 
 @public
-def dropout(
-    x: Tensor, p: float = 0.5, *, training: bool = True, seed: int | None = None
-) -> Tensor:
+def dropout(x: Tensor, p: float = 0.5, *, training: bool = True, seed: int | None = None) -> Tensor:
     """Zero each element with probability p and scale the others by 1 / (1 - p).
 
     No mask is kept: backward draws the same numbers again.
@@ -420,7 +418,9 @@ def scale_mask(x: Tensor, mask: Tensor, scale: float = 1.0, fill: float = -float
     if x._needs_grad or mask._needs_grad:
         hides = mask.dtype.name == "bool"
         context = (float(scale), None if hides else (mask.shape, mask._dtype_code))
-        record(y, "scale_mask", (x, mask), _scale_mask_backward, (mask if hides else None,), context)
+        record(
+            y, "scale_mask", (x, mask), _scale_mask_backward, (mask if hides else None,), context
+        )
     return y
 
 

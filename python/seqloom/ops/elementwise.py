@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arithmetic, comparisons and functions of one variable: what Tensor's operators and methods call.
+"""Arithmetic, comparisons, choices and casts: what Tensor's operators and methods call.
 
 Operators take Tensors and numbers, and NumPy arrays on a slower path; they give NotImplemented for
 anything else. Numbers don't decide the dtype of the result unless they are of a higher kind.
@@ -18,47 +18,25 @@ from ..dtypes import DType
 from ..tensor import Operand, Tensor, _native, from_numpy
 
 __all__ = [
-    "abs",
     "add",
-    "add_",
     "bitwise_and",
-    "bitwise_not",
     "bitwise_or",
     "bitwise_xor",
-    "clamp",
-    "copy_",
-    "cos",
     "div",
-    "div_",
     "eq",
-    "erf",
-    "exp",
-    "fill_",
-    "floor",
     "floor_divide",
     "ge",
     "gt",
     "le",
-    "log",
-    "logical_not",
     "lt",
     "masked_fill",
     "maximum",
     "minimum",
     "mul",
-    "mul_",
     "ne",
-    "neg",
     "pow",
-    "reciprocal",
     "remainder",
-    "round",
-    "rsqrt",
-    "sign",
-    "sin",
-    "sqrt",
     "sub",
-    "sub_",
     "to",
     "where",
 ]
@@ -109,7 +87,12 @@ def _needs(node: Node, i: int) -> bool:
 
 
 def add(a: Any, b: Any) -> Any:
-    """a + b, broadcast."""
+    """a + b, broadcast.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([1.0, 2.0]) + 1).tolist()
+    [2.0, 3.0]
+    """
     out = _core.add(a, b)
     if out is None:
         return _foreign(add, a, b)
@@ -126,7 +109,12 @@ def _add_backward(node: Node, gradient: Tensor) -> Gradients:
 
 
 def sub(a: Any, b: Any) -> Any:
-    """a - b, broadcast."""
+    """a - b, broadcast.
+
+    >>> import seqloom as sl
+    >>> (5 - sl.tensor([1, 2])).tolist()
+    [4, 3]
+    """
     out = _core.sub(a, b)
     if out is None:
         return _foreign(sub, a, b)
@@ -142,7 +130,12 @@ def _sub_backward(node: Node, gradient: Tensor) -> Gradients:
 
 
 def mul(a: Any, b: Any) -> Any:
-    """a * b, broadcast."""
+    """a * b, broadcast.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([[1], [2]]) * sl.tensor([3, 4])).tolist()
+    [[3, 4], [6, 8]]
+    """
     out = _core.mul(a, b)
     if out is None:
         return _foreign(mul, a, b)
@@ -180,7 +173,12 @@ def _mul_backward(node: Node, gradient: Tensor) -> Gradients:
 
 
 def div(a: Any, b: Any) -> Any:
-    """a / b, broadcast; integers give float32."""
+    """a / b, broadcast; integers give float32.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([1, 2]) / 2).tolist()
+    [0.5, 1.0]
+    """
     out = _core.div(a, b)
     if out is None:
         return _foreign(div, a, b)
@@ -200,7 +198,12 @@ def _div_backward(node: Node, gradient: Tensor) -> Gradients:
 
 
 def floor_divide(a: Any, b: Any) -> Any:
-    """floor(a / b), broadcast. An integer divided by 0 gives 0. Its gradient is 0."""
+    """floor(a / b), broadcast. An integer divided by 0 gives 0. Its gradient is 0.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([7, -7]) // 2).tolist()
+    [3, -4]
+    """
     out = _core.floor_divide(a, b)
     if out is None:
         return _foreign(floor_divide, a, b)
@@ -210,9 +213,7 @@ def floor_divide(a: Any, b: Any) -> Any:
 
 
 def _shapes(*operands: Any) -> list[Any]:
-    return [
-        (t.shape, t._dtype_code, t.device) if isinstance(t, Tensor) else None for t in operands
-    ]
+    return [(t.shape, t._dtype_code, t.device) if isinstance(t, Tensor) else None for t in operands]
 
 
 def _zero_backward(node: Node, gradient: Tensor) -> Gradients:
@@ -223,7 +224,12 @@ def _zero_backward(node: Node, gradient: Tensor) -> Gradients:
 
 
 def remainder(a: Any, b: Any) -> Any:
-    """a - floor(a / b) b, broadcast: the sign of b, as Python's %."""
+    """a - floor(a / b) b, broadcast: the sign of b, as Python's %.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([7, -7]) % 4).tolist()
+    [3, 1]
+    """
     out = _core.remainder(a, b)
     if out is None:
         return _foreign(remainder, a, b)
@@ -236,14 +242,17 @@ def _remainder_backward(node: Node, gradient: Tensor) -> Gradients:
     fit, a, b = _operands(node)
     second = None
     if _needs(node, 1):
-        second = _fitted(
-            node, fit, 1, _core.neg(_core.mul(gradient, _core.floor_divide(a, b)))
-        )
+        second = _fitted(node, fit, 1, _core.neg(_core.mul(gradient, _core.floor_divide(a, b))))
     return _fitted(node, fit, 0, gradient), second
 
 
 def pow(a: Any, b: Any) -> Any:
-    """a to the power b, broadcast."""
+    """a to the power b, broadcast.
+
+    >>> import seqloom as sl
+    >>> (sl.tensor([2.0, 3.0]) ** 2).tolist()
+    [4.0, 9.0]
+    """
     out = _core.pow(a, b)
     if out is None:
         return _foreign(pow, a, b)
@@ -339,115 +348,87 @@ def _plain_binary(name: str, doc: str) -> Callable[[Any, Any], Any]:
     return op
 
 
-eq = _plain_binary("eq", "a == b, broadcast: a bool Tensor.")
-ne = _plain_binary("ne", "a != b, broadcast: a bool Tensor.")
-lt = _plain_binary("lt", "a < b, broadcast: a bool Tensor.")
-le = _plain_binary("le", "a <= b, broadcast: a bool Tensor.")
-gt = _plain_binary("gt", "a > b, broadcast: a bool Tensor.")
-ge = _plain_binary("ge", "a >= b, broadcast: a bool Tensor.")
-bitwise_and = _plain_binary("bitwise_and", "a & b of integers or bools, broadcast.")
-bitwise_or = _plain_binary("bitwise_or", "a | b of integers or bools, broadcast.")
-bitwise_xor = _plain_binary("bitwise_xor", "a ^ b of integers or bools, broadcast.")
+eq = _plain_binary(
+    "eq",
+    """a == b, broadcast: a bool Tensor.
 
+    >>> import seqloom as sl
+    >>> (sl.tensor([1, 2]) == 2).tolist()
+    [False, True]
+    """,
+)
+ne = _plain_binary(
+    "ne",
+    """a != b, broadcast: a bool Tensor.
 
-# ---- functions of one variable ------------------------------------------------------------------
+    >>> import seqloom as sl
+    >>> (sl.tensor([1, 2]) != 2).tolist()
+    [True, False]
+    """,
+)
+lt = _plain_binary(
+    "lt",
+    """a < b, broadcast: a bool Tensor.
 
+    >>> import seqloom as sl
+    >>> (sl.tensor([1, 2]) < 2).tolist()
+    [True, False]
+    """,
+)
+le = _plain_binary(
+    "le",
+    """a <= b, broadcast: a bool Tensor.
 
-def _unary(name: str, saves: str, doc: str) -> Callable[[Tensor], Tensor]:
-    """An op whose gradient kernel takes the output gradient and what it `saves`, x or y."""
-    kernel = getattr(_core, name)
-    backward_kernel = getattr(_core, f"{name}_backward")
+    >>> import seqloom as sl
+    >>> (sl.tensor([1, 2]) <= 1).tolist()
+    [True, False]
+    """,
+)
+gt = _plain_binary(
+    "gt",
+    """a > b, broadcast: a bool Tensor.
 
-    def backward(node: Node, gradient: Tensor) -> Tensor:
-        (saved,) = node.saved_tensors()
-        out: Tensor = backward_kernel(gradient, saved)
-        return out
+    >>> import seqloom as sl
+    >>> (sl.tensor([1, 2]) > 1).tolist()
+    [False, True]
+    """,
+)
+ge = _plain_binary(
+    "ge",
+    """a >= b, broadcast: a bool Tensor.
 
-    def op(x: Tensor) -> Tensor:
-        y: Tensor = kernel(x)
-        if y.requires_grad:
-            record(y, name, (x,), backward, (y.detach() if saves == "y" else x,))
-        return y
+    >>> import seqloom as sl
+    >>> (sl.tensor([1, 2]) >= 2).tolist()
+    [False, True]
+    """,
+)
+bitwise_and = _plain_binary(
+    "bitwise_and",
+    """a & b of integers or bools, broadcast.
 
-    op.__name__ = op.__qualname__ = name
-    op.__doc__ = doc
-    return op
+    >>> import seqloom as sl
+    >>> (sl.tensor([6, 3]) & 5).tolist()
+    [4, 1]
+    """,
+)
+bitwise_or = _plain_binary(
+    "bitwise_or",
+    """a | b of integers or bools, broadcast.
 
+    >>> import seqloom as sl
+    >>> (sl.tensor([6, 3]) | 1).tolist()
+    [7, 3]
+    """,
+)
+bitwise_xor = _plain_binary(
+    "bitwise_xor",
+    """a ^ b of integers or bools, broadcast.
 
-exp = _unary("exp", "y", "e to the power x.")
-log = _unary("log", "x", "The natural logarithm.")
-sqrt = _unary("sqrt", "y", "The square root.")
-rsqrt = _unary("rsqrt", "y", "One over the square root.")
-sin = _unary("sin", "x", "The sine.")
-cos = _unary("cos", "x", "The cosine.")
-erf = _unary("erf", "x", "The error function.")
-reciprocal = _unary("reciprocal", "y", "1 / x.")
-abs = _unary("abs", "x", "The absolute value; its gradient at 0 is 0.")
-
-
-def neg(x: Tensor) -> Tensor:
-    """-x."""
-    y = _core.neg(x)
-    if y.requires_grad:
-        record(y, "neg", (x,), _neg_backward)
-    return y
-
-
-def _neg_backward(node: Node, gradient: Tensor) -> Tensor:
-    return _core.neg(gradient)
-
-
-def _step(name: str, doc: str) -> Callable[[Tensor], Tensor]:
-    kernel = getattr(_core, name)
-
-    def op(x: Tensor) -> Tensor:
-        y: Tensor = kernel(x)
-        if y.requires_grad:
-            record(y, name, (x,), _zero_backward, (), _shapes(x))
-        return y
-
-    op.__name__ = op.__qualname__ = name
-    op.__doc__ = doc
-    return op
-
-
-floor = _step("floor", "The largest integer that is not above x; its gradient is 0.")
-round = _step("round", "The nearest integer, halves to even; its gradient is 0.")
-sign = _step("sign", "-1, 0 or 1; its gradient is 0.")
-
-
-def logical_not(x: Tensor) -> Tensor:
-    """x == 0, a bool Tensor."""
-    return _core.logical_not(x)
-
-
-def bitwise_not(x: Tensor) -> Tensor:
-    """~x of integers; of bools the negation."""
-    return _core.bitwise_not(x)
-
-
-def clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """x limited to [min, max]; the gradient passes inside and on the limits."""
-    min, max = _take(min, x), _take(max, x)
-    if isinstance(min, Tensor) or isinstance(max, Tensor):
-        y = x if min is None else maximum(x, min)
-        return y if max is None else minimum(y, max)
-    if min is None and max is None:
-        raise ValueError("clamp: min or max must be given, got neither")
-    for name, limit in (("min", min), ("max", max)):
-        if limit is not None and not isinstance(limit, (int, float)):
-            raise TypeError(f"clamp: {name} must be a number, got {type(limit).__name__}")
-    if not x.dtype.is_floating_point and (isinstance(min, float) or isinstance(max, float)):
-        x = to(x, _float32(), None)
-    y = _core.clamp(x, min, max)
-    if y.requires_grad:
-        record(y, "clamp", (x,), _clamp_backward, (x,), (min, max))
-    return y
-
-
-def _clamp_backward(node: Node, gradient: Tensor) -> Tensor:
-    (x,) = node.saved_tensors()
-    return _core.clamp_backward(gradient, x, *node.context)
+    >>> import seqloom as sl
+    >>> (sl.tensor([6, 3]) ^ 1).tolist()
+    [7, 2]
+    """,
+)
 
 
 # ---- choices ------------------------------------------------------------------------------------
@@ -480,7 +461,12 @@ def _where_backward(node: Node, gradient: Tensor) -> Gradients:
 
 
 def masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor:
-    """`value` where the mask is True, else x."""
+    """`value` where the mask is True, else x.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([1.0, 2.0]).masked_fill(sl.tensor([True, False]), 0.0).tolist()
+    [0.0, 2.0]
+    """
     mask, value = _take(mask, x), _take(value, x)
     out = _core.masked_fill(x, mask, value)
     of_value = isinstance(value, Tensor) and value._needs_grad
@@ -500,14 +486,13 @@ def _masked_fill_backward(node: Node, gradient: Tensor) -> Gradients:
 # ---- dtype and device ---------------------------------------------------------------------------
 
 
-def _float32() -> DType:
-    from ..dtypes import float32
-
-    return float32
-
-
 def to(x: Tensor, dtype: DType | None, device: str | None) -> Tensor:
-    """x with another dtype, on another device; x itself when nothing changes."""
+    """x with another dtype, on another device; x itself when nothing changes.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([1.7, -1.7]).to(dtype="int32").tolist()
+    [1, -1]
+    """
     code = x._dtype_code if dtype is None else dtype.code
     here = x.device
     if code == x._dtype_code and (
@@ -522,91 +507,3 @@ def to(x: Tensor, dtype: DType | None, device: str | None) -> Tensor:
 
 def _to_backward(node: Node, gradient: Tensor) -> Tensor:
     return _core.convert(gradient, *node.context, False)
-
-
-# ---- in place -----------------------------------------------------------------------------------
-
-
-def add_(x: Tensor, other: Any) -> Tensor:
-    """x += other."""
-    other = _take(other, x)
-    recorded = _core.check_in_place("add_", x, other)
-    _core.add_(x, other)
-    if recorded:
-        record(x, "add_", _kept(x, other), _add_backward, (), _core.fit_context(x, x, other))
-    return x
-
-
-def sub_(x: Tensor, other: Any) -> Tensor:
-    """x -= other."""
-    other = _take(other, x)
-    recorded = _core.check_in_place("sub_", x, other)
-    _core.sub_(x, other)
-    if recorded:
-        record(x, "sub_", _kept(x, other), _sub_backward, (), _core.fit_context(x, x, other))
-    return x
-
-
-def mul_(x: Tensor, other: Any) -> Tensor:
-    """x *= other."""
-    return _scaled_in_place("mul_", _core.mul_, _mul_backward, x, other)
-
-
-def div_(x: Tensor, other: Any) -> Tensor:
-    """x /= other."""
-    return _scaled_in_place("div_", _core.div_, _div_backward, x, other)
-
-
-def _scaled_in_place(name: str, kernel: Any, backward: Any, x: Tensor, other: Any) -> Tensor:
-    other = _take(other, x)
-    if not _core.check_in_place(name, x, other):
-        kernel(x, other)
-        return x
-    # Backward needs the factors as they were.
-    shared = isinstance(other, Tensor) and other._node is x._node
-    before = _core.clone(x) if isinstance(other, Tensor) and other.requires_grad else None
-    factor = other
-    if isinstance(other, Tensor):
-        factor = _core.clone(other) if shared else other
-    kernel(x, other)
-    inputs = _kept(x, other)
-    saved = (before, factor if isinstance(factor, Tensor) else None)
-    fit = _core.fit_context(x, x, other)
-    number = None if isinstance(other, Tensor) else other
-    record(x, name, inputs, backward, saved, (fit, None, number))
-    return x
-
-
-def fill_(x: Tensor, value: Any) -> Tensor:
-    """Every element becomes `value`."""
-    value = _take(value, x)
-    recorded = _core.check_in_place("fill_", x, value)
-    _core.fill_(x, value)
-    if recorded:
-        record(x, "fill_", _kept(x, value), _copy_backward, (), _core.fit_context(x, x, value))
-    return x
-
-
-def copy_(x: Tensor, source: Operand) -> Tensor:
-    """The elements of `source`, broadcast, converted and moved to x's device."""
-    source = _take(source, x)
-    if isinstance(source, (bool, int, float)):
-        return fill_(x, source)
-    recorded = _core.check_in_place("copy_", x, source)
-    _core.copy_(x, source)
-    if recorded:
-        fit = (None, (source.shape, source._dtype_code, source.device))
-        record(x, "copy_", (x, source), _copy_backward, (), fit)
-    return x
-
-
-def _copy_backward(node: Node, gradient: Tensor) -> Gradients:
-    """Nothing is left of what x held before."""
-    if not _needs(node, 1):
-        return None, None
-    fit = node.context
-    if fit is None:
-        return None, gradient
-    of = fit[1]
-    second = _core.sum_to(gradient, of[0], of[1])
-    return None, second if len(of) < 3 else _core.convert(second, of[1], of[2], False)

@@ -31,7 +31,12 @@ Axis = Any
 
 
 def sum(x: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
-    """The sum over some axes."""
+    """The sum over some axes.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([[1, 2], [3, 4]]).sum(0).tolist()
+    [4, 6]
+    """
     y = _core.sum(x, axis, keepdim)
     if x._needs_grad:
         record(y, "sum", (x,), _sum_backward, (), (x.shape, axis))
@@ -43,10 +48,17 @@ def _sum_backward(node: Node, gradient: Tensor) -> Tensor:
 
 
 def mean(x: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
-    """The mean over some axes; NaN of nothing."""
+    """The mean over some axes; NaN of nothing.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([[1.0, 2.0], [3.0, 4.0]]).mean(1).tolist()
+    [1.5, 3.5]
+    """
     y = _core.mean(x, axis, keepdim)
     if x._needs_grad:
-        record(y, "mean", (x,), _mean_backward, (), (x.shape, axis, x.size / y.size if y.size else 1))
+        record(
+            y, "mean", (x,), _mean_backward, (), (x.shape, axis, x.size / y.size if y.size else 1)
+        )
     return y
 
 
@@ -56,7 +68,12 @@ def _mean_backward(node: Node, gradient: Tensor) -> Tensor:
 
 
 def prod(x: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
-    """The product over one axis or all; its gradient is right beside zeros too."""
+    """The product over one axis or all; its gradient is right beside zeros too.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([2, 3, 4]).prod().item()
+    24
+    """
     y = _core.prod(x, axis, keepdim)
     if x._needs_grad:
         record(y, "prod", (x,), _prod_backward, (x,), axis)
@@ -69,7 +86,12 @@ def _prod_backward(node: Node, gradient: Tensor) -> Tensor:
 
 
 def var(x: Tensor, axis: Axis = None, correction: float = 1, keepdim: bool = False) -> Tensor:
-    """sum((x - mean)^2) / max(n - correction, 0) over some axes."""
+    """sum((x - mean)^2) / max(n - correction, 0) over some axes.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([1.0, 3.0]).var().item()
+    2.0
+    """
     y = _core.var(x, axis, correction, keepdim)
     if x._needs_grad:
         degrees = (x.size / y.size if y.size else 0) - correction
@@ -95,7 +117,12 @@ def _var_backward(node: Node, gradient: Tensor) -> Tensor:
 
 
 def logsumexp(x: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
-    """log(sum(exp(x))) over some axes, without overflow."""
+    """log(sum(exp(x))) over some axes, without overflow.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([0.0, float("-inf")]).logsumexp(0).item()
+    0.0
+    """
     if not x._needs_grad:
         return _core.logsumexp(x, axis, keepdim)
     wide = _core.logsumexp(x, axis, keepdim, _wide(x._dtype_code))
@@ -118,6 +145,10 @@ def max(x: Tensor, axis: Axis = None, keepdim: bool = False) -> Any:
     """The largest element; with an axis (values, indices), the first of equals. NaN wins.
 
     Without an axis the gradient is shared equally among ties, with one it goes to the index.
+
+    >>> import seqloom as sl
+    >>> [t.tolist() for t in sl.tensor([[1, 5], [7, 2]]).max(1)]
+    [[5, 7], [1, 0]]
     """
     if axis is None and not keepdim:
         return _of_all("max", x, _core.max_all(x))
@@ -129,6 +160,10 @@ def min(x: Tensor, axis: Axis = None, keepdim: bool = False) -> Any:
     """The smallest element; with an axis (values, indices), the first of equals. NaN wins.
 
     Without an axis the gradient is shared equally among ties, with one it goes to the index.
+
+    >>> import seqloom as sl
+    >>> [t.tolist() for t in sl.tensor([[1, 5], [7, 2]]).min(1)]
+    [[1, 2], [0, 1]]
     """
     if axis is None and not keepdim:
         return _of_all("min", x, _core.min_all(x))
@@ -179,12 +214,22 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def argmax(x: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
-    """Position of the largest element (the first of equals), int64; without an axis in x flattened."""
+    """Position of the largest element (the first of equals); without an axis in x flattened.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([3, 9, 9]).argmax().item()
+    1
+    """
     return _core.argmax(x, axis, keepdim)
 
 
 def argmin(x: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
-    """Position of the smallest element (the first of equals), int64; without an axis in x flattened."""
+    """Position of the smallest element (the first of equals); without an axis in x flattened.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([3, 9, 2]).argmin().item()
+    2
+    """
     return _core.argmin(x, axis, keepdim)
 
 
@@ -192,17 +237,32 @@ def argmin(x: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
 
 
 def any(x: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
-    """Whether some element is not zero."""
+    """Whether some element is not zero.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([[0, 0], [0, 5]]).any(1).tolist()
+    [False, True]
+    """
     return _core.any(x, axis, keepdim)
 
 
 def all(x: Tensor, axis: Axis = None, keepdim: bool = False) -> Tensor:
-    """Whether no element is zero."""
+    """Whether no element is zero.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([[1, 0], [1, 5]]).all(1).tolist()
+    [False, True]
+    """
     return _core.all(x, axis, keepdim)
 
 
 def cumsum(x: Tensor, axis: Axis) -> Tensor:
-    """Sums of everything up to and with each element along an axis."""
+    """Sums of everything up to and with each element along an axis.
+
+    >>> import seqloom as sl
+    >>> sl.tensor([1, 2, 3]).cumsum(0).tolist()
+    [1, 3, 6]
+    """
     if not isinstance(axis, int):
         raise TypeError(f"cumsum: axis must be an int, got {type(axis).__name__}")
     y = _core.cumsum(x, axis, False)

@@ -12,9 +12,7 @@ __all__ = ["rotary_embedding"]
 
 
 @public
-def rotary_embedding(
-    x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False
-) -> Tensor:
+def rotary_embedding(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
     """Turn pairs of columns by the angle of their position.
 
     Parameters

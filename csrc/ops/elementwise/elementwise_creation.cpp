@@ -110,30 +110,33 @@ void register_creation(py::module_& m) {
   m.def("convert", &convert, py::arg("x"), py::arg("dtype"), py::arg("device"),
         py::arg("always_copy"));
   m.def("contiguous", &contiguous, py::arg("x"));
-  m.def("clone", [](const Array& a) { return convert(a, a.dtype(), a.device(), true); },
-        py::arg("x"));
-  m.def("random",
-        [](const Dims& shape, DType dtype, Device device, int kind) {
-          check_type(is_floating(dtype), "random: dtype must be floating, got ", name_of(dtype));
-          return random(shape, dtype, device, static_cast<uint8_t>(kind == 1), 0, 0);
-        },
-        py::arg("shape"), py::arg("dtype"), py::arg("device"), py::arg("kind"));
-  m.def("random_integers",
-        [](const Dims& shape, int64_t low, int64_t high, DType dtype, Device device) {
-          check_value(low < high, "randint: high must be above low = ", low, ", got ", high);
-          check_type(!is_floating(dtype), "randint: dtype must be an integer, got ",
-                     name_of(dtype));
-          const uint64_t range = static_cast<uint64_t>(high) - static_cast<uint64_t>(low);
-          return random(shape, dtype, device, 2, low, range);
-        },
-        py::arg("shape"), py::arg("low"), py::arg("high"), py::arg("dtype"), py::arg("device"));
+  m.def(
+      "clone", [](const Array& a) { return convert(a, a.dtype(), a.device(), true); },
+      py::arg("x"));
+  m.def(
+      "random",
+      [](const Dims& shape, DType dtype, Device device, int kind) {
+        check_type(is_floating(dtype), "random: dtype must be floating, got ", name_of(dtype));
+        return random(shape, dtype, device, static_cast<uint8_t>(kind == 1), 0, 0);
+      },
+      py::arg("shape"), py::arg("dtype"), py::arg("device"), py::arg("kind"));
+  m.def(
+      "random_integers",
+      [](const Dims& shape, int64_t low, int64_t high, DType dtype, Device device) {
+        check_value(low < high, "randint: high must be above low = ", low, ", got ", high);
+        check_type(!is_floating(dtype), "randint: dtype must be an integer, got ", name_of(dtype));
+        const uint64_t range = static_cast<uint64_t>(high) - static_cast<uint64_t>(low);
+        return random(shape, dtype, device, 2, low, range);
+      },
+      py::arg("shape"), py::arg("low"), py::arg("high"), py::arg("dtype"), py::arg("device"));
   // A key for `count` numbers of the default stream: (seed, offset).
-  m.def("next_random_key",
-        [](int64_t count) {
-          const RandomKey key = next_random_key(count);
-          return py::make_tuple(key.seed, key.offset);
-        },
-        py::arg("count"));
+  m.def(
+      "next_random_key",
+      [](int64_t count) {
+        const RandomKey key = next_random_key(count);
+        return py::make_tuple(key.seed, key.offset);
+      },
+      py::arg("count"));
 }
 
 }  // namespace seqloom::ops

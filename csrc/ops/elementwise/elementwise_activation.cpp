@@ -33,8 +33,8 @@ Array gate(const char* name, Op op, const Array& gate, const Array& up) {
   return map(op, gate.dtype(), gate.shape(), {gate, up});
 }
 
-std::pair<Array, Array> gate_backward(const char* name, Op op, const Array& grad,
-                                      const Array& gate, const Array& up) {
+std::pair<Array, Array> gate_backward(const char* name, Op op, const Array& grad, const Array& gate,
+                                      const Array& up) {
   check_gate(name, gate, up);
   check_gate(name, grad, up);
   const Input inputs[3] = {grad, gate, up};
@@ -59,8 +59,7 @@ constexpr Activation kActivations[] = {
 const Activation& find_activation(const char* op, const std::string& name) {
   for (const Activation& a : kActivations)
     if (name == a.name) return a;
-  throw ValueError(
-      str(op, ": activation must be relu, gelu, gelu_tanh or silu, got '", name, "'"));
+  throw ValueError(str(op, ": activation must be relu, gelu, gelu_tanh or silu, got '", name, "'"));
 }
 
 void check_bias(const char* op, const Array& x, const Array& bias) {
@@ -99,8 +98,8 @@ Array dropout(const Array& x, double p, uint64_t seed, uint64_t offset) {
   return map(Op::kDropout, x.dtype(), x.shape(), {x}, dropout_numbers("dropout", p, seed, offset));
 }
 
-Array dropout_add(const Array& x, const std::optional<Array>& bias, const Array& residual,
-                  double p, uint64_t seed, uint64_t offset) {
+Array dropout_add(const Array& x, const std::optional<Array>& bias, const Array& residual, double p,
+                  uint64_t seed, uint64_t offset) {
   const char* op = "dropout_add";
   check_float(op, "x", x);
   check_same_dtype(op, "residual", residual, "x", x);
@@ -137,17 +136,18 @@ void register_activation(py::module_& m) {
       {"geglu", "geglu_backward", Op::kGeglu, Op::kGegluBackward},
   };
   for (const Gate& g : gates) {
-    m.def(g.name,
-          [&g](const Array& gated, const Array& up) { return gate(g.name, g.forward, gated, up); },
-          py::arg("gate"), py::arg("up"));
-    m.def(g.backward_name,
-          [&g](const Array& grad, const Array& gated, const Array& up) {
-            return gate_backward(g.name, g.backward, grad, gated, up);
-          },
-          py::arg("grad"), py::arg("gate"), py::arg("up"));
+    m.def(
+        g.name,
+        [&g](const Array& gated, const Array& up) { return gate(g.name, g.forward, gated, up); },
+        py::arg("gate"), py::arg("up"));
+    m.def(
+        g.backward_name,
+        [&g](const Array& grad, const Array& gated, const Array& up) {
+          return gate_backward(g.name, g.backward, grad, gated, up);
+        },
+        py::arg("grad"), py::arg("gate"), py::arg("up"));
   }
-  m.def("bias_activation", &bias_activation, py::arg("x"), py::arg("bias"),
-        py::arg("activation"));
+  m.def("bias_activation", &bias_activation, py::arg("x"), py::arg("bias"), py::arg("activation"));
   m.def("bias_activation_backward", &bias_activation_backward, py::arg("grad"), py::arg("x"),
         py::arg("bias"), py::arg("activation"));
   m.def("dropout", &dropout, py::arg("x"), py::arg("p"), py::arg("seed"), py::arg("offset"));
