@@ -6,6 +6,7 @@
 #include "binding/caster.h"
 #include "binding/registers.h"
 #include "core/config.h"
+#include "cuda/fault.h"
 #include "cuda/runtime.h"
 #if defined(SEQLOOM_WITH_CUDA)
 #include "cuda/error.h"
@@ -57,7 +58,9 @@ void copy(Device device, void* to, const void* from, size_t bytes, CopyKind kind
   const cuda::StreamHandle stream = cuda::current_stream();
   switch (kind) {
     case CopyKind::kHostToDevice: return cuda::copy_to_device(to, from, bytes, stream);
-    case CopyKind::kDeviceToHost: return cuda::copy_to_host(to, from, bytes, stream);
+    case CopyKind::kDeviceToHost:
+      cuda::copy_to_host(to, from, bytes, stream);
+      return cuda::raise_faults();
     case CopyKind::kDeviceToDevice: return cuda::copy_on_device(to, from, bytes, stream);
   }
 }

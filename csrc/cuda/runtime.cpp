@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cuda/error.h"
+#include "cuda/fault.h"
 #if defined(SEQLOOM_CUDA_EMULATED)
 #include "emulation/control.h"
 #endif
@@ -137,11 +138,15 @@ StreamHandle create_stream() {
   return s;
 }
 void destroy_stream(StreamHandle s) noexcept { cudaStreamDestroy(s); }
-void synchronize_stream(StreamHandle s) { check(cudaStreamSynchronize(s), "cudaStreamSynchronize"); }
+void synchronize_stream(StreamHandle s) {
+  check(cudaStreamSynchronize(s), "cudaStreamSynchronize");
+  raise_faults();
+}
 void synchronize_device() {
   const std::string why = why_unavailable();
   if (!why.empty()) throw CudaError(cudaErrorNoDevice, "cuda: " + why);
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  raise_faults();
 }
 bool stream_is_idle(StreamHandle s) {
   const cudaError_t e = cudaStreamQuery(s);

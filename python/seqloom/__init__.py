@@ -42,6 +42,8 @@ from .tensor import (
     zeros_like,
 )
 
+from .ops import cat, einsum, stack, where
+
 _tensor._bind(ops, autograd)
 cat, stack, where = ops.cat, ops.stack, ops.where
 maximum, minimum = ops.maximum, ops.minimum

@@ -50,6 +50,15 @@ MOVES = {
     "index-list": ((4, 5), lambda x: x[[2, 0, 0, 3]], lambda x: x[INDEX]),
     "index-array": ((4, 5), lambda x: x[INDEX], lambda x: x[INDEX]),
     "index-pairs": ((4, 5), lambda x: x[INDEX, INDEX], lambda x: x[INDEX, INDEX]),
+    "flip": ((3, 4, 5), lambda x: x.flip(0, -1), lambda x: np.flip(x, (0, 2))),
+    "roll": ((3, 5), lambda x: sl.ops.roll(x, -2, 1), lambda x: np.roll(x, -2, 1)),
+    "repeat": ((2, 3), lambda x: sl.ops.repeat(x, (2, 1, 3)), lambda x: np.tile(x, (2, 1, 3))),
+    "index_select": (
+        (3, 4, 5),
+        lambda x: x.index_select(1, sl.tensor(INDEX, device=x.device)),
+        lambda x: x[:, INDEX],
+    ),
+    "unbind": ((3, 4), lambda x: sl.stack(sl.ops.unbind(x, 1)), lambda x: x.T),
     "tril": ((2, 4, 5), lambda x: x.tril(), np.tril),
     "triu": ((4, 5), lambda x: x.triu(1), lambda x: np.triu(x, 1)),
 }
@@ -238,6 +247,51 @@ def test_embedding_takes_both_widths_of_ids(kind, device):
     np.testing.assert_array_equal(y.cpu().numpy(), weight[ids])
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_embedding_gradient_has_the_same_bits_for_any_number_of_threads(threads, rng):
+    ids = rng.integers(0, 900, 4000)
+    weight = make_tensor(rng.standard_normal((1000, 65)), "float32", requires_grad=True)
+    grad = sl.tensor(rng.standard_normal((4000, 65)).astype(np.float32))
+    before = sl.get_num_threads()
+    try:
+        grads = []
+        for n in (2, threads):
+            sl.set_num_threads(n)
+            weight.grad = None
+            sl.ops.embedding(sl.tensor(ids), weight).backward(grad)
+            grads.append(weight.grad.numpy().copy())
+    finally:
+        sl.set_num_threads(before)
+    np.testing.assert_array_equal(*grads)
+    expected = np.zeros((1000, 65))
+    np.add.at(expected, ids, grad.numpy().astype(np.float64))
+    np.testing.assert_allclose(grads[0], expected, atol=1e-5)
+
+
+def test_pad(device, rng):
+    a = rng.standard_normal((2, 3))
+    x = make_tensor(a, "float32", device, requires_grad=True)
+    y = sl.ops.pad(x, (1, 2, 0, 1), 4.0)
+    widths = ((0, 1), (1, 2))
+    expected = np.pad(a.astype(np.float32), widths, constant_values=4)
+    np.testing.assert_array_equal(y.detach().cpu().numpy(), expected)
+    y.backward(make_tensor(np.arange(18.0).reshape(3, 6), "float32", device))
+    np.testing.assert_array_equal(
+        x.grad.cpu().numpy(), np.arange(18.0).reshape(3, 6)[:2, 1:4]
+    )
+
+
+def test_one_hot(device):
+    ids = np.array([[2, 0], [1, 1]])
+    got = sl.ops.one_hot(sl.tensor(ids, device=device), 4)
+    np.testing.assert_array_equal(got.cpu().numpy(), np.eye(4, dtype=np.int64)[ids])
+
+
+def test_cat_promotes(device):
+    y = sl.cat([sl.tensor([1, 2], device=device), sl.tensor([0.5], device=device)])
+    assert y.dtype.name == "float32" and y.tolist() == [1.0, 2.0, 0.5]
+
+
 # --- mistakes ---------------------------------------------------------------------------
 
 
@@ -268,8 +322,47 @@ def test_indices_outside_the_axis_are_an_index_error():
         ("cat", lambda x: sl.cat([x, x[:, :2]], 0)),
         ("stack", lambda x: sl.stack([x, x[:2]], 0)),
         ("split", lambda x: x.split([1, 1], 0)),
+        ("split", lambda x: x.split(0)),
+        ("chunk", lambda x: x.chunk(0)),
+        ("cat", lambda x: sl.cat([])),
+        ("cat", lambda x: sl.cat([sl.tensor(1.0)])),
+        ("reshape", lambda x: x.reshape(2**40, 2**40)),
+        ("reshape", lambda x: x.reshape(-2, 6)),
+        ("reshape", lambda x: x.reshape(*[1] * 9)),
+        ("expand", lambda x: x.expand(2**62, 2**62, 3, 4)),
+        ("expand", lambda x: x.expand(4)),
+        ("unsqueeze", lambda x: x.reshape(*[1] * 6, 3, 4).unsqueeze(0)),
+        ("transpose", lambda x: x.transpose(0, 2)),
+        ("flip", lambda x: x.flip(0, 0)),
+        ("flatten", lambda x: x.flatten(1, 0)),
+        ("tril", lambda x: x[0].tril()),
+        ("squeeze", lambda x: x.squeeze(3)),
+        ("gather", lambda x: x.gather(0, sl.tensor([0]))),
+        ("embedding", lambda x: sl.ops.embedding(sl.tensor([0]), x[0])),
+        ("embedding", lambda x: sl.ops.embedding(sl.tensor([0]), x, padding_idx=3)),
     ],
 )
 def test_impossible_shapes_are_refused(name, call):
     with refuses(ValueError, name):
+        call(sl.ones(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("reshape", lambda x: x.reshape("a")),
+        ("reshape", lambda x: x.reshape(2.0, 6)),
+        ("permute", lambda x: x.permute(None, 1)),
+        ("transpose", lambda x: x.transpose(0, True)),
+        ("unsqueeze", lambda x: x.unsqueeze(1.5)),
+        ("cat", lambda x: sl.cat(x)),
+        ("cat", lambda x: sl.cat([x, 3])),
+        ("stack", lambda x: sl.stack([x, None])),
+        ("gather", lambda x: x.gather(0, x)),
+        ("embedding", lambda x: sl.ops.embedding(x, x)),
+        ("topk", lambda x: x.topk("3")),
+    ],
+)
+def test_wrong_types_are_named(name, call):
+    with refuses(TypeError, name):
         call(sl.ones(3, 4))

@@ -170,10 +170,105 @@ def test_einsum(equation, shapes, dtype, device, rng):
     )
 
 
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("ii->i", [(4, 4)]),
+        ("ii", [(4, 4)]),
+        ("iji->j", [(3, 4, 3)]),
+        ("ijij->ji", [(2, 3, 2, 3)]),
+        ("...ij,...jk->...ik", [(2, 3, 4), (5, 1, 4, 2)]),
+        ("b...,b...->...", [(2, 3, 4), (2, 3, 4)]),
+        ("i...->...", [(3, 4)]),
+        ("...", [(2, 3)]),
+        ("ab,cd->dbca", [(2, 3), (4, 2)]),
+        ("abc,cde,ebf->adf", [(2, 3, 4), (4, 2, 5), (5, 3, 2)]),
+        (" i j , j -> i ", [(3, 4), (4,)]),
+        (",->", [(), ()]),
+        ("i,->i", [(3,), ()]),
+        ("ij,jk->", [(3, 0), (0, 4)]),
+        ("iij,jkk->ik", [(3, 3, 4), (4, 2, 2)]),
+        ("a...b,b...->...a", [(2, 3, 4), (4, 3)]),
+    ],
+)
+def test_einsum_in_float64(equation, shapes, rng):
+    """Diagonals, ellipses, implied results and order, with gradients by differences."""
+    arrays = [rng.standard_normal(s) for s in shapes]
+    tensors = [sl.tensor(a, dtype="float64", requires_grad=True) for a in arrays]
+    y = sl.einsum(equation, *tensors)
+    np.testing.assert_allclose(y.detach().numpy(), np.einsum(equation, *arrays), atol=1e-12)
+    if y.size and all(a.size for a in arrays):
+        assert sl.autograd.gradcheck(lambda *t: sl.einsum(equation, *t), tensors)
+
+
 def test_einsum_without_an_arrow(device):
     a, b = np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(3, 4)
     y = sl.einsum("ij,jk", sl.tensor(a, device=device), sl.tensor(b, device=device))
     np.testing.assert_array_equal(y.cpu().numpy(), a @ b)
+
+
+# --- integers, threads, packed weights -------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["int64", "int32", "int8", "uint8"])
+def test_matmul_of_integers_wraps(kind, device, rng):
+    info = np.iinfo(kind)
+    a = rng.integers(info.min, info.max, (5, 9), kind, endpoint=True)
+    b = rng.integers(info.min, info.max, (9, 4), kind, endpoint=True)
+    y = sl.tensor(a, device=device) @ sl.tensor(b, device=device)
+    np.testing.assert_array_equal(y.cpu().numpy(), a @ b)
+    assert y.dtype.name == kind
+
+
+@pytest.mark.parametrize("size", [(7, 300, 500), (300, 64, 64), (1, 512, 900)], ids=str)
+def test_the_same_bits_for_any_number_of_threads(size, dtype, rng):
+    m, k, n = size
+    a, b = make_tensor(rng.standard_normal((m, k)), dtype), make_tensor(
+        rng.standard_normal((k, n)), dtype
+    )
+    before, results = sl.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            sl.set_num_threads(threads)
+            results.append((a @ b).numpy().tobytes())
+    finally:
+        sl.set_num_threads(before)
+    assert results[0] == results[1] == results[2]
+
+
+def test_packed_weights_follow_every_change(dtype, rng):
+    x = make_tensor(rng.standard_normal((8, 96)), dtype)
+    w = make_tensor(rng.standard_normal((64, 96)), dtype)
+    before = sl._core.packed_bytes_in_use()
+
+    def check():
+        product = x.numpy().astype(np.float64) @ w.detach().clone().numpy().astype(np.float64).T
+        assert_close_to_reference(sl.ops.linear(x, w), product, product, dtype=dtype)
+
+    for _ in range(3):
+        check()
+    assert sl._core.packed_bytes_in_use() > before
+    w.mul_(2.0)
+    for _ in range(3):
+        check()
+    w[3] = 1.0
+    for _ in range(3):
+        check()
+    w.numpy()[:] = 0.5  # from here on NumPy may write it at any time
+    check()
+    del w
+    assert sl._core.packed_bytes_in_use() == before
+
+
+def test_gradients_through_strange_strides(device, rng):
+    a = make_tensor(rng.standard_normal((3, 1, 5)), device=device, dtype="float32")
+    wide = a.expand(3, 4, 5)
+    wide.requires_grad = True
+    b = make_tensor(rng.standard_normal((5, 2)), "float32", device, requires_grad=True)
+    (wide @ b).sum().backward()
+    ones = np.ones((3, 4, 2))
+    np.testing.assert_allclose(b.grad.cpu().numpy(), np.einsum("bij,bik->jk", wide.detach().cpu().numpy(), ones), rtol=1e-5)
+    np.testing.assert_allclose(wide.grad.cpu().numpy(), ones @ b.detach().cpu().numpy().T, rtol=1e-5)
 
 
 # --- mistakes ---------------------------------------------------------------------------
@@ -195,6 +290,19 @@ def test_einsum_without_an_arrow(device):
         ),
         (ValueError, "einsum", lambda: sl.einsum("ij,jk->ik", sl.ones(2, 3), sl.ones(4, 5))),
         (ValueError, "einsum", lambda: sl.einsum("ij->q", sl.ones(2, 3))),
+        (ValueError, "einsum", lambda: sl.einsum("ij->ii", sl.ones(2, 3))),
+        (ValueError, "einsum", lambda: sl.einsum("ii->i", sl.ones(2, 3))),
+        (ValueError, "einsum", lambda: sl.einsum("ij", sl.ones(2, 3), sl.ones(2))),
+        (ValueError, "einsum", lambda: sl.einsum("i", sl.ones(2, 3))),
+        (ValueError, "einsum", lambda: sl.einsum("i1->i", sl.ones(2, 3))),
+        (ValueError, "einsum", lambda: sl.einsum("i->j->i", sl.ones(2))),
+        (TypeError, "einsum", lambda: sl.einsum(sl.ones(2), "i")),
+        (TypeError, "einsum", lambda: sl.einsum("i,i", sl.ones(2), 3)),
+        (TypeError, "matmul", lambda: sl.ops.matmul(sl.ones(2, 2), 3)),
+        (TypeError, "matmul", lambda: sl.ones(2, 2).bool() @ sl.ones(2, 2).bool()),
+        (TypeError, "linear", lambda: sl.ops.linear(sl.ones(2, 3), None)),
+        (TypeError, "linear", lambda: sl.ops.linear(sl.ones(2, 3).long(), sl.ones(5, 3).long())),
+        (TypeError, "linear", lambda: sl.ops.linear(sl.ones(2, 3), sl.ones(5, 3), activation=1)),
     ],
 )
 def test_mistakes_are_named(error, name, call):

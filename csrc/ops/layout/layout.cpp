@@ -388,6 +388,8 @@ Array gather(const Array& x_argument, py::handle dim, const Array& index_argumen
 // Zeros of `shape` with grad added where `index` points; `unique` where no line names one twice.
 Array gather_backward(const Array& grad, const Array& index, const Dims& x_shape, int axis,
                       bool unique) {
+  check_type(unique || grad.dtype() == DType::kFloat32 || grad.dtype() == DType::kFloat64,
+             "gather_backward: grad must be float32 or float64, got ", name_of(grad.dtype()));
   const Dims shape = x_shape.empty() ? Dims{1} : x_shape;
   const Array out = Array::empty(x_shape, grad.dtype(), grad.device());
   const Array g = contiguous(grad), positions = contiguous(index);

@@ -80,8 +80,8 @@ struct ScatterAddArgs {
 int64_t scatter_add_workspace(int64_t n);
 
 // out[c] = x[c with coordinate `axis` replaced by index[c]], c over the shape of index.
-// gather_add: out[c with ...] += x[c] in the order of c along `axis`, from zeros. 16-bit sums are
-// float32's in the front door.
+// gather_add: out[c with ...] += x[c] in the order of c along `axis`, from zeros. 16-bit types only with
+// `unique`; their other sums are float32's in the front door.
 struct GatherArgs {
   const void* x;
   const int64_t* index;  // contiguous

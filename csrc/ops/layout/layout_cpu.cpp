@@ -288,7 +288,7 @@ void gather_typed(const ops::GatherArgs& a) {
         if constexpr (kAdd) {
           T* to = static_cast<T*>(a.out) + offset + at * stride;
           const T from = static_cast<const T*>(a.x)[start + j * inner];
-          *to = *to + from;
+          *to = static_cast<T>(*to + from);
         } else {
           static_cast<T*>(a.out)[start + j * inner] =
               static_cast<const T*>(a.x)[offset + at * stride];
@@ -375,8 +375,11 @@ void gather_add(const ops::GatherArgs& a) {
   parallel_for(bytes, kTaskBytes * 4, [&](int64_t begin, int64_t end) {
     std::memset(static_cast<char*>(a.out) + begin, 0, static_cast<size_t>(end - begin));
   });
-  if (a.dtype == DType::kFloat64) return gather_typed<double, true>(a);
-  gather_typed<float, true>(a);
+  switch (a.dtype) {
+    case DType::kFloat64: return gather_typed<double, true>(a);
+    case DType::kFloat32: return gather_typed<float, true>(a);
+    default: return gather_typed<uint16_t, true>(a);  // no two meet: 0 + x has the bits of x
+  }
 }
 
 void triangle(const ops::TriangleArgs& a) {

@@ -104,7 +104,12 @@ Array expand_view(const char* op, const Array& a, Dims shape) {
                 " can't be broadcast to shape ", asked);
     strides[i] = have == 1 && shape[i] != 1 ? 0 : (i < extra ? 0 : a.strides()[i - extra]);
   }
-  checked_numel(shape, a.dtype());
+  int64_t elements = 1;
+  bool fits = true;
+  for (int64_t extent : shape)
+    fits &= extent == 0 || !__builtin_mul_overflow(elements, extent, &elements);
+  check_value(fits && elements <= INT64_MAX / item_size(a.dtype()), op, ": shape must have fewer ",
+              "than 2^63 bytes, got ", asked);
   return a.view(shape, strides);
 }
 
