@@ -7,6 +7,7 @@
 #include "core/config.h"
 #include "core/rng.h"
 #include "cpu/isa.h"
+#include "cpu/parallel.h"
 
 namespace seqloom::binding {
 namespace {
@@ -53,6 +54,13 @@ void register_runtime(py::module_& m) {
         names.emplace_back(cpu::isa_name(static_cast<cpu::Isa>(i)));
     return names;
   });
+
+  m.def("get_num_threads", &cpu::num_threads);
+  m.def("set_num_threads", [](int n) {
+    check_value(n >= 1 && n <= cpu::kMaxThreads, "set_num_threads: n must be in [1, ",
+                cpu::kMaxThreads, "], got ", n);
+    cpu::set_num_threads(n);
+  }, py::arg("n"));
 
   m.def("manual_seed", &manual_seed, py::arg("seed"));
   m.def("random_state", [] {

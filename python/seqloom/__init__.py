@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import ops, tensor as _tensor
+from . import _core, ops, tensor as _tensor
 from . import autograd
 from ._version import __version__
 from .autograd import checkpoint, enable_grad, is_grad_enabled, no_grad
@@ -47,6 +47,27 @@ from .ops import cat, einsum, stack, where
 _tensor._bind(ops, autograd)
 cat, stack, where = ops.cat, ops.stack, ops.where
 maximum, minimum = ops.maximum, ops.minimum
+
+
+
+def get_num_threads() -> int:
+    """How many threads a CPU kernel may use."""
+    return _core.get_num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Let CPU kernels use `n` threads; results do not depend on it.
+
+    >>> import seqloom as sl
+    >>> before = sl.get_num_threads()
+    >>> sl.set_num_threads(1); sl.get_num_threads()
+    1
+    >>> sl.set_num_threads(before)
+    """
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise TypeError(f"set_num_threads: n must be an integer, got {type(n).__name__}")
+    _core.set_num_threads(n)
+
 
 # Rooms that load when they are first entered, so that `import seqloom` stays quick.
 _LAZY = (

@@ -302,26 +302,6 @@ def contiguous(x: Tensor) -> Tensor:
     return x if x.is_contiguous() else clone(x)
 
 
-def clone(x: Tensor) -> Tensor:
-    """A contiguous copy, which passes gradients on.
-
-    >>> import seqloom as sl
-    >>> x = sl.zeros(2)
-    >>> y = sl.ops.clone(x)
-    >>> y[0] = 1.0
-    >>> x.tolist()
-    [0.0, 0.0]
-    """
-    y: Tensor = _core.clone(x)
-    if x._needs_grad:
-        record(y, "clone", (x,), _pass_on)
-    return y
-
-
-def _pass_on(node: Node, grad: Tensor) -> Gradients:
-    return (grad,)
-
-
 def _same_dtype(name: str, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """Arrays of several dtypes become the dtype that arithmetic would give them."""
     if not isinstance(tensors, (tuple, list)):
