@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``x[key]``, ``x[key] = value`` and their gradients, judged by NumPy; sorting, and in-place rules."""
+"""``x[key]``, ``x[key] = value`` and their gradients, judged by NumPy; order; in-place rules."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import seqloom as sl
 
+import seqloom as sl
 from support import INTS, make_tensor, np_dtype, refuses
 
 SHAPE = (4, 5, 6)

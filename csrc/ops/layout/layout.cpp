@@ -2,11 +2,13 @@
 // Front door of the layout kernels.
 #include "ops/layout/layout.h"
 
+#include <pybind11/pybind11.h>
+
 #include <vector>
 
 #include "ops/common.h"
 #include "ops/elementwise/plan.h"
-#include "ops/layout/views.h"
+#include "ops/layout/layout_views.h"
 
 namespace seqloom::ops {
 namespace {

@@ -3,10 +3,14 @@
 // matrix with either stride 1 is read as it lies), and the gradients.
 #include "ops/matmul/matmul.h"
 
+#include <pybind11/pybind11.h>
+
+#include <string_view>
+
 #include "cpu/gemm.h"
 #include "ops/common.h"
 #include "ops/elementwise/arguments.h"
-#include "ops/matmul/packed_weights.h"
+#include "ops/matmul/matmul_packed.h"
 
 namespace seqloom::ops {
 namespace {

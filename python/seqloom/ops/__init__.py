@@ -10,4 +10,5 @@ from .matmul import *
 from .norm import *
 from .reduction import *
 from .rotary import *
+from .selection import *
 from .softmax import *

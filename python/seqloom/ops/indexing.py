@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``x[key]`` and ``x[key] = value`` with NumPy's rules.
 
-Integers, slices, None and Ellipsis give a view. Masks and integer arrays give a copy: the basic part
-of the key is applied first, masks become integer arrays, and the arrays broadcast to one shape. Its
-axes come where the arrays stood when those are neighbours, else first.
+Integers, slices, None and Ellipsis give a view. Masks and integer arrays give a copy: the basic
+part of the key is applied first, masks become integer arrays, and the arrays broadcast to one
+shape. Its axes come where the arrays stood when those are neighbours, else first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 from .. import _core
 from ..autograd import Node, record
 from ..tensor import Tensor, from_dlpack, from_numpy, tensor
-from .layout import permute, take
+from .layout import permute
+from .selection import take
 
 __all__ = ["getitem", "setitem"]
 
@@ -111,13 +112,10 @@ def _value(x: Tensor, value: Any) -> Tensor:
 def _check_fits(shape: tuple[int, ...], given: tuple[int, ...]) -> None:
     extra = len(given) - len(shape)
     fits = all(g == 1 for g in given[: max(0, extra)]) and all(
-        g in (1, s)
-        for g, s in zip(given[max(0, extra) :], shape[max(0, -extra) :], strict=True)
+        g in (1, s) for g, s in zip(given[max(0, extra) :], shape[max(0, -extra) :], strict=True)
     )
     if not fits:
-        raise ValueError(
-            f"setitem: value must broadcast to shape {list(shape)}, got {list(given)}"
-        )
+        raise ValueError(f"setitem: value must broadcast to shape {list(shape)}, got {list(given)}")
 
 
 def _squeezed(source: Tensor, ndim: int) -> Tensor:

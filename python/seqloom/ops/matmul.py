@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from .. import _core
 from ..autograd import Node, record
@@ -172,9 +171,7 @@ def _parse(equation: str, tensors: Sequence[Tensor]) -> tuple[list[str], str]:
     for term, t in zip(terms, tensors, strict=True):
         named = len(term.replace("...", ""))
         if named > t.ndim or (named < t.ndim and "..." not in term):
-            raise ValueError(
-                f"einsum: term {term!r} must name the axes of shape {list(t.shape)}"
-            )
+            raise ValueError(f"einsum: term {term!r} must name the axes of shape {list(t.shape)}")
         if "..." in term:
             rest = max(rest, t.ndim - named)
     dots = "0123456789"[:rest]
@@ -206,7 +203,8 @@ def _single(t: Tensor, term: str) -> tuple[Tensor, str]:
             j = labels.index(label, i + 1)
             if t.shape[i] != t.shape[j]:
                 raise ValueError(
-                    f"einsum: axis {label!r} must have one extent, got {t.shape[i]} and {t.shape[j]}"
+                    f"einsum: axis {label!r} must have one extent, got {t.shape[i]} and"
+                    f" {t.shape[j]}"
                 )
             t = _diagonal(t, i, j)
             labels.pop(j)

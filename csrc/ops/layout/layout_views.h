@@ -3,12 +3,10 @@
 // Python arguments come in as handles, so that a wrong one gives our own message.
 #pragma once
 
-#include <pybind11/pybind11.h>
-
 #include <cstdint>
 #include <optional>
 
-#include "core/array.h"
+#include "binding/tensor_object.h"
 
 namespace seqloom::ops {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ops/matmul/packed_weights.h"
+#include "ops/matmul/matmul_packed.h"
 
 #include <pybind11/pybind11.h>
 

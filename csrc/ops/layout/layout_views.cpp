@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ops/layout/views.h"
+#include "ops/layout/layout_views.h"
+
+#include <pybind11/pybind11.h>
 
 #include <cstring>
 #include <vector>
