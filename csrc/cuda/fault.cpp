@@ -53,11 +53,11 @@ void raise_faults() {
       throw IndexError(
           str("cross_entropy: targets must be in [0, ", fault.extent, "), got ", fault.index));
     case FaultOp::kGather:
-      throw IndexError(str("gather: index ", fault.index, " is out of bounds for size ",
-                           fault.extent));
+      throw IndexError(
+          str("gather: index ", fault.index, " is out of bounds for size ", fault.extent));
     default:
-      throw IndexError(str("getitem: index ", fault.index, " is out of bounds for size ",
-                           fault.extent));
+      throw IndexError(
+          str("getitem: index ", fault.index, " is out of bounds for size ", fault.extent));
   }
 }
 

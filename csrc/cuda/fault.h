@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Errors that only a kernel can see: an index out of range. The kernel leaves memory alone, notes the
-// first such index in a slot of its device, and the host raises it as an IndexError at the next
+// Errors that only a kernel can see: an index out of range. The kernel leaves memory alone, notes
+// the first such index in a slot of its device, and the host raises it as an IndexError at the next
 // synchronisation or copy to the host.
 //
-//   launch(kernel, ..., cuda::fault_slot());                            // kernel(Fault* fault, ...)
-//   cuda::report_fault(fault, FaultOp::kEmbedding, index, extent);      // device code
+//   launch(kernel, ..., cuda::fault_slot());                            // kernel(Fault* fault,
+//   ...) cuda::report_fault(fault, FaultOp::kEmbedding, index, extent);      // device code
 //   cuda::raise_faults();                                             // host, after the work
 #pragma once
 
@@ -24,8 +24,8 @@ enum class FaultOp : int32_t { kIndex, kEmbedding, kGather, kTargets };
 // The slot of the calling thread's device; from now on raise_faults() looks at it.
 Fault* fault_slot();
 
-// Throws IndexError for the first fault since the last call, on the calling thread's device. The work
-// that might have raised one has finished.
+// Throws IndexError for the first fault since the last call, on the calling thread's device. The
+// work that might have raised one has finished.
 void raise_faults();
 
 }  // namespace seqloom::cuda

@@ -173,7 +173,8 @@ Selection select(const char* op, const Array& x, int first, const std::vector<Ar
       int64_t& extent = s.shape[i + rank - index.rank()];
       if (extent == 1) extent = index.shape()[i];
       check_index(index.shape()[i] == 1 || index.shape()[i] == extent, op,
-                  ": indices must broadcast to one shape, got ", index.shape(), " beside ", s.shape);
+                  ": indices must broadcast to one shape, got ", index.shape(), " beside ",
+                  s.shape);
     }
   }
   check_index(x.rank() - count + rank <= kMaxRank, op, ": the result must have at most ", kMaxRank,
@@ -190,7 +191,8 @@ Selection select(const char* op, const Array& x, int first, const std::vector<Ar
   bool joined = true;       // one run: every index covers the whole shape without gaps
   for (const Array& index : indices) joined &= index.shape() == s.shape && index.is_contiguous();
   args.rank = joined ? 1 : rank;
-  if (joined) args.shape[0] = args.count;
+  if (joined)
+    args.shape[0] = args.count;
   else
     for (int i = 0; i < rank; ++i) args.shape[i] = s.shape[i];
   for (int k = 0; k < count; ++k) {
@@ -198,7 +200,8 @@ Selection select(const char* op, const Array& x, int first, const std::vector<Ar
     args.index[k] = index.data();
     args.narrow[k] = index.dtype() == DType::kInt32;
     args.extents[k] = x.shape()[first + k];
-    if (joined) args.index_strides[k][0] = 1;
+    if (joined)
+      args.index_strides[k][0] = 1;
     else
       for (int i = 0; i < rank; ++i) {
         const int d = i - (rank - index.rank());
@@ -381,9 +384,8 @@ Array gather(const Array& x_argument, py::handle dim, const Array& index_argumen
   if (args.count > 0) SEQLOOM_RUN(x.device(), args.count, gather, args);
   if (bad != 0)
     for (int64_t i = 0; i < args.count; ++i)
-      check_index(args.index[i] >= -args.extent && args.index[i] < args.extent,
-                  "gather: index ", args.index[i], " is out of bounds for axis ", axis,
-                  " with size ", args.extent);
+      check_index(args.index[i] >= -args.extent && args.index[i] < args.extent, "gather: index ",
+                  args.index[i], " is out of bounds for axis ", axis, " with size ", args.extent);
   return out;
 }
 
@@ -404,8 +406,7 @@ Array gather_backward(const Array& grad, const Array& index, const Dims& x_shape
   args.out_count = out.numel();
   args.unique = unique;
   args.bad = grad.is_cuda() ? nullptr : &bad;
-  if (out.numel() > 0)
-    SEQLOOM_RUN(grad.device(), args.count + args.out_count, gather_add, args);
+  if (out.numel() > 0) SEQLOOM_RUN(grad.device(), args.count + args.out_count, gather_add, args);
   return out;
 }
 
@@ -499,9 +500,10 @@ void register_layout(py::module_& m) {
   m.def("promote", &promote, py::arg("a"), py::arg("b"));
   m.def("cat", &cat, py::arg("tensors"), py::arg("dim"));
   m.def("stack", &stack, py::arg("tensors"), py::arg("dim"));
-  m.def("unbind", [](const Array& x, int axis) {
-    return unbind(x, checked_axis("unbind", axis, x.rank()));
-  }, py::arg("x"), py::arg("axis"));
+  m.def(
+      "unbind",
+      [](const Array& x, int axis) { return unbind(x, checked_axis("unbind", axis, x.rank())); },
+      py::arg("x"), py::arg("axis"));
   m.def("take", &take, py::arg("op"), py::arg("x"), py::arg("first"), py::arg("indices"));
   m.def("take_backward", &take_backward, py::arg("grad"), py::arg("ids"), py::arg("shape"),
         py::arg("first"), py::arg("count"), py::arg("skip") = -1);

@@ -61,16 +61,16 @@ struct PutArgs {
   void* workspace;     // CUDA: scatter_add_workspace(n) bytes where ids may repeat
   int64_t n;
   int32_t item_size;
-  bool scalar;  // value is one element
-  bool unique;  // no id occurs twice
+  bool scalar;                    // value is one element
+  bool unique;                    // no id occurs twice
   Extents outer, indexed, inner;  // of x
 };
 
 struct ScatterAddArgs {
-  const void* grad;     // [outer, n, inner]
-  void* out;            // [outer, rows, inner], written whole
-  const int64_t* ids;   // [n]; -1 is skipped
-  void* workspace;      // CUDA: scatter_add_workspace(n) bytes
+  const void* grad;    // [outer, n, inner]
+  void* out;           // [outer, rows, inner], written whole
+  const int64_t* ids;  // [n]; -1 is skipped
+  void* workspace;     // CUDA: scatter_add_workspace(n) bytes
   int64_t outer, n, rows, inner;
   int64_t skip;  // this id adds nothing (padding); -1: none
   DType dtype;
@@ -80,19 +80,19 @@ struct ScatterAddArgs {
 int64_t scatter_add_workspace(int64_t n);
 
 // out[c] = x[c with coordinate `axis` replaced by index[c]], c over the shape of index.
-// gather_add: out[c with ...] += x[c] in the order of c along `axis`, from zeros. 16-bit types only with
-// `unique`; their other sums are float32's in the front door.
+// gather_add: out[c with ...] += x[c] in the order of c along `axis`, from zeros. 16-bit types only
+// with `unique`; their other sums are float32's in the front door.
 struct GatherArgs {
   const void* x;
   const int64_t* index;  // contiguous
   void* out;
   int32_t rank, axis;
-  int64_t shape[kLayoutRank];      // of index
-  int64_t strides[kLayoutRank];    // of x (gather), of out (gather_add)
-  int64_t extent;                  // of the array that the index points into, along `axis`
-  int64_t count;                   // positions of index
-  int64_t out_count;               // gather_add: elements of out, which it clears first
-  bool unique;                     // gather_add: no line of index names a position twice
+  int64_t shape[kLayoutRank];    // of index
+  int64_t strides[kLayoutRank];  // of x (gather), of out (gather_add)
+  int64_t extent;                // of the array that the index points into, along `axis`
+  int64_t count;                 // positions of index
+  int64_t out_count;             // gather_add: elements of out, which it clears first
+  bool unique;                   // gather_add: no line of index names a position twice
   DType dtype;
   int32_t* bad;
 };

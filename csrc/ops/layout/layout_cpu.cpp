@@ -33,8 +33,10 @@ SEQLOOM_ALWAYS_INLINE bool is_run(const Extents& e) {
 template <class T>
 SEQLOOM_ALWAYS_INLINE void gather_run(const T* x, const Extents& e, T* out) {
   if (is_run(e)) {
-    if (e.count == 1) *out = *x;
-    else std::memcpy(out, x, static_cast<size_t>(e.count) * sizeof(T));
+    if (e.count == 1)
+      *out = *x;
+    else
+      std::memcpy(out, x, static_cast<size_t>(e.count) * sizeof(T));
   } else if (e.rank == 1) {
     for (int64_t i = 0; i < e.count; ++i) out[i] = x[i * e.strides[0]];
   } else {
@@ -55,8 +57,10 @@ void take_typed(const ops::TakeArgs& a) {
     for (int64_t r = begin; r < end; ++r) {
       const int64_t id = a.ids[j];
       T* to = out + r * inner;
-      if (SEQLOOM_LIKELY(id >= 0)) gather_run(base + offset_of(a.indexed, id), a.inner, to);
-      else std::memset(static_cast<void*>(to), 0, static_cast<size_t>(row_bytes));
+      if (SEQLOOM_LIKELY(id >= 0))
+        gather_run(base + offset_of(a.indexed, id), a.inner, to);
+      else
+        std::memset(static_cast<void*>(to), 0, static_cast<size_t>(row_bytes));
       if (++j == a.n) {
         j = 0;
         if (++o < a.outer.count) base = x + offset_of(a.outer, o);
@@ -91,7 +95,8 @@ void put_typed(const ops::PutArgs& a) {
   const int64_t bytes = max<int64_t>(8, step * inner * static_cast<int64_t>(sizeof(T)));
   parallel_for(tasks, max<int64_t>(1, kTaskBytes / bytes), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      if (a.unique) put_row(t / a.n, t % a.n);
+      if (a.unique)
+        put_row(t / a.n, t % a.n);
       else
         for (int64_t j = 0; j < a.n; ++j) put_row(t, j);
     }
@@ -228,8 +233,10 @@ void scatter_add_typed(const ops::ScatterAddArgs& a) {
       int64_t low = 0, high = live;  // first id >= row
       while (low < high) {
         const int64_t middle = (low + high) / 2;
-        if (sorted[middle] < row) low = middle + 1;
-        else high = middle;
+        if (sorted[middle] < row)
+          low = middle + 1;
+        else
+          high = middle;
       }
       T* out = static_cast<T*>(a.out) + o * a.rows * a.inner + i0;
       const T* grad = static_cast<const T*>(a.grad) + o * a.n * a.inner + i0;
@@ -336,37 +343,53 @@ void index_ids(const ops::IndexIdsArgs& a) {
 
 void take(const ops::TakeArgs& a) {
   switch (a.item_size) {
-    case 1: return take_typed<uint8_t>(a);
-    case 2: return take_typed<uint16_t>(a);
-    case 4: return take_typed<uint32_t>(a);
-    default: return take_typed<uint64_t>(a);
+    case 1:
+      return take_typed<uint8_t>(a);
+    case 2:
+      return take_typed<uint16_t>(a);
+    case 4:
+      return take_typed<uint32_t>(a);
+    default:
+      return take_typed<uint64_t>(a);
   }
 }
 
 void put(const ops::PutArgs& a) {
   switch (a.item_size) {
-    case 1: return put_typed<uint8_t>(a);
-    case 2: return put_typed<uint16_t>(a);
-    case 4: return put_typed<uint32_t>(a);
-    default: return put_typed<uint64_t>(a);
+    case 1:
+      return put_typed<uint8_t>(a);
+    case 2:
+      return put_typed<uint16_t>(a);
+    case 4:
+      return put_typed<uint32_t>(a);
+    default:
+      return put_typed<uint64_t>(a);
   }
 }
 
 void scatter_add(const ops::ScatterAddArgs& a) {
   switch (a.dtype) {
-    case DType::kFloat16: return scatter_add_typed<f16>(a);
-    case DType::kBFloat16: return scatter_add_typed<bf16>(a);
-    case DType::kFloat64: return scatter_add_typed<double>(a);
-    default: return scatter_add_typed<float>(a);
+    case DType::kFloat16:
+      return scatter_add_typed<f16>(a);
+    case DType::kBFloat16:
+      return scatter_add_typed<bf16>(a);
+    case DType::kFloat64:
+      return scatter_add_typed<double>(a);
+    default:
+      return scatter_add_typed<float>(a);
   }
 }
 
 void gather(const ops::GatherArgs& a) {
   switch (item_size(a.dtype)) {
-    case 1: return gather_typed<uint8_t, false>(a);
-    case 2: return gather_typed<uint16_t, false>(a);
-    case 4: return gather_typed<uint32_t, false>(a);
-    default: return gather_typed<uint64_t, false>(a);
+    case 1:
+      return gather_typed<uint8_t, false>(a);
+    case 2:
+      return gather_typed<uint16_t, false>(a);
+    case 4:
+      return gather_typed<uint32_t, false>(a);
+    default:
+      return gather_typed<uint64_t, false>(a);
   }
 }
 
@@ -376,9 +399,12 @@ void gather_add(const ops::GatherArgs& a) {
     std::memset(static_cast<char*>(a.out) + begin, 0, static_cast<size_t>(end - begin));
   });
   switch (a.dtype) {
-    case DType::kFloat64: return gather_typed<double, true>(a);
-    case DType::kFloat32: return gather_typed<float, true>(a);
-    default: return gather_typed<uint16_t, true>(a);  // no two meet: 0 + x has the bits of x
+    case DType::kFloat64:
+      return gather_typed<double, true>(a);
+    case DType::kFloat32:
+      return gather_typed<float, true>(a);
+    default:
+      return gather_typed<uint16_t, true>(a);  // no two meet: 0 + x has the bits of x
   }
 }
 

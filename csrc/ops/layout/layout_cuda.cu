@@ -100,7 +100,8 @@ __global__ void put_kernel(PutArgs a, const int64_t* order, int lanes) {
     if (id < 0) continue;
     T* to = x + offset_of(a.outer, o) + offset_of(a.indexed, id);
     const T* from = value + (a.scalar ? 0 : (o * a.n + j) * inner);
-    for (int64_t i = lane; i < inner; i += lanes) to[offset_of(a.inner, i)] = from[a.scalar ? 0 : i];
+    for (int64_t i = lane; i < inner; i += lanes)
+      to[offset_of(a.inner, i)] = from[a.scalar ? 0 : i];
   }
 }
 
@@ -128,12 +129,16 @@ __global__ void scatter_add_kernel(const T* grad, T* out, const uint64_t* keys,
       Sum sum = 0;
       for (int64_t e = s; e < n && keys[e] == key; ++e) {
         const T value = grad[(o * n + places[e]) * inner + i];
-        if constexpr (sizeof(T) == 8) sum += value;
-        else sum += cuda::to_float(value);
+        if constexpr (sizeof(T) == 8)
+          sum += value;
+        else
+          sum += cuda::to_float(value);
       }
       T* to = out + (o * rows + static_cast<int64_t>(key)) * inner + i;
-      if constexpr (sizeof(T) == 8) *to = sum;
-      else *to = cuda::from_float<T>(sum);
+      if constexpr (sizeof(T) == 8)
+        *to = sum;
+      else
+        *to = cuda::from_float<T>(sum);
     }
   }
 }
@@ -216,10 +221,14 @@ void divide(Extents& e, int64_t per) {
 template <class F>
 void by_size(int item_size, const F& f) {
   switch (item_size) {
-    case 1: return f(uint8_t{});
-    case 2: return f(uint16_t{});
-    case 4: return f(uint32_t{});
-    default: return f(uint64_t{});
+    case 1:
+      return f(uint8_t{});
+    case 2:
+      return f(uint16_t{});
+    case 4:
+      return f(uint32_t{});
+    default:
+      return f(uint64_t{});
   }
 }
 
@@ -263,9 +272,8 @@ void take_cuda(const TakeArgs& args) {
     divide(a.indexed, per);
     return cuda::launch(take_kernel<uint4>, config, a, inner, lanes, true);
   }
-  by_size(a.item_size, [&](auto t) {
-    cuda::launch(take_kernel<decltype(t)>, config, a, inner, lanes, run);
-  });
+  by_size(a.item_size,
+          [&](auto t) { cuda::launch(take_kernel<decltype(t)>, config, a, inner, lanes, run); });
 }
 
 void put_cuda(const PutArgs& args) {
@@ -273,8 +281,8 @@ void put_cuda(const PutArgs& args) {
   const int64_t* order = nullptr;
   if (!args.unique) {
     const SortedIds s = sort_ids(args.ids, args.n, args.workspace);
-    auto* last = static_cast<int64_t*>(
-        static_cast<void*>(s.places + (padded_length(args.n) + 1) / 2 * 2));
+    auto* last =
+        static_cast<int64_t*>(static_cast<void*>(s.places + (padded_length(args.n) + 1) / 2 * 2));
     cuda::launch(last_of_runs_kernel, {blocks_for(args.n), kThreads}, s.keys, s.places, args.n,
                  last);
     order = last;
@@ -299,10 +307,14 @@ void scatter_add_cuda(const ScatterAddArgs& a) {
   if (a.n == 0) return;
   const SortedIds s = sort_ids(a.ids, a.n, a.workspace);
   switch (a.dtype) {
-    case DType::kFloat16: return launch_scatter_add<cuda::Half, float>(a, s);
-    case DType::kBFloat16: return launch_scatter_add<cuda::BFloat16, float>(a, s);
-    case DType::kFloat64: return launch_scatter_add<double, double>(a, s);
-    default: return launch_scatter_add<float, float>(a, s);
+    case DType::kFloat16:
+      return launch_scatter_add<cuda::Half, float>(a, s);
+    case DType::kBFloat16:
+      return launch_scatter_add<cuda::BFloat16, float>(a, s);
+    case DType::kFloat64:
+      return launch_scatter_add<double, double>(a, s);
+    default:
+      return launch_scatter_add<float, float>(a, s);
   }
 }
 
@@ -325,9 +337,12 @@ void gather_add_cuda(const GatherArgs& a) {
                    cuda::current_stream());
   if (a.count == 0) return;
   switch (a.dtype) {
-    case DType::kFloat64: return launch_gather_add<double>(a);
-    case DType::kFloat32: return launch_gather_add<float>(a);
-    default: return launch_gather_add<uint16_t>(a);  // 0 + x has the bits of x
+    case DType::kFloat64:
+      return launch_gather_add<double>(a);
+    case DType::kFloat32:
+      return launch_gather_add<float>(a);
+    default:
+      return launch_gather_add<uint16_t>(a);  // 0 + x has the bits of x
   }
 }
 

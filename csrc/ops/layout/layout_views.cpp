@@ -139,8 +139,8 @@ Dims resolved_shape(const char* op, const Array& a, Dims shape) {
   }
   if (unknown >= 0) {
     fits &= known != 0 && a.numel() % known == 0;
-    check_value(fits, op, ": shape must hold the ", a.numel(), " elements of ", a.shape(),
-                ", got ", shape);
+    check_value(fits, op, ": shape must hold the ", a.numel(), " elements of ", a.shape(), ", got ",
+                shape);
     shape[unknown] = a.numel() / known;
   } else {
     if (a.numel() == 0)
@@ -161,7 +161,8 @@ Array reshape(const Array& a, py::handle shape_argument, bool copy) {
 }
 
 Array flatten(const Array& a, py::handle start, py::handle end) {
-  const int first = checked_axis("flatten", index_argument("flatten", "start_dim", start), a.rank());
+  const int first =
+      checked_axis("flatten", index_argument("flatten", "start_dim", start), a.rank());
   const int last = checked_axis("flatten", index_argument("flatten", "end_dim", end), a.rank());
   check_value(first <= last, "flatten: start_dim must not come after end_dim, got ", first, " and ",
               last);
@@ -196,8 +197,8 @@ Array squeeze(const Array& a, py::handle dim) {
   if (!dim.is_none()) {
     wanted = 0;
     const bool many = PyTuple_Check(dim.ptr()) || PyList_Check(dim.ptr());
-    const Dims axes = many ? dims_argument("squeeze", "dim", dim)
-                           : Dims{index_argument("squeeze", "dim", dim)};
+    const Dims axes =
+        many ? dims_argument("squeeze", "dim", dim) : Dims{index_argument("squeeze", "dim", dim)};
     for (int64_t axis : axes) wanted |= 1u << checked_axis("squeeze", axis, a.rank());
   }
   Dims shape, strides;
@@ -296,8 +297,8 @@ bool check_in_place(const char* op, py::handle x, py::handle source) {
   if (!binding::grad_enabled() || !(wants(x) || wants(source))) return false;
   const auto* t = reinterpret_cast<binding::TensorObject*>(x.ptr());
   if (t->requires_grad && t->node == nullptr)
-    throw DeviceError(str(op, ": a leaf that requires a gradient can't be changed in place; use ",
-                          "no_grad()"));
+    throw DeviceError(
+        str(op, ": a leaf that requires a gradient can't be changed in place; use ", "no_grad()"));
   if ((a.is_view() || a.storage()->viewed) &&
       a.storage()->references.load(std::memory_order_relaxed) > 1)
     throw DeviceError(str(op, ": the tensor shares memory with a view whose gradient would be ",
@@ -315,10 +316,14 @@ std::optional<Array> index_view(const char* op, const Array& a, py::handle key) 
   int used = 0, ellipses = 0;
   for (Py_ssize_t i = 0; i < count; ++i) {
     PyObject* e = entry(i);
-    if (e == Py_Ellipsis) ++ellipses;
-    else if (e == Py_None) continue;
-    else if (PySlice_Check(e) || is_integer_entry(e)) ++used;
-    else return std::nullopt;
+    if (e == Py_Ellipsis)
+      ++ellipses;
+    else if (e == Py_None)
+      continue;
+    else if (PySlice_Check(e) || is_integer_entry(e))
+      ++used;
+    else
+      return std::nullopt;
   }
   check_index(ellipses <= 1, op, ": key must have at most one ellipsis, got ", ellipses);
   check_index(used <= a.rank(), op, ": key must have at most ", a.rank(), " indices, got ", used);
@@ -369,10 +374,12 @@ std::optional<Array> index_view(const char* op, const Array& a, py::handle key) 
 }
 
 void register_views(py::module_& m) {
-  m.def("reshape", [](const Array& x, py::handle shape) { return reshape(x, shape, true); },
-        py::arg("x"), py::arg("shape"));
-  m.def("view", [](const Array& x, py::handle shape) { return reshape(x, shape, false); },
-        py::arg("x"), py::arg("shape"));
+  m.def(
+      "reshape", [](const Array& x, py::handle shape) { return reshape(x, shape, true); },
+      py::arg("x"), py::arg("shape"));
+  m.def(
+      "view", [](const Array& x, py::handle shape) { return reshape(x, shape, false); },
+      py::arg("x"), py::arg("shape"));
   m.def("flatten", &flatten, py::arg("x"), py::arg("start_dim"), py::arg("end_dim"));
   m.def("transpose", &transpose, py::arg("x"), py::arg("dim0"), py::arg("dim1"));
   m.def("permute", &permute, py::arg("x"), py::arg("dims"));
@@ -382,13 +389,17 @@ void register_views(py::module_& m) {
   m.def("flip", &flip, py::arg("x"), py::arg("dims"));
   m.def("split", &split, py::arg("x"), py::arg("size"), py::arg("dim"));
   m.def("note_view", [](const Array& x) { x.storage()->viewed = true; }, py::arg("x"));
-  m.def("check_in_place", [](const char* op, py::handle x, py::handle source) {
-    check_type(binding::is_tensor(x.ptr()), op, ": must be a Tensor, got ",
-               binding::type_name(x.ptr()));
-    return check_in_place(op, x, source);
-  }, py::arg("op"), py::arg("x"), py::arg("source"));
-  m.def("index", [](const Array& x, py::handle key) { return index_view("getitem", x, key); },
-        py::arg("x"), py::arg("key"));
+  m.def(
+      "check_in_place",
+      [](const char* op, py::handle x, py::handle source) {
+        check_type(binding::is_tensor(x.ptr()), op, ": must be a Tensor, got ",
+                   binding::type_name(x.ptr()));
+        return check_in_place(op, x, source);
+      },
+      py::arg("op"), py::arg("x"), py::arg("source"));
+  m.def(
+      "index", [](const Array& x, py::handle key) { return index_view("getitem", x, key); },
+      py::arg("x"), py::arg("key"));
 }
 
 }  // namespace seqloom::ops

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The bitonic network of sort_cuda.h, and sorting rows of any dtype with it. A row of n is padded to
-// a power of two P with the largest key. Stage (k, j) compares element i with i + j for j < k <= P;
-// a block of 1024 threads holds 2048 pairs, so stages with j <= 1024 run in shared memory, many to
-// a launch, and rows shorter than 2048 share a block.
+// The bitonic network of sort_cuda.h, and sorting rows of any dtype with it. A row of n is padded
+// to a power of two P with the largest key. Stage (k, j) compares element i with i + j for j < k <=
+// P; a block of 1024 threads holds 2048 pairs, so stages with j <= 1024 run in shared memory, many
+// to a launch, and rows shorter than 2048 share a block.
 #include "core/dtype.h"
 #include "cuda/gpu.h"
 #include "ops/layout/layout.h"
@@ -15,7 +15,8 @@ namespace {
 constexpr int kBlockThreads = 1024;
 constexpr int kBlockPairs = 2 * kBlockThreads;
 
-SEQLOOM_DEVICE bool comes_after(uint64_t key, uint32_t place, uint64_t other, uint32_t other_place) {
+SEQLOOM_DEVICE bool comes_after(uint64_t key, uint32_t place, uint64_t other,
+                                uint32_t other_place) {
   return key > other || (key == other && place > other_place);
 }
 

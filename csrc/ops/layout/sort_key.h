@@ -54,7 +54,7 @@ template <>
 struct SortKey<int64_t> {
   static constexpr int kBits = 64;
   static SEQLOOM_HOST_DEVICE uint64_t of(int64_t x) {
-    return static_cast<uint64_t>(x) ^ uint64_t{1} << 63;
+    return static_cast<uint64_t>(x) ^ uint64_t { 1 } << 63;
   }
 };
 template <>

@@ -2,8 +2,9 @@
 // Matrix products of float16 and bfloat16 on tensor cores (mma.sync m16n8k16, sm_80 and later).
 //
 // A block of 128 or 256 threads computes a kM x kN tile of C. Panels of A and B, kK = 32 long in k,
-// stream through three shared stages by cp.async while the previous panel is multiplied; zero-filled
-// copies take care of every edge. Each warp owns a kWarpM x kWarpN part of the tile in registers.
+// stream through three shared stages by cp.async while the previous panel is multiplied;
+// zero-filled copies take care of every edge. Each warp owns a kWarpM x kWarpN part of the tile in
+// registers.
 //
 // Panels keep the direction in which their matrix lies in memory, so that 16-byte copies always run
 // along it, and ldmatrix transposes where the multiplication wants the other one:
@@ -129,12 +130,13 @@ __global__ void __launch_bounds__(kM / kWarpM * (kN / kWarpN) * 32)
           // Matrices in the order (m, k), (m + 8, k), (m, k + 8), (m + 8, k + 8).
           if constexpr (kTransA)
             ptx::ldmatrix_x4_trans(
-                frag_a[i], ptx::shared_address(from_a + (k + row + (part >> 1) * 8) * PanelA::kLine +
-                                               m + (part & 1) * 8));
+                frag_a[i],
+                ptx::shared_address(from_a + (k + row + (part >> 1) * 8) * PanelA::kLine + m +
+                                    (part & 1) * 8));
           else
-            ptx::ldmatrix_x4(frag_a[i],
-                             ptx::shared_address(from_a + (m + row + (part & 1) * 8) * PanelA::kLine +
-                                                 k + (part >> 1) * 8));
+            ptx::ldmatrix_x4(
+                frag_a[i], ptx::shared_address(from_a + (m + row + (part & 1) * 8) * PanelA::kLine +
+                                               k + (part >> 1) * 8));
         }
 #pragma unroll
         for (int j = 0; j < kTilesN; j += 2) {
@@ -185,9 +187,9 @@ void launch_gemm(const ProductArgs& p) {
   using PanelA = std::conditional_t<kTransA, Panel<kK, kM>, Panel<kM, kK>>;
   using PanelB = std::conditional_t<kTransB, Panel<kN, kK>, Panel<kK, kN>>;
   cuda::LaunchConfig config;
-  config.grid = dim3(static_cast<unsigned>((p.m + kM - 1) / kM),
-                     static_cast<unsigned>((p.n + kN - 1) / kN),
-                     static_cast<unsigned>(p.batch < 65535 ? p.batch : 65535));
+  config.grid =
+      dim3(static_cast<unsigned>((p.m + kM - 1) / kM), static_cast<unsigned>((p.n + kN - 1) / kN),
+           static_cast<unsigned>(p.batch < 65535 ? p.batch : 65535));
   config.block = dim3(kM / kWarpM * (kN / kWarpN) * 32);
   config.shared_bytes = kStages * (PanelA::kElements + PanelB::kElements) * sizeof(T);
   cuda::launch(gemm_kernel<T, kM, kN, kWarpM, kWarpN, kTransA, kTransB>, config, p,
@@ -213,9 +215,12 @@ void choose_layout(const ProductArgs& p) {
 
 bool tensor_core_product(const ProductArgs& p) {
   if (cuda::current_device_properties().capability() < 80 || (p.n + 63) / 64 > 65535) return false;
-  if (p.dtype == DType::kBFloat16) choose_layout<cuda::BFloat16>(p);
-  else if (p.dtype == DType::kFloat16) choose_layout<cuda::Half>(p);
-  else return false;
+  if (p.dtype == DType::kBFloat16)
+    choose_layout<cuda::BFloat16>(p);
+  else if (p.dtype == DType::kFloat16)
+    choose_layout<cuda::Half>(p);
+  else
+    return false;
   return true;
 }
 

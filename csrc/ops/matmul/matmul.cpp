@@ -111,7 +111,8 @@ Array product(const Array& a_argument, const Array& b_argument) {
     }
   const Matrix a = matrix_of(a_argument), b = matrix_of(b_argument);
   Dims out_shape = shape;
-  check_value(batch_rank + 2 <= kMaxRank, "matmul: the result must have at most ", kMaxRank, " axes");
+  check_value(batch_rank + 2 <= kMaxRank, "matmul: the result must have at most ", kMaxRank,
+              " axes");
   out_shape.push_back(a.rows);
   out_shape.push_back(b.columns);
   const Array out = Array::empty(out_shape, a.array.dtype(), a.array.device());
@@ -138,7 +139,8 @@ Array product(const Array& a_argument, const Array& b_argument) {
   }
   // One matrix b for all rows of a: the batch is more rows.
   int64_t joint = 0;
-  if (b.array.rank() == 2 && !a.transposed && joint_stride(a.array, 0, a.array.rank() - 1, &joint)) {
+  if (b.array.rank() == 2 && !a.transposed &&
+      joint_stride(a.array, 0, a.array.rank() - 1, &joint)) {
     p.m = out.numel() / p.n;
     p.lda = p.m == a.rows && a.rows > 1 ? a.ld : joint > 0 ? joint : a.ld;
     if (p.lda >= p.k) {
@@ -235,8 +237,8 @@ py::object matmul(py::handle left, py::handle right) {
   const bool small = item_size(a.dtype()) == 1;  // int8 and uint8: products modulo 256
   const Array wide_a = small ? convert(a, DType::kInt32, a.device(), false) : a;
   const Array wide_b = small ? convert(b, DType::kInt32, b.device(), false) : b;
-  Array out = product(a.rank() == 1 ? as_rows(wide_a) : wide_a,
-                      b.rank() == 1 ? as_column(wide_b) : wide_b);
+  Array out =
+      product(a.rank() == 1 ? as_rows(wide_a) : wide_a, b.rank() == 1 ? as_column(wide_b) : wide_b);
   if (b.rank() == 1) out = without_axis(out, 1);
   if (a.rank() == 1) out = without_axis(out, b.rank() == 1 ? 1 : 2);
   if (small) out = convert(out, a.dtype(), a.device(), false);
@@ -246,8 +248,9 @@ py::object matmul(py::handle left, py::handle right) {
 // Sum over leading rows of x [..., m, k] and y [..., m, n]: the product [k, n] of the joined rows.
 Array rows_product(const Array& x, const Array& y) {
   const Array left = contiguous(x), right = contiguous(y);
-  const int64_t rows = left.size(-1) > 0 ? left.numel() / left.size(-1)
-                                         : (right.size(-1) > 0 ? right.numel() / right.size(-1) : 0);
+  const int64_t rows = left.size(-1) > 0
+                           ? left.numel() / left.size(-1)
+                           : (right.size(-1) > 0 ? right.numel() / right.size(-1) : 0);
   return product(transposed(left.reshaped({rows, left.size(-1)})),
                  right.reshaped({rows, right.size(-1)}));
 }
@@ -281,8 +284,8 @@ py::tuple matmul_backward(const Array& grad, const Array& a, const Array& b, boo
     grad_a = py::cast(out);
   }
   if (need_b) {
-    Array out = right.rank() == 2 && left.rank() > 2 ? rows_product(left, g)
-                                                     : product(transposed(left), g);
+    Array out =
+        right.rank() == 2 && left.rank() > 2 ? rows_product(left, g) : product(transposed(left), g);
     if (b.rank() == 1) out = without_axis(contiguous(out), 1);
     grad_b = py::cast(out);
   }
@@ -306,8 +309,8 @@ Epilogue epilogue_of(py::handle activation) {
                        "got '", s, "'"));
 }
 
-// -> the result, or (the result, what backward of the activation needs) where that is not the result
-// itself.
+// -> the result, or (the result, what backward of the activation needs) where that is not the
+// result itself.
 py::object linear(py::handle x_argument, py::handle weight_argument, py::handle bias_argument,
                   py::handle activation) {
   const Array& x = parse_tensor("linear", "x", x_argument);
@@ -372,10 +375,14 @@ py::object linear(py::handle x_argument, py::handle weight_argument, py::handle 
 
 ElementwiseOp backward_of(Epilogue e) {
   switch (e) {
-    case Epilogue::kGelu: return ElementwiseOp::kGeluBackward;
-    case Epilogue::kGeluTanh: return ElementwiseOp::kGeluTanhBackward;
-    case Epilogue::kSilu: return ElementwiseOp::kSiluBackward;
-    default: return ElementwiseOp::kReluBackward;
+    case Epilogue::kGelu:
+      return ElementwiseOp::kGeluBackward;
+    case Epilogue::kGeluTanh:
+      return ElementwiseOp::kGeluTanhBackward;
+    case Epilogue::kSilu:
+      return ElementwiseOp::kSiluBackward;
+    default:
+      return ElementwiseOp::kReluBackward;
   }
 }
 
@@ -421,8 +428,7 @@ void register_matmul(py::module_& m) {
   m.def("matmul", &matmul, py::arg("a"), py::arg("b"));
   m.def("matmul_backward", &matmul_backward, py::arg("grad"), py::arg("a"), py::arg("b"),
         py::arg("need_a"), py::arg("need_b"));
-  m.def("linear", &linear, py::arg("x"), py::arg("weight"), py::arg("bias"),
-        py::arg("activation"));
+  m.def("linear", &linear, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("activation"));
   m.def("linear_backward", &linear_backward, py::arg("grad"), py::arg("x"), py::arg("weight"),
         py::arg("kept"), py::arg("activation"), py::arg("need_x"), py::arg("need_weight"),
         py::arg("need_bias"));

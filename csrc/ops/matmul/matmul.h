@@ -36,8 +36,8 @@ struct ProductArgs {
 
 // out[j] = sum over i of x[i, j], float32 accumulation: bias gradients.
 struct ColumnSumArgs {
-  const void* x;  // [rows, columns], contiguous
-  void* out;      // [columns]
+  const void* x;   // [rows, columns], contiguous
+  void* out;       // [columns]
   float* partial;  // [column_sum_blocks(rows), columns], scratch
   int64_t rows, columns;
   DType dtype;

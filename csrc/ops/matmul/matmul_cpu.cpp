@@ -71,10 +71,14 @@ void column_sum_double(const ops::ColumnSumArgs& a) {
 
 void column_sum(const ops::ColumnSumArgs& a) {
   switch (a.dtype) {
-    case DType::kFloat64: return column_sum_double(a);
-    case DType::kFloat16: return column_sum_typed<f16>(a);
-    case DType::kBFloat16: return column_sum_typed<bf16>(a);
-    default: return column_sum_typed<float>(a);
+    case DType::kFloat64:
+      return column_sum_double(a);
+    case DType::kFloat16:
+      return column_sum_typed<f16>(a);
+    case DType::kBFloat16:
+      return column_sum_typed<bf16>(a);
+    default:
+      return column_sum_typed<float>(a);
   }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products on CUDA: the choice of strategy, products without tensor cores for every dtype, float16 on
-// sm_75, and sums of columns.
+// Products on CUDA: the choice of strategy, products without tensor cores for every dtype, float16
+// on sm_75, and sums of columns.
 #include "core/dtype.h"
 #include "cuda/ptx.h"
 #include "cuda/runtime.h"
@@ -16,7 +16,8 @@ template <class T>
 SEQLOOM_DEVICE auto widened(T x) {
   if constexpr (std::is_same_v<T, cuda::Half> || std::is_same_v<T, cuda::BFloat16>)
     return cuda::to_float(x);
-  else return x;
+  else
+    return x;
 }
 
 // ---- without tensor cores -----------------------------------------------------------------------
@@ -100,8 +101,8 @@ void launch_plain(const ProductArgs& p) {
 }
 
 // ---- float16 on sm_75 ---------------------------------------------------------------------------
-// 128 threads, a 64 x 64 tile, each warp 32 x 32 by mma m16n8k8. Panels are 32 in k, kept as [m][k] and
-// [n][k], which are the fragments' own directions.
+// 128 threads, a 64 x 64 tile, each warp 32 x 32 by mma m16n8k8. Panels are 32 in k, kept as [m][k]
+// and [n][k], which are the fragments' own directions.
 constexpr int kHalfDepth = 32, kHalfLine = kHalfDepth + 8;
 
 SEQLOOM_DEVICE void load_half_tile(cuda::Half (*to)[kHalfLine], const cuda::Half* from,
@@ -142,7 +143,8 @@ __global__ void __launch_bounds__(128) turing_kernel(ProductArgs p) {
         for (int i = 0; i < 2; ++i)
 #pragma unroll
           for (int h = 0; h < 2; ++h)
-            memcpy(&x[i][h], static_cast<const void*>(&tile_a[warp_m + i * 16 + h * 8 + g][k + t]), 4);
+            memcpy(&x[i][h], static_cast<const void*>(&tile_a[warp_m + i * 16 + h * 8 + g][k + t]),
+                   4);
 #pragma unroll
         for (int j = 0; j < 4; ++j)
           memcpy(&y[j], static_cast<const void*>(&tile_b[warp_n + j * 8 + g][k + t]), 4);
@@ -166,8 +168,8 @@ __global__ void __launch_bounds__(128) turing_kernel(ProductArgs p) {
 }
 
 // ---- sums of columns ----------------------------------------------------------------------------
-// A block of 32 x 8 threads sums 32 columns of one block of rows; a second kernel adds the blocks in
-// order.
+// A block of 32 x 8 threads sums 32 columns of one block of rows; a second kernel adds the blocks
+// in order.
 template <class T>
 __global__ void __launch_bounds__(256) column_partial_kernel(ColumnSumArgs a) {
   SHARED_ARRAY(float, sums, [8][33]);
@@ -217,7 +219,8 @@ void launch_column_sum(const ColumnSumArgs& a) {
   const int64_t blocks = column_sum_blocks(a.rows);
   if (blocks > 0) {
     cuda::LaunchConfig config;
-    config.grid = dim3(ceil_div(a.columns, 32), static_cast<unsigned>(blocks < 65535 ? blocks : 65535));
+    config.grid =
+        dim3(ceil_div(a.columns, 32), static_cast<unsigned>(blocks < 65535 ? blocks : 65535));
     config.block = dim3(256);
     cuda::launch(column_partial_kernel<T>, config, a);
   }
@@ -239,22 +242,31 @@ bool turing_product(const ProductArgs& p) {
 void product_cuda(const ProductArgs& p) {
   if (tensor_core_product(p) || turing_product(p)) return;
   switch (p.dtype) {
-    case DType::kBFloat16: return launch_plain<cuda::BFloat16, float>(p);
-    case DType::kFloat16: return launch_plain<cuda::Half, float>(p);
-    case DType::kFloat64: return launch_plain<double, double>(p);
-    case DType::kInt32: return launch_plain<int32_t, int32_t>(p);
-    case DType::kInt64: return launch_plain<int64_t, int64_t>(p);
-    default: return launch_plain<float, float>(p);
+    case DType::kBFloat16:
+      return launch_plain<cuda::BFloat16, float>(p);
+    case DType::kFloat16:
+      return launch_plain<cuda::Half, float>(p);
+    case DType::kFloat64:
+      return launch_plain<double, double>(p);
+    case DType::kInt32:
+      return launch_plain<int32_t, int32_t>(p);
+    case DType::kInt64:
+      return launch_plain<int64_t, int64_t>(p);
+    default:
+      return launch_plain<float, float>(p);
   }
 }
 
 void column_sum_cuda(const ColumnSumArgs& a) {
   switch (a.dtype) {
-    case DType::kFloat16: return launch_column_sum<cuda::Half>(a);
-    case DType::kBFloat16: return launch_column_sum<cuda::BFloat16>(a);
+    case DType::kFloat16:
+      return launch_column_sum<cuda::Half>(a);
+    case DType::kBFloat16:
+      return launch_column_sum<cuda::BFloat16>(a);
     case DType::kFloat64:
       return cuda::launch(column_sum_double_kernel, {ceil_div(a.columns, 128), 128}, a);
-    default: return launch_column_sum<float>(a);
+    default:
+      return launch_column_sum<float>(a);
   }
 }
 

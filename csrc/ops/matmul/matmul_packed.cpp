@@ -68,8 +68,8 @@ PackedCopy::~PackedCopy() {
 PackedUse packed_weight(const Array& weight, int64_t rows) {
   if (rows < 2 || rows > kMaxPackedRows || weight.numel() < 4096) return {};
   Storage* s = weight.storage();
-  if (!is_kernel_float(weight.dtype()) || (s->shared && !s->read_only) ||
-      !weight.is_contiguous() || limit.load(std::memory_order_relaxed) == 0)
+  if (!is_kernel_float(weight.dtype()) || (s->shared && !s->read_only) || !weight.is_contiguous() ||
+      limit.load(std::memory_order_relaxed) == 0)
     return {};
   const uint64_t version = s->version.load(std::memory_order_acquire);
   const int isa = static_cast<int>(cpu::active_isa());
@@ -77,8 +77,8 @@ PackedUse packed_weight(const Array& weight, int64_t rows) {
   auto* packs = static_cast<Packs*>(s->attachment);
   if (packs == nullptr) s->attachment = packs = new Packs;
   for (Packs::Entry& e : packs->entries) {
-    if (e.data != weight.data() || e.rows != weight.shape()[0] ||
-        e.columns != weight.shape()[1] || e.dtype != weight.dtype())
+    if (e.data != weight.data() || e.rows != weight.shape()[0] || e.columns != weight.shape()[1] ||
+        e.dtype != weight.dtype())
       continue;
     if (e.version == version && e.isa == isa) {
       if (!e.copy) e.copy = pack(weight);
@@ -98,8 +98,7 @@ PackedUse packed_weight(const Array& weight, int64_t rows) {
 void register_packed_weights(pybind11::module_& m) {
   namespace py = pybind11;
   m.def("packed_bytes_in_use", [] { return in_use.load(); });
-  m.def("set_packed_limit", [](int64_t bytes) { limit = bytes < 0 ? 0 : bytes; },
-        py::arg("bytes"));
+  m.def("set_packed_limit", [](int64_t bytes) { limit = bytes < 0 ? 0 : bytes; }, py::arg("bytes"));
 }
 
 }  // namespace seqloom::ops

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weights that linear() sees again and again are packed once for the CPU's product.
 //
-// The packed copy hangs on the weight's storage and dies with it; it is used only while the storage's
-// version is the one that was packed, so any in-place change invalidates it. Memory that somebody else
-// may write without our knowing (NumPy and DLPack views, wrapped arrays) is never packed. A weight is
-// packed at its second use without a gradient, for products of 2 to kMaxPackedRows rows, where packing
-// inside the call would cost the most. All copies together stay within SEQLOOM_PACKED_MB (default
-// 1024) megabytes; set_packed_limit changes that, 0 turns packing off.
+// The packed copy hangs on the weight's storage and dies with it; it is used only while the
+// storage's version is the one that was packed, so any in-place change invalidates it. Memory that
+// somebody else may write without our knowing (NumPy and DLPack views, wrapped arrays) is never
+// packed. A weight is packed at its second use without a gradient, for products of 2 to
+// kMaxPackedRows rows, where packing inside the call would cost the most. All copies together stay
+// within SEQLOOM_PACKED_MB (default 1024) megabytes; set_packed_limit changes that, 0 turns packing
+// off.
 #pragma once
 
 #include <memory>
