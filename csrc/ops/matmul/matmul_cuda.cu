@@ -247,7 +247,7 @@ void launch_activate(const void* x, void* out, int64_t count, Epilogue epilogue)
 // cuBLASLt where it is there: the product and the bias, then the activation in a pass of its own.
 // The emulated build keeps to our kernels, which are what it is there to test.
 bool library_product(const ProductArgs& p) {
-  if (cuda::kEmulated || !is_kernel_float(p.dtype) || p.k == 0) return false;
+  if (kCudaEmulated || !is_kernel_float(p.dtype) || p.k == 0) return false;
   const bool activated = p.epilogue != Epilogue::kNone;
   if (activated && (p.ldc != p.n || (p.batch > 1 && p.c_batch != p.m * p.n))) return false;
   cuda::GemmArgs g;
