@@ -22,7 +22,7 @@ void* allocate_on(Device device, size_t bytes) {
   int64_t in_use = 0;
   if (device.is_cuda()) {
     const DeviceBackend& backend = cuda_backend();
-    data = backend.allocate(device, bytes);
+    data = backend.allocate(device, bytes > 0 ? bytes : 1);
     if (data == nullptr) in_use = backend.bytes_in_use(device);
   } else {
     data = cpu_allocate(bytes);

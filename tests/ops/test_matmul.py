@@ -208,6 +208,28 @@ def test_einsum_without_an_arrow(device):
     np.testing.assert_array_equal(y.cpu().numpy(), a @ b)
 
 
+# --- strategies on CUDA ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(70, 40, 70), (1, 9, 130), (129, 33, 200)], ids=str)
+@pytest.mark.parametrize(("capability", "sms"), [(75, 8), (80, 1), (90, 1)])
+def test_every_strategy_on_cuda(capability, sms, size, dtype, device, rng):
+    """Turing's products, and the large tile, which few multiprocessors are enough for."""
+    if device == "cpu" or "emulated" not in sl._core.build_info()["cuda"]:
+        pytest.skip("needs the emulated device")
+    m, k, n = size
+    configure = sl._core.emulation_configure
+    configure("capability", str(capability))
+    configure("sms", str(sms))
+    try:
+        for layout in ("contiguous", "transposed"):
+            inputs = draws(rng, a=(m, k), b=(k, n))
+            check_op(matmul, ref.matmul, inputs, device=device, dtype=dtype, layout=layout)
+    finally:
+        configure("capability", "90")
+        configure("sms", "8")
+
+
 # --- integers, threads, packed weights -------------------------------------------------
 
 

@@ -199,7 +199,7 @@ void launch_gemm(const ProductArgs& p) {
 template <class T, bool kTransA, bool kTransB>
 void choose_tile(const ProductArgs& p) {
   const int64_t large = (p.m + 127) / 128 * ((p.n + 127) / 128) * p.batch;
-  if (large >= cuda::current_device_properties().multiprocessors)
+  if (p.m > 64 && p.n > 64 && large >= cuda::current_device_properties().multiprocessors)
     launch_gemm<T, 128, 128, 64, 32, kTransA, kTransB>(p);
   else
     launch_gemm<T, 64, 64, 32, 32, kTransA, kTransB>(p);

@@ -2,6 +2,7 @@
 // Products on CUDA: the choice of strategy, products without tensor cores for every dtype, float16
 // on sm_75, and sums of columns.
 #include "core/dtype.h"
+#include "cuda/cublaslt.h"
 #include "cuda/ptx.h"
 #include "cuda/runtime.h"
 #include "ops/matmul/epilogue_cuda.h"
@@ -212,6 +213,15 @@ __global__ void column_sum_double_kernel(ColumnSumArgs a) {
   static_cast<double*>(a.out)[column] = sum;
 }
 
+// ---- the library's product ----------------------------------------------------------------------
+template <class T>
+__global__ void activate_kernel(const T* x, T* out, int64_t count, Epilogue epilogue) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += step)
+    out[i] = cuda::from_float<T>(activate(epilogue, cuda::to_float(x[i])));
+}
+
 unsigned ceil_div(int64_t n, int64_t by) { return static_cast<unsigned>((n + by - 1) / by); }
 
 template <class T>
@@ -227,6 +237,53 @@ void launch_column_sum(const ColumnSumArgs& a) {
   cuda::launch(column_total_kernel<T>, {ceil_div(a.columns, 128), 128}, a);
 }
 
+template <class T>
+void launch_activate(const void* x, void* out, int64_t count, Epilogue epilogue) {
+  const int64_t blocks = (count + 255) / 256;
+  cuda::launch(activate_kernel<T>, {static_cast<unsigned>(blocks < 65535 ? blocks : 65535), 256},
+               static_cast<const T*>(x), static_cast<T*>(out), count, epilogue);
+}
+
+// cuBLASLt where it is there: the product and the bias, then the activation in a pass of its own.
+// The emulated build keeps to our kernels, which are what it is there to test.
+bool library_product(const ProductArgs& p) {
+  if (kCudaEmulated || !is_kernel_float(p.dtype) || p.k == 0) return false;
+  const bool activated = p.epilogue != Epilogue::kNone;
+  if (activated && (p.ldc != p.n || (p.batch > 1 && p.c_batch != p.m * p.n))) return false;
+  cuda::GemmArgs g;
+  g.dtype = g.out_dtype = p.dtype;
+  g.m = p.m;
+  g.n = p.n;
+  g.k = p.k;
+  g.a = p.a;
+  g.b = p.b;
+  g.c = activated && p.preact != nullptr ? p.preact : p.c;
+  g.bias = p.bias;
+  g.transpose_a = p.trans_a;
+  g.transpose_b = p.trans_b;
+  g.row_a = p.lda;
+  g.row_b = p.ldb;
+  g.row_c = p.ldc;
+  g.batch = p.batch;
+  g.stride_a = p.a_batch;
+  g.stride_b = p.b_batch;
+  g.stride_c = p.c_batch;
+  if (!cuda::gemm(g, cuda::current_stream())) return false;
+  if (!activated) return true;
+  const int64_t count = p.batch * p.m * p.n;
+  switch (p.dtype) {
+    case DType::kFloat16:
+      launch_activate<cuda::Half>(g.c, p.c, count, p.epilogue);
+      break;
+    case DType::kBFloat16:
+      launch_activate<cuda::BFloat16>(g.c, p.c, count, p.epilogue);
+      break;
+    default:
+      launch_activate<float>(g.c, p.c, count, p.epilogue);
+  }
+  return true;
+}
+
 }  // namespace
 
 bool turing_product(const ProductArgs& p) {
@@ -240,7 +297,7 @@ bool turing_product(const ProductArgs& p) {
 }
 
 void product_cuda(const ProductArgs& p) {
-  if (tensor_core_product(p) || turing_product(p)) return;
+  if (library_product(p) || tensor_core_product(p) || turing_product(p)) return;
   switch (p.dtype) {
     case DType::kBFloat16:
       return launch_plain<cuda::BFloat16, float>(p);
