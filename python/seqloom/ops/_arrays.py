@@ -18,13 +18,14 @@ from ..tensor import Tensor, _native, from_dlpack, from_numpy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_PLAIN = frozenset({Tensor, type(None), bool, int, float, str, tuple, dict})
+# Types that go straight to the op; a room with a subclass of Tensor adds it here.
+PLAIN: set[type] = {Tensor, type(None), bool, int, float, str, tuple, dict}
 
 
 def public(function: F) -> F:
     """Let `function`, written for Tensors, take and give anybody's arrays."""
     name = function.__name__
-    plain = _PLAIN
+    plain = PLAIN
 
     @functools.wraps(function)
     def on_any_array(*args: Any, **kwargs: Any) -> Any:
