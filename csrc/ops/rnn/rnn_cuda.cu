@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: Apache-2.0
+// The recurrence on CUDA, step by step: right for every shape.
+//
+// The input's share of all gates is one product over all steps; each step is one product of the
+// states with w_hh and one launch of the cell's equations. Backward runs the same steps in reverse and
+// ends with a few large products. Sequences that have ended, or not begun, are masked: lengths are
+// given to the kernels, and a step's products cost the whole batch.
+#include "cuda/rows.h"
+#include "ops/matmul/matmul.h"
+#include "ops/rnn/rnn.h"
+
+namespace seqloom::ops {
+namespace {
+
+constexpr int kThreads = 128;
+
+struct CellMath {
+  SEQLOOM_DEVICE static float constant(float x) { return x; }
+  SEQLOOM_DEVICE static float fma(float a, float b, float c) { return fmaf(a, b, c); }
+  SEQLOOM_DEVICE static float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
+  SEQLOOM_DEVICE static float tanh(float x) { return tanhf(x); }
+  SEQLOOM_DEVICE static float relu(float x) { return x < 0.f ? 0.f : x; }
+  SEQLOOM_DEVICE static float where_positive(float h, float v) { return h > 0.f ? v : 0.f; }
+};
+
+// What every launch of a sequence is told.
+struct Steps {
+  int64_t steps, batch, units;
+  const int64_t* lengths;  // device memory, or null
+  bool reverse;
+
+  SEQLOOM_DEVICE int64_t length(int64_t b) const { return lengths != nullptr ? lengths[b] : steps; }
+  SEQLOOM_DEVICE int64_t time(int64_t b, int64_t s) const {
+    return reverse ? length(b) - 1 - s : s;
+  }
+};
+
+template <class T>
+SEQLOOM_DEVICE float at_or_zero(const void* p, int64_t i) {
+  return p == nullptr ? 0.f : cuda::to_float(static_cast<const T*>(p)[i]);
+}
+
+// state = the initial states in float32 and in T; outputs past the lengths are cleared.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    begin_kernel(Steps q, RnnForwardArgs a, T* h, float* h32, float* c) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= q.batch * q.units) return;
+  const int64_t b = i / q.units;
+  const float h0 = at_or_zero<T>(a.h0, i), c0 = at_or_zero<T>(a.c0, i);
+  h[i] = cuda::from_float<T>(h0);
+  h32[i] = h0;
+  if (c != nullptr) c[i] = c0;
+  for (int64_t t = q.length(b); t < q.steps; ++t)
+    static_cast<T*>(a.y)[t * q.batch * q.units + i] = cuda::from_float<T>(0.f);
+  if (q.length(b) == 0) {
+    static_cast<T*>(a.h_n)[i] = cuda::from_float<T>(h0);
+    if (a.c_n != nullptr) static_cast<T*>(a.c_n)[i] = cuda::from_float<T>(c0);
+  }
+}
+
+// One step: products [B, G H] = h w_hh^T, and the cell of every unit that still runs.
+template <class T, CellKind kKind, bool kPeepholes>
+__global__ void __launch_bounds__(kThreads)
+    step_kernel(Steps q, RnnForwardArgs a, int64_t s, const T* gates_x, const T* products, T* h,
+                float* h32, float* c) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= q.batch * q.units) return;
+  constexpr int kGates = gate_count(kKind);
+  const int64_t H = q.units, b = i / H, unit = i % H, n = q.length(b);
+  if (s >= n) return;
+  const int64_t t = q.time(b, s), slot = t * q.batch + b;
+  const T* gx = gates_x + slot * kGates * H + unit;
+  const T* gh = products + b * kGates * H + unit;
+  float pre[kGates], hidden[kGates];
+  for (int g = 0; g < kGates; ++g) {
+    hidden[g] = cuda::to_float(gh[g * H]) + at_or_zero<T>(a.weights.b_hh, g * H + unit);
+    pre[g] = cuda::to_float(gx[g * H]);
+  }
+  float h_new;
+  float* saved = a.saved == nullptr ? nullptr : a.saved + slot * 4 * H + unit;
+  if constexpr (kKind == CellKind::kLstm) {
+    LstmGates<float> g{pre[0] + hidden[0], pre[1] + hidden[1], pre[2] + hidden[2],
+                       pre[3] + hidden[3]};
+    Peepholes<float> p{0.f, 0.f, 0.f};
+    if (kPeepholes)
+      p = {at_or_zero<T>(a.weights.peepholes, unit), at_or_zero<T>(a.weights.peepholes, H + unit),
+           at_or_zero<T>(a.weights.peepholes, 2 * H + unit)};
+    float c_new;
+    lstm_forward<CellMath, kPeepholes>(g, p, c[i], c_new, h_new);
+    c[i] = c_new;
+    if (saved != nullptr) {
+      saved[0] = g.i;
+      saved[H] = g.f;
+      saved[2 * H] = g.g;
+      saved[3 * H] = g.o;
+    }
+    if (a.cells != nullptr) a.cells[slot * H + unit] = c_new;
+    if (s + 1 == n) static_cast<T*>(a.c_n)[i] = cuda::from_float<T>(c_new);
+  } else if constexpr (kKind == CellKind::kGru) {
+    GruGates<float> g{pre[0] + hidden[0], pre[1] + hidden[1], pre[2], hidden[2]};
+    gru_forward<CellMath>(g, h32[i], h_new);
+    if (saved != nullptr) {
+      saved[0] = g.r;
+      saved[H] = g.z;
+      saved[2 * H] = g.n;
+      saved[3 * H] = g.q;
+    }
+  } else {
+    h_new = plain_forward<CellMath, kKind == CellKind::kRelu>(pre[0] + hidden[0]);
+  }
+  h32[i] = h_new;
+  const T rounded = cuda::from_float<T>(h_new);
+  h[i] = rounded;
+  static_cast<T*>(a.y)[slot * H + unit] = rounded;
+  if (s + 1 == n) static_cast<T*>(a.h_n)[i] = rounded;
+}
+
+// One step backwards. `products` [B, H] is what the next step's gates send to h; `step_gates` are the
+// gradients that the product with w_hh takes for the step before; gates_x and gates_h those of the
+// weight gradients. s = -1 hands what is left to the initial states.
+template <class T, CellKind kKind, bool kPeepholes>
+__global__ void __launch_bounds__(kThreads)
+    step_backward_kernel(Steps q, RnnBackwardArgs a, int64_t s, const T* products, float* carry,
+                         float* dc, T* step_gates, T* gates_x, T* gates_h, T* states,
+                         float* peep_terms) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= q.batch * q.units) return;
+  constexpr int kGates = gate_count(kKind);
+  const int64_t H = q.units, b = i / H, unit = i % H, n = q.length(b);
+  const RnnForwardArgs& f = a.forward;
+  if (s >= n) {  // has not begun, seen backwards: nothing for the product, zeros in the sums
+    for (int g = 0; g < kGates; ++g)
+      step_gates[b * kGates * H + g * H + unit] = cuda::from_float<T>(0.f);
+    return;
+  }
+  const float from_next = s + 1 < n ? cuda::to_float(products[i]) : 0.f;
+  float dh = carry[i] + from_next;
+  if (s < 0) {
+    static_cast<T*>(a.dh0)[i] = cuda::from_float<T>(dh);
+    if (kKind == CellKind::kLstm) static_cast<T*>(a.dc0)[i] = cuda::from_float<T>(dc[i]);
+    return;
+  }
+  const int64_t slot = q.time(b, s) * q.batch + b;
+  const int64_t before = s > 0 ? q.time(b, s - 1) * q.batch + b : 0;
+  dh += at_or_zero<T>(a.dy, slot * H + unit);
+  const float h = s > 0 ? cuda::to_float(static_cast<const T*>(f.y)[before * H + unit])
+                        : at_or_zero<T>(f.h0, i);
+  states[slot * H + unit] = cuda::from_float<T>(h);
+  const float* saved = f.saved + slot * 4 * H + unit;
+  float to_x[kGates], to_h[kGates];
+  float direct = 0.f;
+  if constexpr (kKind == CellKind::kLstm) {
+    LstmGates<float> g{saved[0], saved[H], saved[2 * H], saved[3 * H]};
+    Peepholes<float> p{0.f, 0.f, 0.f};
+    if (kPeepholes)
+      p = {at_or_zero<T>(f.weights.peepholes, unit), at_or_zero<T>(f.weights.peepholes, H + unit),
+           at_or_zero<T>(f.weights.peepholes, 2 * H + unit)};
+    const float c = s > 0 ? f.cells[before * H + unit] : at_or_zero<T>(f.c0, i);
+    const float c_new = f.cells[slot * H + unit];
+    float dc_before;
+    lstm_backward<CellMath, kPeepholes>(g, p, c, c_new, dh, dc[i], dc_before);
+    dc[i] = dc_before;
+    const float d[4] = {g.i, g.f, g.g, g.o};
+    for (int k = 0; k < 4; ++k) to_x[k] = to_h[k] = d[k];
+    if (kPeepholes && peep_terms != nullptr) {
+      peep_terms[i] += g.i * c;
+      peep_terms[q.batch * H + i] += g.f * c;
+      peep_terms[2 * q.batch * H + i] += g.o * c_new;
+    }
+  } else if constexpr (kKind == CellKind::kGru) {
+    GruGates<float> g{saved[0], saved[H], saved[2 * H], saved[3 * H]};
+    gru_backward<CellMath>(g, h, dh, direct);
+    to_x[0] = to_h[0] = g.r;
+    to_x[1] = to_h[1] = g.z;
+    to_x[2] = g.n;
+    to_h[2] = g.q;
+  } else {
+    const float out = cuda::to_float(static_cast<const T*>(f.y)[slot * H + unit]);
+    to_x[0] = to_h[0] = plain_backward<CellMath, kKind == CellKind::kRelu>(out, dh);
+  }
+  carry[i] = direct;
+  for (int k = 0; k < kGates; ++k) {
+    step_gates[b * kGates * H + k * H + unit] = cuda::from_float<T>(to_h[k]);
+    gates_x[(slot * kGates + k) * H + unit] = cuda::from_float<T>(to_x[k]);
+    if (gates_h != gates_x) gates_h[(slot * kGates + k) * H + unit] = cuda::from_float<T>(to_h[k]);
+  }
+}
+
+// carry = dh_n, dc = dc_n, and zeros where no step writes.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    begin_backward_kernel(Steps q, RnnBackwardArgs a, int64_t gates, float* carry, float* dc,
+                          T* gates_x, T* gates_h, T* states, float* peep_terms) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t H = q.units, all = q.batch * H;
+  if (i >= all) return;
+  const int64_t b = i / H, unit = i % H;
+  carry[i] = at_or_zero<T>(a.dh_n, i);
+  if (dc != nullptr) dc[i] = at_or_zero<T>(a.dc_n, i);
+  if (peep_terms != nullptr)
+    for (int k = 0; k < 3; ++k) peep_terms[k * all + i] = 0.f;
+  for (int64_t t = q.length(b); t < q.steps; ++t) {
+    const int64_t slot = t * q.batch + b;
+    states[slot * H + unit] = cuda::from_float<T>(0.f);
+    for (int64_t k = 0; k < gates; ++k) {
+      gates_x[(slot * gates + k) * H + unit] = cuda::from_float<T>(0.f);
+      if (gates_h != gates_x) gates_h[(slot * gates + k) * H + unit] = cuda::from_float<T>(0.f);
+    }
+  }
+}
+
+// out[j] = sum over rows of x[row][j], in order.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    column_sums_kernel(const T* x, int64_t rows, int64_t n, float* out) {
+  const int64_t j = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (j >= n) return;
+  float s = 0.f;
+  for (int64_t r = 0; r < rows; ++r) s += cuda::to_float(x[r * n + j]);
+  out[j] = s;
+}
+
+cuda::LaunchConfig launch_of(int64_t elements) {
+  cuda::LaunchConfig c;
+  c.grid = dim3(static_cast<unsigned>((elements + kThreads - 1) / kThreads));
+  c.block = dim3(kThreads);
+  return c;
+}
+
+// C [m, n] = A [m, k] B, row-major; trans_b: B is [n, k]; trans_a: A is [k, m].
+void product(const void* a, bool trans_a, const void* b, bool trans_b, const void* bias, void* c,
+             int64_t m, int64_t n, int64_t k, DType dtype) {
+  ProductArgs p{};
+  p.a = a;
+  p.b = b;
+  p.c = c;
+  p.bias = bias;
+  p.m = m;
+  p.n = n;
+  p.k = k;
+  p.batch = 1;
+  p.lda = trans_a ? m : k;
+  p.ldb = trans_b ? k : n;
+  p.ldc = n;
+  p.trans_a = trans_a;
+  p.trans_b = trans_b;
+  p.epilogue = Epilogue::kNone;
+  p.dtype = dtype;
+  product_cuda(p);
+}
+
+// The lengths in device memory for the time of a call.
+class DeviceLengths {
+ public:
+  explicit DeviceLengths(const RnnShape& s)
+      : memory_(s.lengths == nullptr ? 0 : static_cast<std::size_t>(s.batch) * sizeof(int64_t)) {
+    if (s.lengths != nullptr)
+      cuda::copy_to_device(memory_.as<int64_t>(), s.lengths,
+                           static_cast<std::size_t>(s.batch) * sizeof(int64_t),
+                           cuda::current_stream());
+  }
+  const int64_t* get() const { return memory_.as<const int64_t>(); }
+
+ private:
+  cuda::Workspace memory_;
+};
+
+int64_t longest(const RnnShape& s) {
+  if (s.lengths == nullptr) return s.steps;
+  int64_t n = 0;
+  for (int64_t b = 0; b < s.batch; ++b) n = s.lengths[b] > n ? s.lengths[b] : n;
+  return n;
+}
+
+template <class T, CellKind kKind, bool kPeepholes>
+void forward(const RnnForwardArgs& a) {
+  const RnnShape& s = a.shape;
+  constexpr int64_t kGates = gate_count(kKind);
+  const int64_t all = s.batch * s.units, G = kGates * s.units;
+  const DeviceLengths lengths(s);
+  const Steps q{s.steps, s.batch, s.units, lengths.get(), s.reverse};
+  const auto bytes = [](int64_t n, std::size_t each) { return static_cast<std::size_t>(n) * each; };
+  const cuda::Workspace gates_x(bytes(s.steps * s.batch * G, sizeof(T)));
+  const cuda::Workspace products(bytes(s.batch * G, sizeof(T)));
+  const cuda::Workspace h(bytes(all, sizeof(T))), h32(bytes(all, 4)), c(bytes(all, 4));
+  cuda::launch(begin_kernel<T>, launch_of(all), q, a, h.as<T>(), h32.as<float>(), c.as<float>());
+  const int64_t last = longest(s);
+  if (last == 0) return;
+  product(a.x, false, a.weights.w_ih, true, a.weights.b_ih, gates_x.as<T>(), s.steps * s.batch, G,
+          s.inputs, s.dtype);
+  for (int64_t step = 0; step < last; ++step) {
+    product(h.as<T>(), false, a.weights.w_hh, true, nullptr, products.as<T>(), s.batch, G, s.units,
+            s.dtype);
+    cuda::launch(step_kernel<T, kKind, kPeepholes>, launch_of(all), q, a, step, gates_x.as<T>(),
+                 products.as<T>(), h.as<T>(), h32.as<float>(), c.as<float>());
+  }
+}
+
+template <class T, CellKind kKind, bool kPeepholes>
+void backward(const RnnBackwardArgs& a) {
+  const RnnShape& s = a.forward.shape;
+  constexpr int64_t kGates = gate_count(kKind);
+  constexpr bool kTwo = kKind == CellKind::kGru;
+  const int64_t all = s.batch * s.units, G = kGates * s.units, slots = s.steps * s.batch;
+  const DeviceLengths lengths(s);
+  const Steps q{s.steps, s.batch, s.units, lengths.get(), s.reverse};
+  const auto bytes = [](int64_t n, std::size_t each) { return static_cast<std::size_t>(n) * each; };
+  const cuda::Workspace carry(bytes(all, 4)), dc(bytes(all, 4)), products(bytes(all, sizeof(T)));
+  const cuda::Workspace step_gates(bytes(s.batch * G, sizeof(T)));
+  const cuda::Workspace own_x(bytes(slots * G, sizeof(T)));
+  const cuda::Workspace own_h(kTwo ? bytes(slots * G, sizeof(T)) : 0);
+  const cuda::Workspace states(bytes(slots * s.units, sizeof(T)));
+  const cuda::Workspace peep(kPeepholes ? bytes(3 * all, 4) : 0);
+  T* gates_x = own_x.as<T>();
+  T* gates_h = kTwo ? own_h.as<T>() : gates_x;
+  cuda::launch(begin_backward_kernel<T>, launch_of(all), q, a, kGates, carry.as<float>(),
+               dc.as<float>(), gates_x, gates_h, states.as<T>(), peep.as<float>());
+  const int64_t last = longest(s);
+  for (int64_t step = last - 1; step >= -1; --step) {
+    if (step + 1 < last)
+      product(step_gates.as<T>(), false, a.forward.weights.w_hh, false, nullptr, products.as<T>(),
+              s.batch, s.units, G, s.dtype);
+    cuda::launch(step_backward_kernel<T, kKind, kPeepholes>, launch_of(all), q, a, step,
+                 products.as<T>(), carry.as<float>(), dc.as<float>(), step_gates.as<T>(), gates_x,
+                 gates_h, states.as<T>(), peep.as<float>());
+  }
+  if (a.dw_ih != nullptr)
+    product(gates_x, true, a.forward.x, false, nullptr, a.dw_ih, G, s.inputs, slots, s.dtype);
+  if (a.dw_hh != nullptr)
+    product(gates_h, true, states.as<T>(), false, nullptr, a.dw_hh, G, s.units, slots, s.dtype);
+  if (a.dx != nullptr)
+    product(gates_x, false, a.forward.weights.w_ih, false, nullptr, a.dx, slots, s.inputs, G,
+            s.dtype);
+  if (a.db_ih != nullptr)
+    cuda::launch(column_sums_kernel<T>, launch_of(G), gates_x, slots, G, a.db_ih);
+  if (a.db_hh != nullptr)
+    cuda::launch(column_sums_kernel<T>, launch_of(G), gates_h, slots, G, a.db_hh);
+  if (kPeepholes && a.dpeepholes != nullptr)
+    for (int64_t k = 0; k < 3; ++k)
+      cuda::launch(column_sums_kernel<float>, launch_of(s.units), peep.as<float>() + k * all,
+                   s.batch, s.units, a.dpeepholes + k * s.units);
+}
+
+template <class T>
+void forward_cell(const RnnForwardArgs& a) {
+  switch (a.shape.cell) {
+    case CellKind::kTanh: return forward<T, CellKind::kTanh, false>(a);
+    case CellKind::kRelu: return forward<T, CellKind::kRelu, false>(a);
+    case CellKind::kGru: return forward<T, CellKind::kGru, false>(a);
+    case CellKind::kLstm:
+      if (a.weights.peepholes != nullptr) return forward<T, CellKind::kLstm, true>(a);
+      return forward<T, CellKind::kLstm, false>(a);
+  }
+}
+
+template <class T>
+void backward_cell(const RnnBackwardArgs& a) {
+  switch (a.forward.shape.cell) {
+    case CellKind::kTanh: return backward<T, CellKind::kTanh, false>(a);
+    case CellKind::kRelu: return backward<T, CellKind::kRelu, false>(a);
+    case CellKind::kGru: return backward<T, CellKind::kGru, false>(a);
+    case CellKind::kLstm:
+      if (a.forward.weights.peepholes != nullptr) return backward<T, CellKind::kLstm, true>(a);
+      return backward<T, CellKind::kLstm, false>(a);
+  }
+}
+
+}  // namespace
+
+void rnn_forward_cuda(const RnnForwardArgs& a) {
+  dispatch_kernel_float(a.shape.dtype, [&](auto type) {
+    forward_cell<typename cuda::DeviceType<typename decltype(type)::type>::type>(a);
+  });
+}
+
+void rnn_backward_cuda(const RnnBackwardArgs& a) {
+  dispatch_kernel_float(a.forward.shape.dtype, [&](auto type) {
+    backward_cell<typename cuda::DeviceType<typename decltype(type)::type>::type>(a);
+  });
+}
+
+}  // namespace seqloom::ops
