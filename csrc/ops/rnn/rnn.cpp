@@ -163,7 +163,6 @@ py::tuple backward(int cell_code, const py::tuple& inputs, const py::tuple& resu
     *out = Array::empty(shape, dtype, l.x.device());
     return (*out)->mutable_data();
   };
-  const Device device = l.x.device();
   args.dc0 = make(l.cell == CellKind::kLstm, l.state_shape(), l.x.dtype(), &dc0);
   args.dx = make(want_x, l.x.shape(), l.x.dtype(), &dx);
   args.dw_ih = make(want_weights, l.w_ih.shape(), l.x.dtype(), &dw_ih);
@@ -174,7 +173,7 @@ py::tuple backward(int cell_code, const py::tuple& inputs, const py::tuple& resu
   args.db_ih = floats(want_weights && l.b_ih.has_value(), Dims{gates}, &db_ih);
   args.db_hh = floats(want_weights && l.b_hh.has_value(), Dims{gates}, &db_hh);
   args.dpeepholes = floats(want_weights && l.peepholes.has_value(), Dims{3, units}, &dpeepholes);
-  SEQLOOM_RUN_BF16(device, l.work(), rnn_backward, args);
+  SEQLOOM_RUN_BF16(l.x.device(), l.work(), rnn_backward, args);
   return py::make_tuple(dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, dpeepholes);
 }
 
