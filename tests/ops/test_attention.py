@@ -84,10 +84,6 @@ def test_nothing_to_attend(extent, device, rng):
     check_sdpa(draws(rng, **shapes(**extent)), {}, device)
 
 
-def test_in_float64(rng):
-    check_sdpa(draws(rng, **shapes()), {"is_causal": True}, "cpu", "float64")
-
-
 # --- options ----------------------------------------------------------------------------
 
 SLOPES = np.array([0.5, 0.25])

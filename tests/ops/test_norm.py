@@ -123,13 +123,6 @@ def test_empty_and_single(name, shape, device, rng):
     )
 
 
-@pytest.mark.parametrize("name", NORMS)
-def test_in_float64(name, rng):
-    check_op(
-        getattr(sl.ops, name), getattr(ref, name), inputs_of(name, rng, 3, 11), dtype="float64"
-    )
-
-
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
 def test_infinities_and_nan_stay_in_their_row(name, bad, isa, device, rng):

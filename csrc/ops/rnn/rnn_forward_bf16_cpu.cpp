@@ -27,11 +27,17 @@ struct Layout {
 template <class L>
 constexpr int64_t kPanelWidth = L::kVecs * static_cast<int64_t>(kLanes);
 
+// Words of W hold two bf16; panels of float hold widened weights, whatever their storage was.
+template <class W>
+constexpr bool kPairWords = false;
+template <>
+constexpr bool kPairWords<uint32_t> = true;
+
 // panel[k][gate][unit] = w[gate H + unit][k], zero past the last unit; bf16: pairs of k in a word.
 template <class L, class T, class W>
 void pack_panel(const T* w, int64_t units, int64_t first, W* panel) {
   constexpr int64_t width = kPanelWidth<L>;
-  constexpr int64_t pair = sizeof(W) / sizeof(T) == 2 && sizeof(T) == 2 ? 2 : 1;
+  constexpr int64_t pair = kPairWords<W> ? 2 : 1;
   const int64_t rows = (units + pair - 1) / pair;
   for (int g = 0; g < L::kGates; ++g) {
     for (int64_t u0 = 0; u0 < L::kUnits; u0 += kLanes) {
