@@ -112,7 +112,7 @@ def problems(row: dict[str, object]) -> list[str]:
     per_block = per_thread * ((int(row["threads"]) + 31) // 32 * 32)
     if per_block > REGISTERS:
         found.append(
-            f"{row['threads']} threads x {per_thread} registers exceed {REGISTERS} (__launch_bounds__?)"
+            f"{row['threads']} threads x {per_thread} registers exceed {REGISTERS} (bounds?)"
         )
     if int(row["shared_bytes"]) > STATIC_SHARED:
         found.append(f"{row['shared_bytes']} bytes of static shared memory exceed {STATIC_SHARED}")
