@@ -41,14 +41,16 @@ Fiber* pop() {
   return f;
 }
 
+constexpr std::size_t kPage = 4096;
+
 // Stacks end in a page that may not be touched: an overflow is a crash, never silent damage.
 unsigned char* take_stack() {
   if (scheduler.free_stacks.empty()) {
-    void* p = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
+    void* p = mmap(nullptr, kStackBytes + kPage, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
-    mprotect(p, 4096, PROT_NONE);
-    return static_cast<unsigned char*>(p) + 4096;
+    mprotect(p, kPage, PROT_NONE);
+    return static_cast<unsigned char*>(p) + kPage;
   }
   unsigned char* p = scheduler.free_stacks.back();
   scheduler.free_stacks.pop_back();
@@ -59,7 +61,7 @@ unsigned char* take_stack() {
 
 void prepare(Fiber* f) {
   f->stack = take_stack();
-  f->stack_pointer = make_context(f->stack, kStackBytes - 4096, scheduler.colour++, fiber_main);
+  f->stack_pointer = make_context(f->stack, kStackBytes, scheduler.colour++, fiber_main);
 }
 
 void resume(Fiber* from, Fiber* to) {

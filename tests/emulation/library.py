@@ -97,8 +97,8 @@ def compile_object(source: Path, flags: list[str]) -> Path:
     return target
 
 
-# Of csrc/cuda: what a library of test kernels needs beside the emulator.
-HOST_PARTS = ("runtime", "memory", "tensor_map", "cublaslt")
+# The host half of csrc/cuda, which every library of test kernels links beside the emulator.
+HOST_PARTS = sorted(p.stem for p in (CSRC / "cuda").glob("*.cpp") if p.stem != "unavailable")
 
 
 def link(name: str, objects: list[Path], flags: list[str]) -> Path:

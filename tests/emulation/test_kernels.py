@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import csv
+import shutil
+import subprocess
 
 import pytest
 
 from emulation import cases, mutations
-from emulation.library import Library, load, why_not
+from emulation.library import CSRC, HERE, Library, load, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can run")
 
@@ -45,7 +47,7 @@ def test_planted_errors_are_caught_by_the_checked_build(case, bug):
 
 def test_the_device_survives_a_failed_launch(library):
     library.configure(schedule="fifo", seed=1, sms=16, **{"async": "lazy"})
-    for bug in (11, 3, 8):
+    for bug in (11, 3, 8) if library.checked else (11, 11):
         with pytest.raises(RuntimeError, match=r"reduction\.cu"):
             cases.block_sum(library, bug)
         assert cases.block_sum(library, 0) < 1
@@ -56,3 +58,23 @@ def test_reports_name_both_sides_of_a_race():
     library.configure(schedule="fifo", seed=1, sms=16, **{"async": "lazy"})
     with pytest.raises(RuntimeError, match=r"race on .*reduction\.cu:\d+.*reduction\.cu:\d+"):
         cases.exchange(library, 2)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "runner", "flags"),
+    [
+        ("g++", [], []),
+        ("g++", [], ["-DSEQLOOM_FIBER_UCONTEXT"]),
+        ("aarch64-linux-gnu-g++", ["qemu-aarch64-static"], ["-static"]),
+    ],
+    ids=["native", "ucontext", "aarch64"],
+)
+def test_fibers_keep_their_registers(compiler, runner, flags, tmp_path):
+    for tool in (compiler, *runner):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    sources = [HERE / "switch_test.cpp", CSRC / "emulation" / "fiber_switch.cpp"]
+    program = tmp_path / "switch"
+    command = [compiler, "-O2", "-std=c++17", f"-I{CSRC}", *flags, *map(str, sources)]
+    subprocess.run([*command, "-o", str(program)], check=True)
+    subprocess.run([*runner, str(program)], check=True)

@@ -25,7 +25,7 @@ CONFORMANCE(match_any, "bits", "exact", 32, 32, 75, 32, 0,
 
 #define REDUCE_FUNCTION(name, expression)                                              \
   CONFORMANCE(name, "bits", "exact", 32, 32, 80, 32, 0, const uint32_t x = in[thread()]; \
-              SEQLOOM_SM80(out[thread()] = static_cast<uint32_t>(expression);))
+              SEQLOOM_SM80(out[thread()] = static_cast<uint32_t>(expression));)
 #if defined(__CUDACC__) && SEQLOOM_ARCH < 800
 #define REDUCE(call) 0
 #else
