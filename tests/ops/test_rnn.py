@@ -71,6 +71,27 @@ def test_lengths_and_direction(name, lengths, reverse, dtype, device, rng):
     check(name, inputs_of(name, rng), options, device, dtype)
 
 
+@pytest.mark.parametrize("name", GATES)
+def test_ragged_batches_give_the_same_bits_on_any_number_of_threads(name, device, rng):
+    """Large enough for a team of threads; sequences end while it runs."""
+    inputs = inputs_of(name, rng, steps=24, batch=32, width=16, hidden=96, biases=False)
+    lengths = rng.permutation(np.linspace(1, 24, 32).astype(np.int64))
+    names = [n for n in ("x", "h0", "c0", "w_ih", "w_hh") if n in inputs]
+    before, results = sl.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            sl.set_num_threads(threads)
+            given = [make_tensor(inputs[n], "float32", device, requires_grad=True) for n in names]
+            output = getattr(sl.ops, name)(*given, lengths=lengths)[0]
+            grads = sl.autograd.grad((output * output).sum(), given)
+            results.append([to_float64(t) for t in (output, *grads)])
+    finally:
+        sl.set_num_threads(before)
+    for other in results[1:]:
+        for one, same in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(one, same)
+
+
 @pytest.mark.parametrize("kind", ["int64", "int32"])
 @pytest.mark.parametrize("name", GATES)
 def test_lengths_may_be_numpy_arrays(name, kind, device, rng):

@@ -147,12 +147,12 @@ struct Backward {
     const int64_t weight_bytes = blocks * kGates * H * kUnits * 4;
     const int64_t groups = (B + kRows - 1) / kRows, longest = schedule.longest();
     if (B * kGates * H * H < kTeamWork || cpu::num_threads() == 1) {
-      const Share alone(0, 1, groups, weight_bytes);
+      const Share alone(0, 1, groups, weight_bytes, false);
       for (int64_t s = longest - 1; s >= -1; --s) step(s, alone);
       return;
     }
     cpu::parallel_team([&](int rank, int size, cpu::TeamBarrier& barrier) {
-      const Share share(rank, size, groups, weight_bytes);
+      const Share share(rank, size, groups, weight_bytes, schedule.order != nullptr);
       for (int64_t s = longest - 1; s >= -1; --s) {
         step(s, share);
         if (!share.by_rows) barrier.wait();

@@ -114,13 +114,16 @@ struct Groups {
 // How the threads of a team share a step. Small weights stay in every core's L2, and rows never wait
 // for each other: groups of rows go to threads, and no step needs a barrier. Larger weights are
 // shared by units, so that a core streams its part only, and every step ends at a barrier.
-// Either way the tiles are the same, and so are the bits.
+// Either way the tiles are the same, and so are the bits. Rows may go to threads only if their groups
+// stay as they are from step to step: in a ragged batch they are cut anew as sequences end.
 struct Share {
   int rank, size;
   bool by_rows;
 
-  Share(int rank, int size, int64_t groups, int64_t weight_bytes)
-      : rank(rank), size(size), by_rows(groups >= size && weight_bytes <= (int64_t{384} << 10)) {}
+  Share(int rank, int size, int64_t groups, int64_t weight_bytes, bool ragged)
+      : rank(rank),
+        size(size),
+        by_rows(!ragged && groups >= size && weight_bytes <= (int64_t{384} << 10)) {}
   SEQLOOM_ALWAYS_INLINE int64_t first_group() const { return by_rows ? rank : 0; }
   SEQLOOM_ALWAYS_INLINE int64_t group_step() const { return by_rows ? size : 1; }
   SEQLOOM_ALWAYS_INLINE int64_t first_block(int64_t blocks) const {

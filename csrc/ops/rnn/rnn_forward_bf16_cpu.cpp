@@ -180,12 +180,12 @@ struct Forward {
     const int64_t weight_bytes = blocks * panel_size * static_cast<int64_t>(sizeof(W));
     const int64_t groups = (B + L::kRows - 1) / L::kRows;
     if (B * L::kGates * H * H < kTeamWork || cpu::num_threads() == 1) {
-      const Share alone(0, 1, groups, weight_bytes);
+      const Share alone(0, 1, groups, weight_bytes, false);
       for (int64_t s = first; s < last; ++s) step(s, alone);
       return;
     }
     cpu::parallel_team([&](int rank, int size, cpu::TeamBarrier& barrier) {
-      const Share share(rank, size, groups, weight_bytes);
+      const Share share(rank, size, groups, weight_bytes, schedule.order != nullptr);
       for (int64_t s = first; s < last; ++s) {
         step(s, share);
         if (!share.by_rows) barrier.wait();

@@ -110,7 +110,7 @@ def fastest_copy(total_bytes: int, threads: int, library: Any, torch: Any, secon
     if torch is not None:
         a, b = torch.ones(half), torch.ones(half)
         copies.append(Copy(lambda: b.copy_(a), 8.0 * half))
-    ops = getattr(library, "ops", None)
+    ops: Any = getattr(library, "ops", None)
     if hasattr(ops, "copy_"):
         x, y = library.ones(half), library.ones(half)
         copies.append(Copy(lambda: ops.copy_(y, x), 8.0 * half))
