@@ -67,9 +67,7 @@ def merged_mask(
 
 def _check_mask(name: str, mask: Any) -> None:
     if not isinstance(mask, Tensor):
-        raise TypeError(
-            f"MultiheadAttention: {name} must be a Tensor, got {type(mask).__name__}"
-        )
+        raise TypeError(f"MultiheadAttention: {name} must be a Tensor, got {type(mask).__name__}")
     if not _is_bool(mask) and not mask.dtype.is_floating_point:
         raise TypeError(
             f"MultiheadAttention: {name} must be bool or floating, got {mask.dtype.name}"
@@ -96,7 +94,8 @@ class MultiheadAttention(Module):
     Attributes
     ----------
     in_proj_weight : Parameter [3 E, E]
-        Or, with kdim or vdim, q_proj_weight [E, E], k_proj_weight [E, kdim], v_proj_weight [E, vdim].
+        Or, with kdim or vdim, q_proj_weight [E, E], k_proj_weight [E, kdim] and
+        v_proj_weight [E, vdim].
     in_proj_bias : Parameter [3 E] or None
     out_proj : Linear
 
@@ -253,9 +252,7 @@ class MultiheadAttention(Module):
         key = query if same[0] else key  # one product projects what is the same
         value = key if same[1] else value
         batch, tq, tk = query.shape[0], query.shape[1], key.shape[1]
-        mask = merged_mask(
-            query, self.num_heads, attn_mask, key_padding_mask, batch, (tq, tk)
-        )
+        mask = merged_mask(query, self.num_heads, attn_mask, key_padding_mask, batch, (tq, tk))
         q, k, v = self._projected(query, key, value)
         weights: Tensor | None = None
         result = ops.scaled_dot_product_attention(

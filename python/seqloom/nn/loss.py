@@ -117,7 +117,7 @@ class CrossEntropyLoss(_Loss):
         if self.weight is not None:
             target = target * self.weight.reshape(classes, *(1,) * (logits.ndim - axis - 1))
         losses = -(ops.log_softmax(logits, axis) * target).sum(axis)
-        return losses.sum() / max(1, losses.size) if self.reduction == "mean" else self._reduce(losses)
+        return self._reduce(losses)
 
     def extra_repr(self) -> str:
         return (

@@ -49,7 +49,7 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
 
-    # ---- what it owns -----------------------------------------------------------------------------
+    # ---- what it owns ----------------------------------------------------------------------------
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Make `tensor` part of the module's state: moved by :meth:`to`, saved if `persistent`."""
@@ -153,7 +153,7 @@ class Module:
         """
         return sum(p.size for p in self.parameters() if p.requires_grad or not trainable_only)
 
-    # ---- state ------------------------------------------------------------------------------------
+    # ---- state -----------------------------------------------------------------------------------
 
     def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
         """Parameters and persistent buffers by torch's names, sharing the module's memory."""
@@ -186,7 +186,7 @@ class Module:
         """
         return state.load(self, state_dict, strict, assign)
 
-    # ---- modes, places, gradients -------------------------------------------------------------------
+    # ---- modes, places, gradients ----------------------------------------------------------------
 
     def train(self: M, mode: bool = True) -> M:
         """Set training mode here and below."""
@@ -269,21 +269,21 @@ class Module:
             elif p.grad is not None:
                 p.grad.zero_()
 
-    # ---- for people ---------------------------------------------------------------------------------
+    # ---- for people ------------------------------------------------------------------------------
 
     def summary(self) -> str:
         """A table of the layers: shapes, parameters, bytes.
 
         >>> import seqloom as sl
         >>> print(sl.nn.Sequential(sl.nn.Linear(2, 3), sl.nn.ReLU()).summary())
-        layer       type        shape           parameters  bytes
-        ---------------------------------------------------------
-        -           Sequential                           9     36
-          0         Linear                               9     36
-            weight  float32     [3, 2]                   6     24
-            bias    float32     [3]                      3     12
-          1         ReLU                                 0      0
-        ---------------------------------------------------------
+        layer       type        shape   parameters  bytes
+        -------------------------------------------------
+        -           Sequential                   9     36
+          0         Linear                       9     36
+            weight  float32     [3, 2]           6     24
+            bias    float32     [3]              3     12
+          1         ReLU                         0      0
+        -------------------------------------------------
         9 parameters (9 trainable), 36 bytes; buffers 0 bytes
         """
         from .summary import table

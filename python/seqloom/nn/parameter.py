@@ -34,7 +34,8 @@ class Parameter(Tensor):
         p = data.detach() if isinstance(data, Tensor) else tensor(data)
         p.__class__ = cls  # same layout: only the type differs
         p.requires_grad = requires_grad
-        return p  # type: ignore[return-value]
+        assert isinstance(p, Parameter)
+        return p
 
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"

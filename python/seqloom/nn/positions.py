@@ -80,7 +80,7 @@ class SinusoidalPositionalEncoding(Module):
         self.register_buffer("pe", table, persistent=False)
 
     def forward(self, x: Tensor, offset: int = 0) -> Tensor:
-        """x [T, B, D] ([B, T, D] with batch_first) or [T, D]; its first step has number `offset`."""
+        """x [T, B, D] ([B, T, D] with batch_first) or [T, D], its step 0 being number `offset`."""
         end = offset + _added("SinusoidalPositionalEncoding", x, self.d_model, self.batch_first)
         if end > self.pe.shape[0]:
             longer = from_numpy(sinusoids(max(end, 2 * self.pe.shape[0]), self.d_model))
@@ -128,7 +128,7 @@ class LearnedPositionalEmbedding(Module):
         init.normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor, offset: int = 0) -> Tensor:
-        """x [T, B, D] ([B, T, D] with batch_first) or [T, D]; its first step has number `offset`."""
+        """x [T, B, D] ([B, T, D] with batch_first) or [T, D], its step 0 being number `offset`."""
         end = offset + _added("LearnedPositionalEmbedding", x, self.d_model, self.batch_first)
         if end > self.num_positions:
             raise ValueError(

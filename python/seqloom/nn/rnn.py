@@ -361,8 +361,9 @@ class LSTM(_Recurrent):
         assert w_ih is not None
         assert w_hh is not None
         return ops.lstm(
-            x, *states, w_ih, w_hh, b_ih, b_hh, w_hr=w_hr, lengths=lengths, reverse=reverse
-        )
+            x, states[0], states[1], w_ih, w_hh, b_ih, b_hh,
+            w_hr=w_hr, lengths=lengths, reverse=reverse,
+        )  # fmt: skip
 
     def forward(
         self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None, lengths: Any = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdditiveAttention (Bahdanau) and DotAttention (Luong): a decoder state looks at encoder states."""
+"""AdditiveAttention (Bahdanau) and DotAttention (Luong): decoder states look at encoder states."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def _rows(module: Module, name: str, depth: int, seen: dict[int, str], path: str
 
 
 def table(module: Module) -> str:
-    """Layers, shapes, parameters (a tied one is counted once and named at its repetition), bytes."""
+    """Layers, shapes, parameters (a tied one counts once, its other places name it), bytes."""
     rows = [_HEAD, *_rows(module, "", 0, {}, "")]
     widths = [max(len(r[i]) for r in rows) for i in range(5)]
     lines = [
@@ -54,5 +54,6 @@ def table(module: Module) -> str:
     trainable = module.num_parameters(trainable_only=True)
     size = sum(p.nbytes for p in module.parameters())
     buffers = sum(b.nbytes for b in module.buffers())
-    last = f"{total:,} parameters ({trainable:,} trainable), {size:,} bytes; buffers {buffers:,} bytes"
+    last = f"{total:,} parameters ({trainable:,} trainable), {size:,} bytes"
+    last += f"; buffers {buffers:,} bytes"
     return "\n".join([lines[0], rule, *lines[1:], rule, last])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder and decoder of "Attention is all you need", with torch's signatures and parameters."""
+"""The encoder and decoder of "Attention is all you need", by torch's signatures and names."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class _Layer(Module):
         if isinstance(activation, str):
             if activation not in ("relu", "gelu", "gelu_tanh", "silu"):
                 raise ValueError(
-                    f"{owner}: activation must be 'relu', 'gelu', 'gelu_tanh', 'silu' or a function,"
-                    f" got {activation!r}"
+                    f"{owner}: activation must be 'relu', 'gelu', 'gelu_tanh', 'silu' or a"
+                    f" function, got {activation!r}"
                 )
             self._fused = activation
         elif callable(activation):
@@ -340,9 +340,7 @@ class TransformerDecoder(Module):
     (3, 1, 8)
     """
 
-    def __init__(
-        self, decoder_layer: Module, num_layers: int, norm: Module | None = None
-    ) -> None:
+    def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
         super().__init__()
         self.layers = _copies("TransformerDecoder", decoder_layer, num_layers)
         self.num_layers = num_layers
@@ -473,9 +471,7 @@ class Transformer(Module):
         )  # fmt: skip
 
     @staticmethod
-    def generate_square_subsequent_mask(
-        sz: int, device: Any = None, dtype: Any = None
-    ) -> Tensor:
+    def generate_square_subsequent_mask(sz: int, device: Any = None, dtype: Any = None) -> Tensor:
         """[sz, sz] with -inf above the diagonal and 0 elsewhere.
 
         >>> import seqloom as sl

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import ml_dtypes
-
 from ..tensor import Tensor
 from .optimizer import Group, Optimizer, State, widened, zeros_for
+
+_EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "float64": 2.0**-52}
 
 
 class Adafactor(Optimizer):
@@ -85,7 +85,7 @@ class Adafactor(Optimizer):
             state["step"] += 1
             step = state["step"]
             smallest, floor = group["eps"]
-            eps = float(ml_dtypes.finfo(p.dtype.numpy).eps) if smallest is None else smallest
+            eps = _EPS[p.dtype.name] if smallest is None else smallest
             g, w = widened(grad, p), widened(p, p)
             if group["maximize"]:
                 g = -g

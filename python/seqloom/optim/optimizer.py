@@ -41,7 +41,8 @@ class Optimizer:
         self.state: dict[Tensor, State] = {}
         if isinstance(params, Tensor):
             raise TypeError(
-                f"{type(self).__name__}: params must be an iterable of Tensors or dicts, got a Tensor"
+                f"{type(self).__name__}: params must be an iterable of Tensors or dicts, got a"
+                " Tensor"
             )
         given = list(params)
         if not given:
@@ -129,7 +130,7 @@ class Optimizer:
         """One step of one group, everything in place."""
         raise NotImplementedError
 
-    # ---- state ------------------------------------------------------------------------------------
+    # ---- state -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """``{"state": {number: ...}, "param_groups": [...]}``, parameters by number as in torch."""
