@@ -13,6 +13,7 @@ PYBIND11_MODULE(_core, m) {
   seqloom::binding::register_cuda(m);
   seqloom::binding::register_roofline(m);
 
+  seqloom::ops::register_attention(m);
   seqloom::ops::register_elementwise(m);
   seqloom::ops::register_layout(m);
   seqloom::ops::register_loss(m);

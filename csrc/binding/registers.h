@@ -17,6 +17,7 @@ void register_roofline(pybind11::module_& m);
 
 namespace seqloom::ops {
 
+void register_attention(pybind11::module_& m);
 void register_elementwise(pybind11::module_& m);
 void register_layout(pybind11::module_& m);
 void register_loss(pybind11::module_& m);

@@ -2,6 +2,7 @@
 """The kernels, callable on anybody's arrays: NumPy, torch, CuPy and JAX in, the same kind out."""
 
 from .activation import *
+from .attention import *
 from .elementwise import *
 from .in_place import *
 from .indexing import *

@@ -1,0 +1,527 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scaled dot-product attention with every option, and the attention of recurrent decoders."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from ..autograd import Gradients, Node, record
+from ..dtypes import float32, float64, int64
+from ..tensor import Tensor, from_numpy
+from ._arrays import public
+from .activation import _dropout_backward
+from .elementwise import where
+from .matmul import linear, matmul
+from .softmax import softmax
+
+__all__ = ["additive_attention", "dot_attention", "scaled_dot_product_attention"]
+
+_SDPA = "scaled_dot_product_attention"
+_UNBOUNDED = 1 << 40
+
+
+# ---- checks -------------------------------------------------------------------------------------
+
+
+def _tensor(op: str, name: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be an array, got {type(value).__name__}")
+    return value
+
+
+def _number(op: str, name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+    return float(value)
+
+
+def _integers(op: str, name: str, value: Any, batch: int) -> Tensor | None:
+    """An array [batch] of integers as int64 on the CPU."""
+    if value is None:
+        return None
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be an integer array, got {type(value).__name__}")
+    if value.dtype.is_floating_point or value.dtype.name == "bool":
+        raise TypeError(f"{op}: {name} must be integers, got {value.dtype.name}")
+    if value.shape != (batch,):
+        raise ValueError(f"{op}: {name} must have shape [B] = [{batch}], got {list(value.shape)}")
+    return value.detach().to(dtype=int64, device="cpu")
+
+
+def _lengths(op: str, value: Any, batch: int, keys: int) -> Tensor | None:
+    lengths = _integers(op, "key_lengths", value, batch)
+    if lengths is not None and batch > 0:
+        host = lengths.numpy()
+        if host.min() < 0 or host.max() > keys:
+            raise ValueError(
+                f"{op}: key_lengths must be in [0, {keys}], got"
+                f" {int(host.min() if host.min() < 0 else host.max())}"
+            )
+    return lengths
+
+
+def _window(window: Any, is_causal: bool) -> tuple[int, int]:
+    """How far a query sees to the left and to the right."""
+    left = right = _UNBOUNDED
+    if window is not None:
+        sides = (window, window) if isinstance(window, int) else window
+        if not isinstance(sides, (tuple, list)):
+            raise TypeError(
+                f"{_SDPA}: window must be an integer or a pair, got {type(window).__name__}"
+            )
+        if len(sides) != 2 or any(not isinstance(n, int) or n < 0 for n in sides):
+            raise ValueError(
+                f"{_SDPA}: window must be one or two integers that are not negative, got {window}"
+            )
+        left, right = (min(n, _UNBOUNDED) for n in sides)
+    return left, 0 if is_causal else right
+
+
+def _mask(mask: Any, query: Tensor) -> Tensor | None:
+    if mask is None:
+        return None
+    mask = _tensor(_SDPA, "attn_mask", mask)
+    if mask.dtype.name == "bool" or mask.dtype is query.dtype or mask.dtype is float32:
+        return mask
+    if not mask.dtype.is_floating_point:
+        raise TypeError(f"{_SDPA}: attn_mask must be bool or floating point, got {mask.dtype.name}")
+    return mask.to(dtype=query.dtype)
+
+
+# ---- scaled dot-product attention ---------------------------------------------------------------
+
+
+@public
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    *,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    causal_offset: int | Tensor = 0,
+    scale: float | None = None,
+    key_lengths: Tensor | None = None,
+    window: int | tuple[int, int] | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    return_weights: bool = False,
+) -> Any:
+    """softmax(scale * query @ key^T + masks) @ value, without the matrix of scores in memory.
+
+    Query i stands at position i + causal_offset among the keys.
+
+    Parameters
+    ----------
+    query : array [B, Hq, Tq, D]
+        float32, float16 or bfloat16 (accumulated in float32); float64 on the CPU.
+    key : array [B, Hkv, Tk, D]
+        Hq is a multiple of Hkv: query head h reads key head h // (Hq / Hkv).
+    value : array [B, Hkv, Tk, Dv]
+    attn_mask : array, optional
+        Broadcast to [B, Hq, Tq, Tk]. bool: True attends. Otherwise added to the scores; -inf
+        hides; it may require a gradient.
+    dropout_p : float
+        Weights are dropped with this probability, the others scaled by 1 / (1 - dropout_p).
+    is_causal : bool
+        Query i sees the keys j <= i + causal_offset.
+    causal_offset : int or integer array [B]
+    scale : float, optional
+        1 / sqrt(D) by default.
+    key_lengths : integer array [B], optional
+        Keys at or past the length are padding.
+    window : int or (left, right), optional
+        Keys further than that from the query's position are not seen. An int is both sides.
+    softcap : float, optional
+        Scores become softcap * tanh(score / softcap) before masks and biases.
+    alibi_slopes : array [Hq], optional
+        slope * (key - query position) is added to the scores.
+    return_weights : bool
+        Also return the weights that multiplied the values.
+
+    Returns
+    -------
+    array [B, Hq, Tq, Dv], or (that, weights [B, Hq, Tq, Tk])
+        A query that sees no key gives zeros.
+
+    Examples
+    --------
+    >>> import numpy as np, seqloom as sl
+    >>> q = k = np.zeros((1, 1, 2, 4), np.float32)
+    >>> v = np.array([[[[1.0], [3.0]]]], np.float32)
+    >>> sl.ops.scaled_dot_product_attention(q, k, v, is_causal=True)
+    array([[[[1.],
+             [2.]]]], dtype=float32)
+    """
+    for name, t in (("query", query), ("key", key), ("value", value)):
+        if not isinstance(t, Tensor):
+            _tensor(_SDPA, name, t)
+    if query.ndim != 4:
+        raise ValueError(
+            f"{_SDPA}: query must have shape [B, Hq, Tq, D], got {list(query.shape)}"
+        )
+    batch, heads, _, width = query.shape
+    left, right = _window(window, is_causal)
+    mask = _mask(attn_mask, query)
+    offset: int = 0
+    offsets = lengths = slopes = None
+    if isinstance(causal_offset, int):
+        offset = max(-_UNBOUNDED, min(causal_offset, _UNBOUNDED))
+    else:
+        offsets = _integers(_SDPA, "causal_offset", causal_offset, batch)
+    if key_lengths is not None:
+        lengths = _lengths(_SDPA, key_lengths, batch, key.shape[2] if key.ndim == 4 else 0)
+    if softcap is not None:
+        softcap = _number(_SDPA, "softcap", softcap)
+        if not 0 < softcap < math.inf:
+            raise ValueError(f"{_SDPA}: softcap must be positive, got {softcap}")
+    if alibi_slopes is not None:
+        slopes = _tensor(_SDPA, "alibi_slopes", alibi_slopes).detach()
+        if slopes.shape != (heads,):
+            raise ValueError(
+                f"{_SDPA}: alibi_slopes must have shape [Hq] = [{heads}], got {list(slopes.shape)}"
+            )
+        slopes = slopes.to(dtype=float64 if query.dtype is float64 else float32)
+    scale = 1.0 / math.sqrt(max(width, 1)) if scale is None else _number(_SDPA, "scale", scale)
+    drop = (0.0, 0, 0)
+    if dropout_p != 0.0:
+        p = _number(_SDPA, "dropout_p", dropout_p)
+        if not 0 <= p <= 1:
+            raise ValueError(f"{_SDPA}: dropout_p must be in [0, 1], got {p}")
+        drop = (p, *_core.next_random_key(query.size // max(width, 1) * key.shape[-2]))
+
+    if return_weights or query.is_cuda or query.dtype is float64:
+        _check_shapes(query, key, value)
+        output, weights = _compose(
+            query, key, value, mask, lengths, offset if offsets is None else offsets, slopes,
+            scale, left, right, softcap, drop,
+        )  # fmt: skip
+        return (output, weights) if return_weights else output
+
+    recorded = (
+        query._needs_grad
+        or key._needs_grad
+        or value._needs_grad
+        or (mask is not None and mask._needs_grad)
+    )
+    numbers = (scale, offset, left, right, softcap or 0.0, *drop)
+    arrays = (mask, lengths, offsets, slopes)
+    output, lse = _core.attention_forward(query, key, value, *arrays, *numbers, recorded)
+    if recorded:
+        saved = (query, key, value, output.detach(), lse, *arrays)
+        mask_gradient = mask is not None and mask._needs_grad
+        inputs = (query, key, value, mask)
+        record(output, _SDPA, inputs, _attention_backward, saved, (*numbers, mask_gradient))
+    return output
+
+
+def _attention_backward(node: Node, gradient: Tensor) -> Gradients:
+    saved = node.saved_tensors()
+    dq, dk, dv, dm = _core.attention_backward(gradient, *saved, *node.context)
+    mask = saved[5]
+    return dq, dk, dv, None if dm is None else dm.to(dtype=mask.dtype)
+
+
+# ---- the same with the matrix in memory: weights on demand, float64, other devices --------------
+
+
+def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
+    batch, heads, _, width = query.shape
+    if key.ndim != 4 or key.shape[0] != batch or key.shape[3] != width:
+        raise ValueError(
+            f"{_SDPA}: key must have shape [B, Hkv, Tk, D] = [{batch}, any, any, {width}], got"
+            f" {list(key.shape)}"
+        )
+    kv_heads = key.shape[1]
+    if heads % kv_heads if kv_heads else heads:
+        raise ValueError(
+            f"{_SDPA}: key must have a number of heads that divides Hq = {heads}, got {kv_heads}"
+        )
+    if value.ndim != 4 or value.shape[:3] != key.shape[:3]:
+        raise ValueError(
+            f"{_SDPA}: value must have shape [B, Hkv, Tk, Dv] ="
+            f" {[*key.shape[:3], 'any']}, got {list(value.shape)}".replace("'", "")
+        )
+    for name, t in (("key", key), ("value", value)):
+        if t.dtype is not query.dtype:
+            raise TypeError(
+                f"{_SDPA}: {name} must have the dtype of query = {query.dtype.name}, got"
+                f" {t.dtype.name}"
+            )
+
+
+def _compose(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    lengths: Tensor | None,
+    offset: int | Tensor,
+    slopes: Tensor | None,
+    scale: float,
+    left: int,
+    right: int,
+    softcap: float | None,
+    drop: tuple[float, int, int],
+) -> tuple[Tensor, Tensor]:
+    """(output, weights) from tensor operations in float32 or wider."""
+    batch, heads, queries, width = query.shape
+    kv_heads, keys, value_width = value.shape[1:]
+    group = heads // max(kv_heads, 1)
+    rows = (batch, kv_heads, group * queries)
+    wide = float64 if query.dtype is float64 else float32
+    q, k = query.to(dtype=wide) * scale, key.to(dtype=wide)
+    scores = matmul(q.reshape(*rows, width), k.transpose(-1, -2))
+    scores = scores.reshape(batch, heads, queries, keys)
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
+
+    start = np.asarray(offset if isinstance(offset, int) else offset.numpy()).reshape(-1, 1, 1)
+    distance = np.arange(keys) - (np.arange(queries)[:, None] + start)  # [B or 1, Tq, Tk]
+    seen = (distance >= -left) & (distance <= right)
+    if lengths is not None:
+        seen = seen & (np.arange(keys) < lengths.numpy()[:, None, None])
+    visible = from_numpy(np.ascontiguousarray(seen[:, None])).to(device=query.device)
+    if slopes is not None:
+        away = from_numpy(np.ascontiguousarray(distance[:, None])).to(
+            device=query.device, dtype=wide
+        )
+        scores = scores + away * slopes.reshape(heads, 1, 1)
+    if mask is not None and mask.dtype.name == "bool":
+        visible = visible & mask
+    elif mask is not None:
+        bias = mask.to(dtype=wide)
+        visible = visible & (bias.detach() != -math.inf)
+        scores = scores + bias
+    weights = _masked_softmax(scores, visible)
+    if drop[0] > 0:
+        dropped = _core.dropout(weights, *drop)
+        if weights._needs_grad:
+            record(dropped, "dropout", (weights,), _dropout_backward, (), drop)
+        weights = dropped
+    weights = weights.to(dtype=query.dtype)
+    output = matmul(weights.reshape(*rows, keys), value)
+    return output.reshape(batch, heads, queries, value_width), weights
+
+
+def _masked_softmax(scores: Tensor, visible: Tensor | None) -> Tensor:
+    """softmax over the last axis of what is visible; a row without anything visible is zeros."""
+    if visible is None:
+        return softmax(scores)
+    if scores.shape[-1] == 0:
+        return scores
+    anything = visible.any(dim=-1, keepdim=True)
+    lowest = where(anything, -math.inf, 0.0).to(dtype=scores.dtype)
+    zero = 0.0
+    return where(visible, softmax(where(visible, scores, lowest)), zero)
+
+
+# ---- attention of recurrent decoders ------------------------------------------------------------
+
+
+def _check_decoder(op: str, query: Tensor, keys: Tensor, values: Tensor | None) -> None:
+    if query.ndim != 3:
+        raise ValueError(f"{op}: query must have shape [B, Tq, Dq], got {list(query.shape)}")
+    if keys.ndim != 3 or keys.shape[0] != query.shape[0]:
+        raise ValueError(
+            f"{op}: keys must have shape [B, Tk, Dk] = [{query.shape[0]}, any, any], got"
+            f" {list(keys.shape)}"
+        )
+    if values is not None and (values.ndim != 3 or values.shape[:2] != keys.shape[:2]):
+        raise ValueError(
+            f"{op}: values must have shape [B, Tk, Dv] ="
+            f" [{keys.shape[0]}, {keys.shape[1]}, any], got {list(values.shape)}"
+        )
+
+
+def _visible_keys(lengths: Tensor | None, keys: int, device: str) -> Tensor | None:
+    if lengths is None:
+        return None
+    seen = np.arange(keys) < lengths.numpy()[:, None, None]
+    return from_numpy(seen).to(device=device)
+
+
+def _attend(
+    scores: Tensor, values: Tensor, lengths: Tensor | None, return_weights: bool
+) -> Any:
+    """Context [B, Tq, Dv] (and weights) of scores [B, Tq, Tk]."""
+    visible = _visible_keys(lengths, scores.shape[-1], scores.device)
+    weights = _masked_softmax(scores, visible).to(dtype=values.dtype)
+    context = matmul(weights, values)
+    return (context, weights) if return_weights else context
+
+
+@public
+def additive_attention(
+    query: Tensor,
+    keys: Tensor,
+    w_query: Tensor,
+    w_key: Tensor,
+    v: Tensor,
+    *,
+    values: Tensor | None = None,
+    key_lengths: Tensor | None = None,
+    return_weights: bool = False,
+) -> Any:
+    """Bahdanau's attention: score = v . tanh(w_query query + w_key key).
+
+    The hidden layer of the score is never in memory for all pairs.
+
+    Parameters
+    ----------
+    query : array [B, Tq, Dq]
+        float32, float16 or bfloat16.
+    keys : array [B, Tk, Dk]
+    w_query : array [A, Dq]
+    w_key : array [A, Dk]
+    v : array [A]
+    values : array [B, Tk, Dv], optional
+        The keys by default.
+    key_lengths : integer array [B], optional
+        Keys at or past the length are padding.
+    return_weights : bool
+
+    Returns
+    -------
+    context [B, Tq, Dv], or (context, weights [B, Tq, Tk])
+
+    Examples
+    --------
+    >>> import numpy as np, seqloom as sl
+    >>> query, keys = np.ones((1, 1, 2), np.float32), np.ones((1, 3, 2), np.float32)
+    >>> w = np.eye(2, dtype=np.float32)
+    >>> sl.ops.additive_attention(query, keys, w, w, np.ones(2, np.float32)).shape
+    (1, 1, 2)
+    """
+    op = "additive_attention"
+    given = {"query": query, "keys": keys, "w_query": w_query, "w_key": w_key, "v": v}
+    for name, t in given.items():
+        if _tensor(op, name, t).dtype is not query.dtype:
+            raise TypeError(
+                f"{op}: {name} must have the dtype of query = {query.dtype.name}, got"
+                f" {t.dtype.name}"
+            )
+    _check_decoder(op, query, keys, values)
+    units = v.shape[0] if v.ndim == 1 else -1
+    if v.ndim != 1:
+        raise ValueError(f"{op}: v must have shape [A], got {list(v.shape)}")
+    for name, w, x in (("w_query", w_query, query), ("w_key", w_key, keys)):
+        if w.shape != (units, x.shape[2]):
+            raise ValueError(
+                f"{op}: {name} must have shape [A, D] = [{units}, {x.shape[2]}], got"
+                f" {list(w.shape)}"
+            )
+    return additive_attention_projected(
+        query, _wide_linear(keys, w_key), keys if values is None else values, w_query, v,
+        key_lengths, return_weights,
+    )  # fmt: skip
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t if t.dtype is float64 else t.to(dtype=float32)
+
+
+def _wide_linear(x: Tensor, weight: Tensor) -> Tensor:
+    return linear(_wide(x), _wide(weight))
+
+
+def additive_attention_projected(
+    query: Tensor,
+    projected_keys: Tensor,
+    values: Tensor,
+    w_query: Tensor,
+    v: Tensor,
+    key_lengths: Tensor | None = None,
+    return_weights: bool = False,
+) -> Any:
+    """additive_attention with w_key keys given: a decoder projects its keys once for all steps.
+
+    `projected_keys` is [B, Tk, A] in float32, as ``linear(keys, w_key)`` gives it.
+    """
+    lengths = _lengths("additive_attention", key_lengths, query.shape[0], values.shape[1])
+    x, y, u = _wide_linear(query, w_query), _wide(projected_keys), _wide(v)
+    if x.is_cuda or x.dtype is float64:
+        hidden = (x.unsqueeze(2) + y.unsqueeze(1)).tanh()
+        return _attend(matmul(hidden, u), values, lengths, return_weights)
+    scores = _core.additive_scores(x, y, u, lengths)
+    if x._needs_grad or y._needs_grad or u._needs_grad:
+        record(scores, "additive_scores", (x, y, u), _additive_backward, (x, y, u, lengths))
+    return _attend(scores, values, lengths, return_weights)
+
+
+def _additive_backward(node: Node, gradient: Tensor) -> Gradients:
+    dx, dy, dv = _core.additive_scores_backward(gradient, *node.saved_tensors())
+    return dx, dy, dv.sum(dim=0)
+
+
+@public
+def dot_attention(
+    query: Tensor,
+    keys: Tensor,
+    *,
+    weight: Tensor | None = None,
+    values: Tensor | None = None,
+    key_lengths: Tensor | None = None,
+    return_weights: bool = False,
+) -> Any:
+    """Luong's attention: score = query . key, or query . (weight key); not scaled.
+
+    Parameters
+    ----------
+    query : array [B, Tq, Dq]
+        float32, float16 or bfloat16.
+    keys : array [B, Tk, Dk]
+    weight : array [Dq, Dk], optional
+        The "general" score.
+    values : array [B, Tk, Dv], optional
+        The keys by default.
+    key_lengths : integer array [B], optional
+        Keys at or past the length are padding.
+    return_weights : bool
+
+    Returns
+    -------
+    context [B, Tq, Dv], or (context, weights [B, Tq, Tk])
+
+    Examples
+    --------
+    >>> import numpy as np, seqloom as sl
+    >>> keys = np.array([[[0.0, 1.0], [0.0, 3.0]]], np.float32)
+    >>> sl.ops.dot_attention(np.zeros((1, 1, 2), np.float32), keys)
+    array([[[0., 2.]]], dtype=float32)
+    """
+    op = "dot_attention"
+    for name, t in (("query", query), ("keys", keys), ("weight", weight), ("values", values)):
+        if t is not None and _tensor(op, name, t).dtype is not query.dtype:
+            raise TypeError(
+                f"{op}: {name} must have the dtype of query = {query.dtype.name}, got"
+                f" {t.dtype.name}"
+            )
+    _check_decoder(op, query, keys, values)
+    if weight is not None and weight.shape != (query.shape[2], keys.shape[2]):
+        raise ValueError(
+            f"{op}: weight must have shape [Dq, Dk] = [{query.shape[2]}, {keys.shape[2]}], got"
+            f" {list(weight.shape)}"
+        )
+    if weight is None and query.shape[2] != keys.shape[2]:
+        raise ValueError(
+            f"{op}: keys must have shape [B, Tk, Dq] = [{query.shape[0]}, any, {query.shape[2]}],"
+            f" got {list(keys.shape)}"
+        )
+    lengths = _lengths(op, key_lengths, query.shape[0], keys.shape[1])
+    values = keys if values is None else values
+    projected = _wide(query) if weight is None else matmul(_wide(query), _wide(weight))
+    if return_weights or query.is_cuda or query.dtype is float64:
+        scores = matmul(projected, _wide(keys).transpose(-1, -2))
+        return _attend(scores, values, lengths, return_weights)
+    projected = projected.to(dtype=query.dtype)
+    context = scaled_dot_product_attention(
+        projected.unsqueeze(1), keys.unsqueeze(1), values.unsqueeze(1), scale=1.0,
+        key_lengths=lengths,
+    )  # fmt: skip
+    return context.squeeze(1)
