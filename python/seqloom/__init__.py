@@ -6,10 +6,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import _core, ops, tensor as _tensor
-from . import autograd
+from . import _core, autograd, ops
+from . import tensor as _tensor
 from ._version import __version__
 from .autograd import checkpoint, enable_grad, is_grad_enabled, no_grad
+from .creation import (
+    arange,
+    empty,
+    empty_like,
+    full,
+    manual_seed,
+    ones,
+    ones_like,
+    rand,
+    randint,
+    randn,
+    zeros,
+    zeros_like,
+)
 from .dtypes import (
     DType,
     as_dtype,
@@ -23,31 +37,10 @@ from .dtypes import (
     int64,
     uint8,
 )
-from .tensor import (
-    Tensor,
-    arange,
-    empty,
-    empty_like,
-    from_dlpack,
-    from_numpy,
-    full,
-    manual_seed,
-    ones,
-    ones_like,
-    rand,
-    randint,
-    randn,
-    tensor,
-    zeros,
-    zeros_like,
-)
-
-from .ops import cat, einsum, stack, where
+from .ops import cat, einsum, maximum, minimum, stack, where
+from .tensor import Tensor, from_dlpack, from_numpy, tensor
 
 _tensor._bind(ops, autograd)
-cat, stack, where = ops.cat, ops.stack, ops.where
-maximum, minimum = ops.maximum, ops.minimum
-
 
 
 def get_num_threads() -> int:

@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Tensor: an array with a dtype, a device and a gradient. No maths: methods hand over to ops."""
+"""The Tensor: an array with a dtype, a device and a gradient. No maths here."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from . import _core
-from .dtypes import BY_CODE, DType, as_dtype, float32, int64
+from .dtypes import BY_CODE, DType, as_dtype, float32
+from .methods import Operand, TensorMethods, bind
+
+if TYPE_CHECKING:
+    from . import autograd as _autograd
+    from . import ops as _ops
+else:  # bound when both have loaded: they need Tensor first
+    _autograd = _ops = None
+
+__all__ = ["Operand", "Scalar", "Tensor", "from_dlpack", "from_numpy", "tensor"]
 
 Scalar: TypeAlias = "bool | int | float"
-Operand: TypeAlias = "Tensor | bool | int | float | np.ndarray[Any, Any]"
-Dim: TypeAlias = "int | Sequence[int] | None"
 
 
-class Tensor(_core.TensorBase):
+class Tensor(TensorMethods, _core.TensorBase):
     """An n-dimensional array on the CPU or a CUDA device, with automatic differentiation.
 
     Made by :func:`tensor`, :func:`from_numpy`, :func:`from_dlpack` and the creation functions.
@@ -279,377 +285,7 @@ class Tensor(_core.TensorBase):
 
             _autograd.register_hook(self, keep)
 
-    # ---- layout ---------------------------------------------------------------------------------
-
-    def contiguous(self) -> Tensor:
-        return _ops.contiguous(self)
-
-    def clone(self) -> Tensor:
-        return _ops.clone(self)
-
-    def reshape(self, *shape: Any) -> Tensor:
-        return _ops.reshape(self, _flat(shape))
-
-    def view(self, *shape: Any) -> Tensor:
-        return _ops.view(self, _flat(shape))
-
-    def transpose(self, dim0: Any, dim1: Any) -> Tensor:
-        return _ops.transpose(self, dim0, dim1)
-
-    def permute(self, *dims: Any) -> Tensor:
-        return _ops.permute(self, _flat(dims))
-
-    def expand(self, *shape: Any) -> Tensor:
-        return _ops.expand(self, _flat(shape))
-
-    def squeeze(self, dim: Dim = None) -> Tensor:
-        return _ops.squeeze(self, dim)
-
-    def unsqueeze(self, dim: Any) -> Tensor:
-        return _ops.unsqueeze(self, dim)
-
-    def flatten(self, start_dim: Any = 0, end_dim: Any = -1) -> Tensor:
-        return _ops.flatten(self, start_dim, end_dim)
-
-    def split(self, split_size_or_sections: Any, dim: Any = 0) -> tuple[Tensor, ...]:
-        return _ops.split(self, split_size_or_sections, dim)
-
-    def chunk(self, chunks: Any, dim: Any = 0) -> tuple[Tensor, ...]:
-        return _ops.chunk(self, chunks, dim)
-
-    def flip(self, *dims: Any) -> Tensor:
-        return _ops.flip(self, _flat(dims))
-
-    def gather(self, dim: Any, index: Tensor) -> Tensor:
-        return _ops.gather(self, dim, index)
-
-    def index_select(self, dim: Any, index: Tensor) -> Tensor:
-        return _ops.index_select(self, dim, index)
-
-    def tril(self, diagonal: Any = 0) -> Tensor:
-        return _ops.tril(self, diagonal)
-
-    def triu(self, diagonal: Any = 0) -> Tensor:
-        return _ops.triu(self, diagonal)
-
-    def sort(
-        self, dim: Any = -1, descending: Any = False, *, axis: Any = None
-    ) -> tuple[Tensor, Tensor]:
-        return _ops.sort(self, dim if axis is None else axis, descending)
-
-    def argsort(self, dim: Any = -1, descending: Any = False) -> Tensor:
-        return _ops.sort(self, dim, descending)[1]
-
-    def topk(
-        self, k: Any, dim: Any = -1, largest: Any = True, *, axis: Any = None
-    ) -> tuple[Tensor, Tensor]:
-        return _ops.topk(self, k, dim if axis is None else axis, largest)
-
-    def masked_fill(self, mask: Tensor, value: Any) -> Tensor:
-        return _ops.masked_fill(self, mask, value)
-
-    def where(self, condition: Tensor, other: Operand) -> Tensor:
-        return _ops.where(condition, self, other)
-
-    def __getitem__(self, key: Any) -> Tensor:
-        return _ops.getitem(self, key)
-
-    def __setitem__(self, key: Any, value: Operand) -> None:
-        _ops.setitem(self, key, value)
-
-    # ---- reductions -----------------------------------------------------------------------------
-
-    def sum(
-        self,
-        dim: Dim = None,
-        keepdim: Any = False,
-        *,
-        dtype: Any = None,
-        axis: Dim = None,
-        keepdims: Any = False,
-    ) -> Tensor:
-        out = self if dtype is None else self.to(dtype=dtype)
-        return _ops.sum(out, dim if axis is None else axis, keepdim or keepdims)
-
-    def mean(
-        self, dim: Dim = None, keepdim: Any = False, *, axis: Dim = None, keepdims: Any = False
-    ) -> Tensor:
-        return _ops.mean(self, dim if axis is None else axis, keepdim or keepdims)
-
-    def prod(
-        self, dim: Any = None, keepdim: Any = False, *, axis: Any = None, keepdims: Any = False
-    ) -> Tensor:
-        return _ops.prod(self, dim if axis is None else axis, keepdim or keepdims)
-
-    def max(
-        self, dim: Any = None, keepdim: Any = False, *, axis: Any = None, keepdims: Any = False
-    ) -> Any:
-        """The largest element; with an axis, (values, indices)."""
-        return _ops.max(self, dim if axis is None else axis, keepdim or keepdims)
-
-    def min(
-        self, dim: Any = None, keepdim: Any = False, *, axis: Any = None, keepdims: Any = False
-    ) -> Any:
-        """The smallest element; with an axis, (values, indices)."""
-        return _ops.min(self, dim if axis is None else axis, keepdim or keepdims)
-
-    def argmax(
-        self, dim: Any = None, keepdim: Any = False, *, axis: Any = None, keepdims: Any = False
-    ) -> Tensor:
-        return _ops.argmax(self, dim if axis is None else axis, keepdim or keepdims)
-
-    def argmin(
-        self, dim: Any = None, keepdim: Any = False, *, axis: Any = None, keepdims: Any = False
-    ) -> Tensor:
-        return _ops.argmin(self, dim if axis is None else axis, keepdim or keepdims)
-
-    def var(
-        self,
-        dim: Dim = None,
-        *,
-        correction: Any = 1,
-        unbiased: Any = None,
-        keepdim: Any = False,
-        axis: Dim = None,
-        keepdims: Any = False,
-    ) -> Tensor:
-        """The variance; `correction` is subtracted from the count (torch's default 1)."""
-        if unbiased is not None:
-            correction = 1 if unbiased else 0
-        return _ops.var(self, dim if axis is None else axis, correction, keepdim or keepdims)
-
-    def std(
-        self,
-        dim: Dim = None,
-        *,
-        correction: Any = 1,
-        unbiased: Any = None,
-        keepdim: Any = False,
-        axis: Dim = None,
-        keepdims: Any = False,
-    ) -> Tensor:
-        return self.var(
-            dim,
-            correction=correction,
-            unbiased=unbiased,
-            keepdim=keepdim,
-            axis=axis,
-            keepdims=keepdims,
-        ).sqrt()
-
-    def any(self, dim: Dim = None, keepdim: Any = False, *, axis: Dim = None) -> Tensor:
-        return _ops.any(self, dim if axis is None else axis, keepdim)
-
-    def all(self, dim: Dim = None, keepdim: Any = False, *, axis: Dim = None) -> Tensor:
-        return _ops.all(self, dim if axis is None else axis, keepdim)
-
-    def cumsum(self, dim: Any = None, *, axis: Any = None) -> Tensor:
-        return _ops.cumsum(self, dim if axis is None else axis)
-
-    def logsumexp(self, dim: Dim, keepdim: Any = False) -> Tensor:
-        return _ops.logsumexp(self, dim, keepdim)
-
-    def norm(self, dim: Dim = None, keepdim: Any = False) -> Tensor:
-        """The Euclidean norm."""
-        return (self * self).sum(dim, keepdim).sqrt()
-
-    # ---- elementwise ----------------------------------------------------------------------------
-
-    def exp(self) -> Tensor:
-        return _ops.exp(self)
-
-    def log(self) -> Tensor:
-        return _ops.log(self)
-
-    def sqrt(self) -> Tensor:
-        return _ops.sqrt(self)
-
-    def rsqrt(self) -> Tensor:
-        return _ops.rsqrt(self)
-
-    def sin(self) -> Tensor:
-        return _ops.sin(self)
-
-    def cos(self) -> Tensor:
-        return _ops.cos(self)
-
-    def tanh(self) -> Tensor:
-        return _ops.tanh(self)
-
-    def sigmoid(self) -> Tensor:
-        return _ops.sigmoid(self)
-
-    def erf(self) -> Tensor:
-        return _ops.erf(self)
-
-    def relu(self) -> Tensor:
-        return _ops.relu(self)
-
-    def floor(self) -> Tensor:
-        return _ops.floor(self)
-
-    def round(self) -> Tensor:
-        return _ops.round(self)
-
-    def reciprocal(self) -> Tensor:
-        return _ops.reciprocal(self)
-
-    def square(self) -> Tensor:
-        return _ops.mul(self, self)
-
-    def pow(self, exponent: Operand) -> Tensor:
-        return self**exponent
-
-    def clamp(self, min: Any = None, max: Any = None) -> Tensor:
-        return _ops.clamp(self, min, max)
-
-    clip = clamp
-
-    def abs(self) -> Tensor:
-        return _ops.abs(self)
-
-    def softmax(self, dim: Any = -1) -> Tensor:
-        return _ops.softmax(self, dim)
-
-    def log_softmax(self, dim: Any = -1) -> Tensor:
-        return _ops.log_softmax(self, dim)
-
-    def matmul(self, other: Tensor) -> Tensor:
-        return _ops.matmul(self, other)
-
-    # ---- in place -------------------------------------------------------------------------------
-
-    def copy_(self, source: Operand) -> Tensor:
-        return _ops.copy_(self, source)
-
-    def fill_(self, value: Any) -> Tensor:
-        return _ops.fill_(self, value)
-
-    def zero_(self) -> Tensor:
-        return _ops.fill_(self, 0)
-
-    def add_(self, other: Operand) -> Tensor:
-        return _ops.add_(self, other)
-
-    def sub_(self, other: Operand) -> Tensor:
-        return _ops.sub_(self, other)
-
-    def mul_(self, other: Operand) -> Tensor:
-        return _ops.mul_(self, other)
-
-    def div_(self, other: Operand) -> Tensor:
-        return _ops.div_(self, other)
-
-    # ---- operators ------------------------------------------------------------------------------
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return _ops.matmul(self, other)
-
-    def __add__(self, other: Any) -> Tensor:
-        return _ops.add(self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return _ops.add(self, other)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return _ops.sub(self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return _ops.sub(other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return _ops.mul(self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return _ops.mul(self, other)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return _ops.div(self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return _ops.div(other, self)
-
-    def __floordiv__(self, other: Any) -> Tensor:
-        return _ops.floor_divide(self, other)
-
-    def __rfloordiv__(self, other: Any) -> Tensor:
-        return _ops.floor_divide(other, self)
-
-    def __mod__(self, other: Any) -> Tensor:
-        return _ops.remainder(self, other)
-
-    def __rmod__(self, other: Any) -> Tensor:
-        return _ops.remainder(other, self)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return _ops.pow(self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return _ops.pow(other, self)
-
-    def __neg__(self) -> Tensor:
-        return _ops.neg(self)
-
-    def __pos__(self) -> Tensor:
-        return self
-
-    def __abs__(self) -> Tensor:
-        return _ops.abs(self)
-
-    def __invert__(self) -> Tensor:
-        return _ops.bitwise_not(self)
-
-    def __and__(self, other: Any) -> Tensor:
-        return _ops.bitwise_and(self, other)
-
-    def __or__(self, other: Any) -> Tensor:
-        return _ops.bitwise_or(self, other)
-
-    def __xor__(self, other: Any) -> Tensor:
-        return _ops.bitwise_xor(self, other)
-
-    __rand__ = __and__
-    __ror__ = __or__
-    __rxor__ = __xor__
-
-    def __iadd__(self, other: Any) -> Tensor:
-        return _ops.add_(self, other)
-
-    def __isub__(self, other: Any) -> Tensor:
-        return _ops.sub_(self, other)
-
-    def __imul__(self, other: Any) -> Tensor:
-        return _ops.mul_(self, other)
-
-    def __itruediv__(self, other: Any) -> Tensor:
-        return _ops.div_(self, other)
-
-    def __eq__(self, other: Any) -> Any:
-        return _ops.eq(self, other)
-
-    def __ne__(self, other: Any) -> Any:
-        return _ops.ne(self, other)
-
-    def __lt__(self, other: Any) -> Tensor:
-        return _ops.lt(self, other)
-
-    def __le__(self, other: Any) -> Tensor:
-        return _ops.le(self, other)
-
-    def __gt__(self, other: Any) -> Tensor:
-        return _ops.gt(self, other)
-
-    def __ge__(self, other: Any) -> Tensor:
-        return _ops.ge(self, other)
-
     __hash__ = object.__hash__
-
-
-def _flat(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """``x.reshape(2, 3)`` and ``x.reshape((2, 3))`` mean the same."""
-    if len(values) == 1 and isinstance(values[0], (tuple, list)):
-        return tuple(values[0])
-    return values
 
 
 def _unpickle(values: np.ndarray[Any, Any], device: str, requires_grad: bool) -> Tensor:
@@ -662,9 +298,7 @@ _core._set_tensor_type(Tensor)
 # ---- making tensors -----------------------------------------------------------------------------
 
 
-def tensor(
-    data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A new tensor with a copy of `data`.
 
     Parameters
@@ -726,9 +360,11 @@ def _plain(data: Any) -> Any:
 
 
 def _describe(data: Any) -> str:
-    return f"{type(data).__name__} of {type(data[0]).__name__}" if (
-        isinstance(data, (list, tuple)) and data
-    ) else type(data).__name__
+    return (
+        f"{type(data).__name__} of {type(data[0]).__name__}"
+        if (isinstance(data, (list, tuple)) and data)
+        else type(data).__name__
+    )
 
 
 def _native(a: np.ndarray[Any, Any], wanted: DType | None) -> np.ndarray[Any, Any]:
@@ -820,209 +456,13 @@ def _from_cuda_interface(x: Any, interface: dict[str, Any]) -> Tensor:
     return t
 
 
-def _shape_of(caller: str, shape: tuple[Any, ...]) -> tuple[int, ...]:
-    flat = _flat(shape)
-    try:
-        return tuple(s.__index__() for s in flat)
-    except AttributeError:
-        raise TypeError(f"{caller}: shape must be integers, got {flat!r}") from None
-
-
-def full(
-    shape: Any,
-    fill_value: Scalar,
-    *,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:
-    """A tensor of one value.
-
-    >>> import seqloom as sl
-    >>> sl.full((2,), 7).tolist()
-    [7, 7]
-    """
-    if dtype is None:
-        kind = as_dtype(type(fill_value)) if isinstance(fill_value, (bool, int)) else float32
-    else:
-        kind = as_dtype(dtype)
-    extents = _shape_of("full", shape if isinstance(shape, (tuple, list)) else (shape,))
-    t = _core.full(extents, fill_value, kind.code, "cpu" if device is None else str(device))
-    t.requires_grad = requires_grad
-    return t
-
-
-def zeros(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Zeros, float32 by default.
-
-    >>> import seqloom as sl
-    >>> sl.zeros(2, 3).shape
-    (2, 3)
-    """
-    return full(
-        _flat(shape),
-        0,
-        dtype=float32 if dtype is None else dtype,
-        device=device,
-        requires_grad=requires_grad,
-    )
-
-
-def ones(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Ones, float32 by default.
-
-    >>> import seqloom as sl
-    >>> sl.ones(2).tolist()
-    [1.0, 1.0]
-    """
-    return full(
-        _flat(shape),
-        1,
-        dtype=float32 if dtype is None else dtype,
-        device=device,
-        requires_grad=requires_grad,
-    )
-
-
-def empty(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Memory with whatever it holds, float32 by default.
-
-    >>> import seqloom as sl
-    >>> sl.empty(4, 2).shape
-    (4, 2)
-    """
-    t = _core.empty(
-        _shape_of("empty", shape),
-        (float32 if dtype is None else as_dtype(dtype)).code,
-        "cpu" if device is None else str(device),
-    )
-    t.requires_grad = requires_grad
-    return t
-
-
-def zeros_like(t: Tensor) -> Tensor:
-    """Zeros with the shape, dtype and device of `t`."""
-    return _core.full(t.shape, 0, t._dtype_code, t.device)
-
-
-def ones_like(t: Tensor) -> Tensor:
-    """Ones with the shape, dtype and device of `t`."""
-    return _core.full(t.shape, 1, t._dtype_code, t.device)
-
-
-def empty_like(t: Tensor) -> Tensor:
-    """Uninitialised, with the shape, dtype and device of `t`."""
-    return _core.empty(t.shape, t._dtype_code, t.device)
-
-
-def arange(
-    start: Scalar,
-    stop: Scalar | None = None,
-    step: Scalar = 1,
-    *,
-    dtype: Any = None,
-    device: Any = None,
-) -> Tensor:
-    """Evenly spaced values in [start, stop).
-
-    >>> import seqloom as sl
-    >>> sl.arange(3).tolist(), sl.arange(1, 2, 0.5).tolist()
-    ([0, 1, 2], [1.0, 1.5])
-    """
-    if stop is None:
-        start, stop = 0, start
-    for name, value in (("start", start), ("stop", stop), ("step", step)):
-        if not isinstance(value, (int, float)):
-            raise TypeError(f"arange: {name} must be a number, got {type(value).__name__}")
-    if step == 0:
-        raise ValueError("arange: step must not be 0")
-    integral = all(isinstance(v, int) for v in (start, stop, step))
-    kind = (int64 if integral else float32) if dtype is None else as_dtype(dtype)
-    return tensor(np.arange(start, stop, step), dtype=kind, device=device)
-
-
-def _random(caller: str, shape: Any, dtype: Any, device: Any, kind: int) -> Tensor:
-    d = float32 if dtype is None else as_dtype(dtype)
-    if not d.is_floating_point:
-        raise TypeError(f"{caller}: dtype must be floating, got {d.name}")
-    where = "cpu" if device is None else str(device)
-    return _core.random(_shape_of(caller, shape), d.code, where, kind)
-
-
-def rand(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Uniform numbers in [0, 1) from the default stream: the same on CPU and CUDA.
-
-    >>> import seqloom as sl
-    >>> sl.manual_seed(0)
-    >>> x = sl.rand(2, 3)
-    >>> x.shape, bool((x < 1).all())
-    ((2, 3), True)
-    """
-    t = _random("rand", shape, dtype, device, 0)
-    t.requires_grad = requires_grad
-    return t
-
-
-def randn(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Standard normal numbers from the default stream: the same on CPU and CUDA.
-
-    >>> import seqloom as sl
-    >>> sl.manual_seed(0)
-    >>> sl.randn(4).shape
-    (4,)
-    """
-    t = _random("randn", shape, dtype, device, 1)
-    t.requires_grad = requires_grad
-    return t
-
-
-def randint(
-    low: int, high: int | None = None, size: Any = (), *, dtype: Any = None, device: Any = None
-) -> Tensor:
-    """Uniform integers in [low, high), int64 by default.
-
-    >>> import seqloom as sl
-    >>> bool((sl.randint(0, 5, (8,)) < 5).all())
-    True
-    """
-    if high is None:
-        low, high = 0, low
-    if not isinstance(low, int) or not isinstance(high, int):
-        raise TypeError("randint: low and high must be integers")
-    if high <= low:
-        raise ValueError(f"randint: high must be above low = {low}, got {high}")
-    d = int64 if dtype is None else as_dtype(dtype)
-    where = "cpu" if device is None else str(device)
-    extents = _shape_of("randint", size if isinstance(size, (tuple, list)) else (size,))
-    return _core.random_integers(extents, low, high, d.code, where)
-
-
-def manual_seed(seed: int) -> None:
-    """Start the default random stream afresh: dropout, sampling and initialisation follow it.
-
-    >>> import seqloom as sl
-    >>> sl.manual_seed(1); a = sl.rand(3)
-    >>> sl.manual_seed(1); bool((a == sl.rand(3)).all())
-    True
-    """
-    if not isinstance(seed, int):
-        raise TypeError(f"manual_seed: seed must be an integer, got {type(seed).__name__}")
-    _core.manual_seed(seed % 2**64)
-
-
-# Both modules need Tensor while they load; methods need them only when called.
-_ops: Any
-_autograd: Any
-
-
 def _bind(ops: Any, autograd: Any) -> None:
+    """Called once, when the modules that methods hand over to have loaded."""
     global _ops, _autograd
     _ops, _autograd = ops, autograd
+    bind(ops)
     # The operators of inner loops skip one Python call.
     for name in ("add", "sub", "mul"):
         setattr(Tensor, f"__{name}__", getattr(ops, name))
     Tensor.__truediv__ = ops.div  # type: ignore[method-assign]
     Tensor.__matmul__ = ops.matmul  # type: ignore[method-assign]
-
-
-__all__ = [name for name in dir(sys.modules[__name__]) if not name.startswith("_")]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "binding/registers.h"
 #include "ops/common.h"
-#include "ops/loss/cross_entropy.h"
+#include "ops/loss/loss.h"
 
 namespace seqloom::ops {
 namespace {

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..tensor import Tensor, from_numpy, rand, randn
+from ..creation import rand, randn
+from ..tensor import Tensor, from_numpy
 
 T = TypeVar("T", bound=Tensor)
 _skipping = False
@@ -190,7 +191,7 @@ def orthogonal_(tensor: T, gain: float = 1.0) -> T:
 
 def new_parameter(*shape: int, device: Any = None, dtype: Any = None) -> Any:
     """A Parameter with memory that nobody has filled yet."""
-    from ..tensor import empty
+    from ..creation import empty
     from .parameter import Parameter
 
     return Parameter(empty(*shape, device=device, dtype=dtype))

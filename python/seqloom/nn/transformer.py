@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import ops
-from ..tensor import Tensor, zeros
+from ..creation import zeros
+from ..tensor import Tensor
 from . import init
 from .activation import Dropout
 from .attention import MultiheadAttention

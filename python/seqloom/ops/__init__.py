@@ -11,8 +11,8 @@ from .loss import *
 from .matmul import *
 from .norm import *
 from .reduction import *
+from .rnn import *
 from .rotary import *
 from .selection import *
-from .rnn import *
 from .softmax import *
 from .unary import *

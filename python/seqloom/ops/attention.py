@@ -162,9 +162,7 @@ def scaled_dot_product_attention(
         if not isinstance(t, Tensor):
             _tensor(_SDPA, name, t)
     if query.ndim != 4:
-        raise ValueError(
-            f"{_SDPA}: query must have shape [B, Hq, Tq, D], got {list(query.shape)}"
-        )
+        raise ValueError(f"{_SDPA}: query must have shape [B, Hq, Tq, D], got {list(query.shape)}")
     batch, heads, _, width = query.shape
     left, right = _window(window, is_causal)
     mask = _mask(attn_mask, query)
@@ -346,9 +344,7 @@ def _visible_keys(lengths: Tensor | None, keys: int, device: str) -> Tensor | No
     return from_numpy(seen).to(device=device)
 
 
-def _attend(
-    scores: Tensor, values: Tensor, lengths: Tensor | None, return_weights: bool
-) -> Any:
+def _attend(scores: Tensor, values: Tensor, lengths: Tensor | None, return_weights: bool) -> Any:
     """Context [B, Tq, Dv] (and weights) of scores [B, Tq, Tk]."""
     visible = _visible_keys(lengths, scores.shape[-1], scores.device)
     weights = _masked_softmax(scores, visible).to(dtype=values.dtype)

@@ -33,7 +33,15 @@ def _indices(op: str, name: str, t: Any) -> Tensor:
 class _Options:
     """The keywords of cross-entropy, checked, with what they imply for one batch of targets."""
 
-    __slots__ = ("count", "ignore_index", "reduction", "row_scale", "smoothing", "weight", "weight_sum")
+    __slots__ = (
+        "count",
+        "ignore_index",
+        "reduction",
+        "row_scale",
+        "smoothing",
+        "weight",
+        "weight_sum",
+    )
 
     def __init__(
         self,
@@ -56,7 +64,6 @@ class _Options:
         self.weight = None if weight is None else weight.detach().to(dtype=float32)
         self.weight_sum = float(classes) if self.weight is None else self.weight.sum().item()
         self.count: float = 1.0
-        self.row_scale: Tensor | None = None
         if reduction == "mean":
             self.count = _core.cross_entropy_denominator(
                 targets.cpu(), None if self.weight is None else self.weight.cpu(), ignore_index
@@ -117,9 +124,7 @@ def cross_entropy(
     if not isinstance(logits, Tensor):
         raise TypeError(f"cross_entropy: logits must be an array, got {type(logits).__name__}")
     classes = logits.shape[1] if logits.ndim == 2 else 0
-    o = _Options(
-        "cross_entropy", ids, classes, weight, ignore_index, label_smoothing, reduction
-    )
+    o = _Options("cross_entropy", ids, classes, weight, ignore_index, label_smoothing, reduction)
     # A scalar loss scales every row alike, so its gradient is made while a row is in cache.
     early = logits._needs_grad and reduction != "none"
     source = logits.detach()

@@ -178,9 +178,7 @@ def add_rms_norm(
     return y, total
 
 
-def _add_backward(
-    node: Node, dy: Tensor | None, dsum: Tensor | None
-) -> tuple[Tensor | None, ...]:
+def _add_backward(node: Node, dy: Tensor | None, dsum: Tensor | None) -> tuple[Tensor | None, ...]:
     total, weight, bias, mean, rstd = node.saved_tensors()
     if dy is None:  # only the sum was used
         both: tuple[Tensor | None, ...] = (dsum, dsum)

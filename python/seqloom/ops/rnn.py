@@ -13,6 +13,7 @@ from ._arrays import public
 
 __all__ = ["gru", "lstm", "rnn"]
 
+_NAMES = ("rnn", "rnn", "gru", "lstm")
 _CELLS = {"tanh": 0, "relu": 1, "gru": 2, "lstm": 3}
 
 
@@ -47,7 +48,9 @@ def _run(
     if training:
         kept = (*inputs, lengths, y.detach(), saved, cells)
         outputs = (y, h_n) if c_n is None else (y, h_n, c_n)
-        record(outputs, ("rnn", "rnn", "gru", "lstm")[cell], inputs, _backward, kept, (cell, reverse))
+        record(
+            outputs, ("rnn", "rnn", "gru", "lstm")[cell], inputs, _backward, kept, (cell, reverse)
+        )
     return y, h_n, c_n
 
 
@@ -56,7 +59,7 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:
     cell, reverse = node.context
     *inputs, lengths, y, saved, cells = node.saved_tensors()
-    x, h0, c0, w_ih, w_hh, b_ih, b_hh, peepholes = inputs
+    x, _, _, w_ih, w_hh, b_ih, b_hh, peepholes = inputs
     if saved is None and cell >= 2:  # recompute: only the outputs were kept
         saved, cells = _core.rnn_forward(cell, *inputs, lengths, reverse, True)[3:]
     weights = (w_ih, w_hh, b_ih, b_hh, peepholes)
@@ -223,9 +226,10 @@ def lstm(
     peepholes : array [3, H] or three arrays [H], optional
         Weights of c in the gates i and f, and of c' in o.
     layer_norm : (w_x [4 H], w_h [4 H], w_c [H], b_c [H]), optional
-        ``LN(w_ih x; w_x) + LN(w_hh h; w_h)`` before the biases, ``tanh(LN(c'; w_c, b_c))``; eps 1e-5.
+        ``LN(w_ih x; w_x) + LN(w_hh h; w_h)`` before the biases, and
+        ``tanh(LN(c'; w_c, b_c))``; eps 1e-5.
     zoneout : float
-        Probability with which a unit of h keeps its old value; the expected value when not training.
+        Probability with which a unit of h keeps its old value; the mean when not training.
     lengths : integer array [B], optional
         Valid steps of each sequence, in any order. Outputs past a length are zero.
     reverse : bool
@@ -259,8 +263,20 @@ def lstm(
         from ._rnn_general import lstm_general
 
         return lstm_general(
-            x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, peepholes, layer_norm, zoneout, steps,
-            reverse, training,
+            x,
+            h0,
+            c0,
+            w_ih,
+            w_hh,
+            b_ih,
+            b_hh,
+            w_hr,
+            peepholes,
+            layer_norm,
+            zoneout,
+            steps,
+            reverse,
+            training,
         )
     y, h_n, c_n = _run(
         _CELLS["lstm"], x, h0, c0, w_ih, w_hh, b_ih, b_hh, peepholes, steps, reverse, recompute

@@ -8,7 +8,8 @@ from typing import cast
 
 from .. import _core
 from ..autograd import Node, record
-from ..tensor import Tensor, arange
+from ..creation import arange
+from ..tensor import Tensor
 from ._arrays import public
 
 __all__ = [

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..autograd import enable_grad, no_grad
+from ..creation import zeros
 from ..dtypes import float32
-from ..tensor import Tensor, _native, from_dlpack, from_numpy, tensor, zeros
+from ..tensor import Tensor, _native, from_dlpack, from_numpy, tensor
 
 Group = dict[str, Any]
 State = dict[str, Any]

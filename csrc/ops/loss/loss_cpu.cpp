@@ -2,7 +2,7 @@
 // Cross-entropy on the CPU: threads over rows. A row of logits (200 KB for GPT-2) is read from
 // memory once, for its maximum; the sum of exponentials and the gradient then find it in L2. Gradients
 // that will not fit in the caches are stored past them.
-#include "ops/loss/cross_entropy.h"
+#include "ops/loss/loss.h"
 
 #include "cpu/parallel.h"
 #include "cpu/vec.h"

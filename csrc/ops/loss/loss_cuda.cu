@@ -2,7 +2,7 @@
 // Cross-entropy on CUDA: a warp or a block a row (cuda/rows.h); the loss and, when asked for, the
 // gradient come out of the same launch. A target outside [0, classes) reads nothing: its loss is NaN.
 #include "cuda/rows.h"
-#include "ops/loss/cross_entropy.h"
+#include "ops/loss/loss.h"
 
 namespace seqloom::ops {
 namespace {

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors from nothing: zeros, ones, ranges and random numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from .dtypes import as_dtype, float32, int64
+from .methods import _flat
+from .tensor import Scalar, Tensor, tensor
+
+
+def _shape_of(caller: str, shape: tuple[Any, ...]) -> tuple[int, ...]:
+    flat = _flat(shape)
+    try:
+        return tuple(s.__index__() for s in flat)
+    except AttributeError:
+        raise TypeError(f"{caller}: shape must be integers, got {flat!r}") from None
+
+
+def full(
+    shape: Any,
+    fill_value: Scalar,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A tensor of one value.
+
+    >>> import seqloom as sl
+    >>> sl.full((2,), 7).tolist()
+    [7, 7]
+    """
+    if dtype is None:
+        kind = as_dtype(type(fill_value)) if isinstance(fill_value, (bool, int)) else float32
+    else:
+        kind = as_dtype(dtype)
+    extents = _shape_of("full", shape if isinstance(shape, (tuple, list)) else (shape,))
+    t = _core.full(extents, fill_value, kind.code, "cpu" if device is None else str(device))
+    t.requires_grad = requires_grad
+    return t
+
+
+def zeros(
+    *shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """Zeros, float32 by default.
+
+    >>> import seqloom as sl
+    >>> sl.zeros(2, 3).shape
+    (2, 3)
+    """
+    return full(
+        _flat(shape),
+        0,
+        dtype=float32 if dtype is None else dtype,
+        device=device,
+        requires_grad=requires_grad,
+    )
+
+
+def ones(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones, float32 by default.
+
+    >>> import seqloom as sl
+    >>> sl.ones(2).tolist()
+    [1.0, 1.0]
+    """
+    return full(
+        _flat(shape),
+        1,
+        dtype=float32 if dtype is None else dtype,
+        device=device,
+        requires_grad=requires_grad,
+    )
+
+
+def empty(
+    *shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """Memory with whatever it holds, float32 by default.
+
+    >>> import seqloom as sl
+    >>> sl.empty(4, 2).shape
+    (4, 2)
+    """
+    t = _core.empty(
+        _shape_of("empty", shape),
+        (float32 if dtype is None else as_dtype(dtype)).code,
+        "cpu" if device is None else str(device),
+    )
+    t.requires_grad = requires_grad
+    return t
+
+
+def zeros_like(t: Tensor) -> Tensor:
+    """Zeros with the shape, dtype and device of `t`."""
+    return _core.full(t.shape, 0, t._dtype_code, t.device)
+
+
+def ones_like(t: Tensor) -> Tensor:
+    """Ones with the shape, dtype and device of `t`."""
+    return _core.full(t.shape, 1, t._dtype_code, t.device)
+
+
+def empty_like(t: Tensor) -> Tensor:
+    """Uninitialised, with the shape, dtype and device of `t`."""
+    return _core.empty(t.shape, t._dtype_code, t.device)
+
+
+def arange(
+    start: Scalar,
+    stop: Scalar | None = None,
+    step: Scalar = 1,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+) -> Tensor:
+    """Evenly spaced values in [start, stop).
+
+    >>> import seqloom as sl
+    >>> sl.arange(3).tolist(), sl.arange(1, 2, 0.5).tolist()
+    ([0, 1, 2], [1.0, 1.5])
+    """
+    if stop is None:
+        start, stop = 0, start
+    for name, value in (("start", start), ("stop", stop), ("step", step)):
+        if not isinstance(value, (int, float)):
+            raise TypeError(f"arange: {name} must be a number, got {type(value).__name__}")
+    if step == 0:
+        raise ValueError("arange: step must not be 0")
+    integral = all(isinstance(v, int) for v in (start, stop, step))
+    kind = (int64 if integral else float32) if dtype is None else as_dtype(dtype)
+    return tensor(np.arange(start, stop, step), dtype=kind, device=device)
+
+
+def _random(caller: str, shape: Any, dtype: Any, device: Any, kind: int) -> Tensor:
+    d = float32 if dtype is None else as_dtype(dtype)
+    if not d.is_floating_point:
+        raise TypeError(f"{caller}: dtype must be floating, got {d.name}")
+    where = "cpu" if device is None else str(device)
+    return _core.random(_shape_of(caller, shape), d.code, where, kind)
+
+
+def rand(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Uniform numbers in [0, 1) from the default stream: the same on CPU and CUDA.
+
+    >>> import seqloom as sl
+    >>> sl.manual_seed(0)
+    >>> x = sl.rand(2, 3)
+    >>> x.shape, bool((x < 1).all())
+    ((2, 3), True)
+    """
+    t = _random("rand", shape, dtype, device, 0)
+    t.requires_grad = requires_grad
+    return t
+
+
+def randn(
+    *shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """Standard normal numbers from the default stream: the same on CPU and CUDA.
+
+    >>> import seqloom as sl
+    >>> sl.manual_seed(0)
+    >>> sl.randn(4).shape
+    (4,)
+    """
+    t = _random("randn", shape, dtype, device, 1)
+    t.requires_grad = requires_grad
+    return t
+
+
+def randint(
+    low: int, high: int | None = None, size: Any = (), *, dtype: Any = None, device: Any = None
+) -> Tensor:
+    """Uniform integers in [low, high), int64 by default.
+
+    >>> import seqloom as sl
+    >>> bool((sl.randint(0, 5, (8,)) < 5).all())
+    True
+    """
+    if high is None:
+        low, high = 0, low
+    if not isinstance(low, int) or not isinstance(high, int):
+        raise TypeError("randint: low and high must be integers")
+    if high <= low:
+        raise ValueError(f"randint: high must be above low = {low}, got {high}")
+    d = int64 if dtype is None else as_dtype(dtype)
+    where = "cpu" if device is None else str(device)
+    extents = _shape_of("randint", size if isinstance(size, (tuple, list)) else (size,))
+    return _core.random_integers(extents, low, high, d.code, where)
+
+
+def manual_seed(seed: int) -> None:
+    """Start the default random stream afresh: dropout, sampling and initialisation follow it.
+
+    >>> import seqloom as sl
+    >>> sl.manual_seed(1); a = sl.rand(3)
+    >>> sl.manual_seed(1); bool((a == sl.rand(3)).all())
+    True
+    """
+    if not isinstance(seed, int):
+        raise TypeError(f"manual_seed: seed must be an integer, got {type(seed).__name__}")
+    _core.manual_seed(seed % 2**64)
