@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import seqloom as sl
 from hypothesis import strategies as st
 
+import seqloom as sl
 from support import np_dtype
 
 KERNEL_FLOATS = ("float32", "float16", "bfloat16")

@@ -12,8 +12,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import seqloom as sl
 
+import seqloom as sl
 from tolerances import EPS, TOLERANCES, ULPS
 
 FLOATS = ("float32", "float16", "bfloat16")

@@ -21,10 +21,10 @@ import pytest
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 
-import seqloom as sl
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+import seqloom as sl
 from fuzz_cases import CASES, Call, Drawer, junk
 
 CALLS = int(os.environ.get("SEQLOOM_FUZZ_CALLS", "1200"))

@@ -2,8 +2,8 @@
 """sl.cuda: what devices there are, and their streams, events, graphs and memory.
 
 Without a GPU, a driver or a CUDA build, the questions (:func:`is_available`,
-:func:`device_count`, :func:`why_unavailable`) are answered, and everything that needs a device raises a
-RuntimeError that says which of the three is missing.
+:func:`device_count`, :func:`why_unavailable`) are answered, and everything that needs a device
+raises a RuntimeError that says which of the three is missing.
 """
 
 from __future__ import annotations
@@ -193,8 +193,8 @@ class Event:
 class Graph:
     """Work captured once and replayed with one call.
 
-    ``with graph.capture(): ...`` runs the body on a stream of its own and records its launches; tensors made
-    inside must be kept alive as long as the graph is replayed.
+    ``with graph.capture(): ...`` runs the body on a stream of its own and records its launches;
+    tensors made inside must be kept alive as long as the graph is replayed.
     """
 
     def __init__(self) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import seqloom as sl
 
 import reference as ref
+import seqloom as sl
 from support import LAYOUTS, check_op, draws, make_tensor, refuses, to_float64
 
 SDPA = sl.ops.scaled_dot_product_attention

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import seqloom as sl
 
 import reference as ref
+import seqloom as sl
 from support import assert_close_to_reference, check_op, draws, make_tensor, refuses, to_float64
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}

@@ -55,7 +55,7 @@ def _function_backward(node: Node, *gradients: Tensor | None) -> Gradients:
 
 
 class Function:
-    """An op of your own, torch's protocol: static ``forward`` and ``backward``, called by ``apply``.
+    """An op of your own: static ``forward`` and ``backward``, called by ``apply``, as in torch.
 
     Examples
     --------
