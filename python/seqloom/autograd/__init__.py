@@ -5,6 +5,7 @@ from .checking import gradcheck
 from .checkpointing import checkpoint
 from .function import Context, Function
 from .tape import (
+    Gradients,
     Node,
     backward,
     enable_grad,
@@ -18,6 +19,7 @@ from .tape import (
 __all__ = [
     "Context",
     "Function",
+    "Gradients",
     "Node",
     "backward",
     "checkpoint",
