@@ -193,6 +193,10 @@ class Jax(Library):
         # XLA sizes its pool by the CPUs the process may use; the command line sets those.
         os.environ.setdefault("JAX_PLATFORMS", "cpu" if device == "cpu" else "cuda")
         super().__init__(device, threads, module)
+        try:
+            self.module.devices()
+        except (AssertionError, RuntimeError):  # no such backend here
+            raise Unsupported from None
 
     def calls(
         self, case: Case, contender: Contender, copies: Sequence[Inputs], mode: str, dtype: str
@@ -235,9 +239,14 @@ class Jax(Library):
 
 
 class OnnxRuntime(Library):
-    """Sessions come from `onnx_models`; plain functions make no sense here."""
+    """Sessions come from `onnx_models`; plain functions make no sense here. On the CPU only."""
 
     name = "onnxruntime"
+
+    def __init__(self, device: str, threads: int, module: Any = None) -> None:
+        if device != "cpu":
+            raise Unsupported
+        super().__init__(device, threads, module)
 
     def call(self, case: Case, contender: Contender, inputs: Inputs, mode: str, dtype: str) -> Call:
         raise Unsupported

@@ -116,7 +116,11 @@ def _run_parser() -> argparse.ArgumentParser:
     add("--machine", default="", help="name of the machine in the results")
     add("--json", metavar="F", help="write every sample and the environment")
     add("--update", action="store_true", help="keep the rows of F.json that are not measured now")
-    add("--missing", action="store_true", help="with --update: only rows that F.json has not timed")
+    add(
+        "--missing",
+        action="store_true",
+        help="with --update: rows that F.json lacks or has as noisy",
+    )
     add("--csv", metavar="F", help="write one line a sample")
     add("--plot", metavar="F.png", help="draw the roofline and scaling with size")
     add("--compare", metavar="OLD.json", help="compare with earlier results")
@@ -151,7 +155,7 @@ def run_cases(arguments: list[str]) -> int:
     settings = _settings(options)
     jobs = plan(cases, settings)
     if kept is not None and options.missing:
-        done = {row.id for row in kept.rows if row.samples()}
+        done = {row.id for row in kept.rows if row.samples() and not row.noisy}
         jobs = [job for job in jobs if job.row_id(settings) not in done]
         if not jobs:
             print("every row has been timed")

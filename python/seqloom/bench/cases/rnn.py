@@ -180,11 +180,32 @@ def stack(cell: str, steps: int, batch: int, width: int, hidden: int, **changes:
 def layer_norm_lstm(steps: int, batch: int, width: int, hidden: int, **changes: Any) -> Case:
     """The LSTM with normalised gates and cell; no peer has a kernel for it."""
     plain = recurrent("lstm", steps, batch, width, hidden)
+    scales = {"norm_x": 4 * hidden, "norm_h": 4 * hidden, "norm_c": hidden, "shift_c": hidden}
 
-    def call(sl: Any, x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> Any:
-        return sl.ops.lstm(x, None, None, w_ih, w_hh, b_ih, b_hh, layer_norm=True)
+    def make(rng: np.random.Generator) -> dict[str, Any]:
+        return {**plain.make(rng), **{k: 1 + normal(rng, n, scale=0.1) for k, n in scales.items()}}
 
-    return replace(plain, name="lstm_layer_norm", ours=call, peers={}, reference=None, **changes)
+    def split(inputs: dict[str, Any]) -> tuple[list[Any], tuple[Any, ...]]:
+        weights = tuple(inputs.pop(name) for name in scales)
+        return [inputs[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh")], weights
+
+    def ours(sl: Any, x: Any, **inputs: Any) -> Any:
+        weights, norms = split(inputs)
+        return sl.ops.lstm(x, None, None, *weights, layer_norm=norms)
+
+    def reference(ref: Any, x: Any, **inputs: Any) -> Any:
+        weights, norms = split(inputs)
+        return ref.lstm.vjp(x, None, None, *weights, layer_norm_weights=norms)
+
+    return replace(
+        plain,
+        name="lstm_layer_norm",
+        make=make,
+        ours=ours,
+        peers={},
+        reference=reference,
+        **changes,
+    )
 
 
 @register("rnn")
@@ -196,6 +217,7 @@ def cases() -> Iterable[Case]:
         yield recurrent(cell, 64, 64, 512, 512)
         yield recurrent(cell, 512, 1, 256, 1024)
         yield ragged(cell, 128, 32, 128, 256)
+    yield layer_norm_lstm(128, 32, 128, 256, dtypes=("f32",))
     yield stack("gru", 128, 1, 64, 64)
     yield stack("lstm", 128, 32, 128, 256)
 
@@ -204,3 +226,4 @@ def cases() -> Iterable[Case]:
         for batch, hidden in ((16, 768), (16, 512), (16, 1024), (64, 1024)):
             yield recurrent(cell, 1024, batch, hidden, hidden, **on_gpu)
         yield ragged(cell, 1024, 16, 768, 768, **on_gpu)
+    yield layer_norm_lstm(1024, 16, 768, 768, **on_gpu)
