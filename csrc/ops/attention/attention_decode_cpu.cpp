@@ -56,7 +56,8 @@ SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_h
   fill_ranges(a, rows);
   const VecF scale = VecF::broadcast(a.scale);
   for (int64_t r = 0; r < count; ++r) {
-    const T* from = head_of<T>(a.query, b, rows.head(a, r)) + rows.query(a, r) * a.query.row_stride;
+    const T* from = head_of<T>(a.query, b, rows.range[r].head) +
+                    rows.range[r].query * a.query.row_stride;
     for (int64_t c = 0; c < a.width; c += kLanes)
       store(query + r * query_width + c,
             load(from + c, static_cast<int>(min<int64_t>(a.width - c, kLanes))) * scale);
@@ -77,9 +78,10 @@ SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_h
     const int padded = static_cast<int>(round_up(live, kLanes));
     for (int64_t r = 0; r < count; ++r) {
       float* s = weights + r * kTile;
-      const Range range = {rows.range[r].lo, min(rows.range[r].hi, end)};
+      Range range = rows.range[r];
+      range.hi = min(range.hi, end);
       if (!plain || live < kTile || range.lo > j0 || range.hi < j0 + kTile)
-        score_row(a, b, rows.head(a, r), rows.query(a, r), range, j0, 0, padded, 1.0f, s, nullptr);
+        score_row(a, b, range, j0, 0, padded, 1.0f, s, nullptr);
       VecF top = load(s);
       for (int c = kLanes; c < padded; c += kLanes) top = max(load(s + c), top);
       const float here = reduce_max(top), now = here > peak[r] ? here : peak[r];
