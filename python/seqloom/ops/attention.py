@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..autograd import Gradients, Node, record
+from ..autograd import Node, record
 from ..dtypes import float32, float64, int64
 from ..tensor import Tensor, from_numpy
 from ._arrays import public
@@ -22,6 +22,7 @@ __all__ = ["additive_attention", "dot_attention", "scaled_dot_product_attention"
 
 _SDPA = "scaled_dot_product_attention"
 _UNBOUNDED = 1 << 40
+Gradients = tuple["Tensor | None", ...]
 
 
 # ---- checks -------------------------------------------------------------------------------------
