@@ -8,11 +8,11 @@ import sys
 
 import numpy as np
 import pytest
-import seqloom as sl
+from test_attention import SDPA, cancelling, check_sdpa, shapes
 
 import reference as ref
+import seqloom as sl
 from support import check_op, draws, make_tensor, to_float64
-from test_attention import SDPA, cancelling, check_sdpa, shapes
 
 
 def test_many_tiles_and_parts(isa, device, rng):
@@ -26,7 +26,10 @@ def test_a_window_far_from_the_start(dtype, device, rng):
     check_sdpa(inputs, options, device, dtype)
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 90, 1100), (2, 1, 90, 1), (1100,), (2, 1, 1, 1100)], ids=str)
+CUT_MASKS = [(1, 2, 90, 1100), (2, 1, 90, 1), (1100,), (2, 1, 1, 1100)]
+
+
+@pytest.mark.parametrize("shape", CUT_MASKS, ids=str)
 def test_mask_gradients_when_keys_are_cut(shape, device, rng):
     inputs = draws(rng, **shapes(2, 2, 1, queries=90, keys=1100, width=8), attn_mask=shape)
     check_op(
@@ -40,8 +43,11 @@ def test_mask_gradients_when_keys_are_cut(shape, device, rng):
     )
 
 
+FEW_QUERIES = [(2, 2, 1), (8, 1, 1), (3, 1, 2), (1, 1, 7)]
+
+
 @pytest.mark.parametrize("keys", [1, 63, 64, 65, 700, 1500])
-@pytest.mark.parametrize(("heads", "kv_heads", "queries"), [(2, 2, 1), (8, 1, 1), (3, 1, 2), (1, 1, 7)])
+@pytest.mark.parametrize(("heads", "kv_heads", "queries"), FEW_QUERIES)
 def test_decoding(heads, kv_heads, queries, keys, isa, dtype, device, rng):
     inputs = draws(rng, **shapes(2, heads, kv_heads, queries, keys, width=20, value_width=36))
     options = {"key_lengths": np.array([keys, keys // 2]), "is_causal": True}
