@@ -60,8 +60,7 @@ SEQLOOM_ALWAYS_INLINE void tile_gradient(int64_t k, int64_t live, int64_t width,
     int64_t j = 0;
     for (; j + 2 * kLanes <= width; j += 2 * kLanes)
       transposed_multiply<2>(k, a + i, kTile, b + j, width, c + i * width + j, width);
-    if (j < width)
-      transposed_multiply<1>(k, a + i, kTile, b + j, width, c + i * width + j, width);
+    if (j < width) transposed_multiply<1>(k, a + i, kTile, b + j, width, c + i * width + j, width);
   }
 }
 
@@ -166,11 +165,10 @@ SEQLOOM_ALWAYS_INLINE void zero_outside(int begin, int end, float* x) {
 
 // Adds the score gradients of one row to those of the mask.
 inline SEQLOOM_NOINLINE void add_mask_gradient(const AttentionBackwardArgs& args, int64_t b,
-                                               int64_t h, int64_t i, int64_t j0, int begin,
-                                               int end, const float* ds) {
+                                               int64_t h, int64_t i, int64_t j0, int begin, int end,
+                                               const float* ds) {
   const AttentionArgs& a = args.forward;
-  float* to =
-      args.d_mask + b * a.mask_stride[0] + h * a.mask_stride[1] + i * a.mask_stride[2];
+  float* to = args.d_mask + b * a.mask_stride[0] + h * a.mask_stride[1] + i * a.mask_stride[2];
   const int live = static_cast<int>(min<int64_t>(end, a.keys - j0));
   VecF sum = VecF::zero();
   for (int c = begin; c < live; c += kLanes) {
@@ -400,9 +398,12 @@ void backward(const AttentionBackwardArgs& args) {
 
 void attention_backward(const AttentionBackwardArgs& args) {
   switch (args.forward.dtype) {
-    case DType::kFloat16: return backward<f16>(args);
-    case DType::kBFloat16: return backward<bf16>(args);
-    default: return backward<float>(args);
+    case DType::kFloat16:
+      return backward<f16>(args);
+    case DType::kBFloat16:
+      return backward<bf16>(args);
+    default:
+      return backward<float>(args);
   }
 }
 

@@ -54,10 +54,10 @@ struct Packing<bf16> {
 template <class M>
 struct Part {
   Rows rows;
-  M* query;     // [padded, D], times the scale unless M is bf16
-  float* out;   // [padded, width of out], not yet divided by the sums
-  float* peak;  // [padded] running maxima times log2(e)
-  float* sum;   // [padded, kLanes] running sums, lane by lane
+  M* query;                              // [padded, D], times the scale unless M is bf16
+  float* out;                            // [padded, width of out], not yet divided by the sums
+  float* peak;                           // [padded] running maxima times log2(e)
+  float* sum;                            // [padded, kLanes] running sums, lane by lane
   typename Packing<M>::Element* keys;    // packed tile
   typename Packing<M>::Element* values;  // packed tile, unless values are read in place
   float* scores;                         // [kStrip, kTile]
@@ -163,12 +163,11 @@ SEQLOOM_NOINLINE void forward_part(const AttentionArgs& a, int64_t b, int64_t kv
   const int64_t value_words = kTile / kPair * out_width;
   // Float values whose rows are whole vectors are multiplied where they are.
   const bool in_place = dtype_of<T>() == DType::kFloat32 && a.value_width == out_width;
-  const int64_t bytes =
-      Carve::bytes<Range>(padded) + Carve::bytes<M>(padded * a.width) +
-      Carve::bytes<float>(padded * out_width) + 2 * Carve::bytes<float>(padded) +
-      Carve::bytes<float>(padded * kLanes) + Carve::bytes<Element>(key_words) +
-      Carve::bytes<Element>(in_place ? 0 : value_words) + Carve::bytes<float>(kStrip * kTile) +
-      Carve::bytes<M>(padded * kTile);
+  const int64_t bytes = Carve::bytes<Range>(padded) + Carve::bytes<M>(padded * a.width) +
+                        Carve::bytes<float>(padded * out_width) + 2 * Carve::bytes<float>(padded) +
+                        Carve::bytes<float>(padded * kLanes) + Carve::bytes<Element>(key_words) +
+                        Carve::bytes<Element>(in_place ? 0 : value_words) +
+                        Carve::bytes<float>(kStrip * kTile) + Carve::bytes<M>(padded * kTile);
   const cpu::Scratch scratch(static_cast<size_t>(bytes));
   Carve carve(scratch.as<char>());
 
@@ -190,8 +189,8 @@ SEQLOOM_NOINLINE void forward_part(const AttentionArgs& a, int64_t b, int64_t kv
 
   const VecF scale = VecF::broadcast(kDot ? 1.0f : a.scale);
   for (int64_t r = 0; r < padded; ++r) {
-    const T* from = head_of<T>(a.query, b, rows.range[r].head) +
-                    rows.range[r].query * a.query.row_stride;
+    const T* from =
+        head_of<T>(a.query, b, rows.range[r].head) + rows.range[r].query * a.query.row_stride;
     M* to = part.query + r * a.width;
     for (int64_t c = 0; c < a.width; c += kLanes) {
       const int n = static_cast<int>(min<int64_t>(a.width - c, kLanes));

@@ -20,8 +20,8 @@ namespace seqloom::SEQLOOM_ISA_NS {
 using ops::AttentionArgs;
 using ops::AttentionOperand;
 
-constexpr int kStrip = 6;   // query rows
-constexpr int kTile = 64;   // keys
+constexpr int kStrip = 6;  // query rows
+constexpr int kTile = 64;  // keys
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kVectors = 4;  // of a strip's accumulators
 #else
@@ -73,17 +73,23 @@ SEQLOOM_ALWAYS_INLINE bool has_score_options(const AttentionArgs& a) {
 
 SEQLOOM_ALWAYS_INLINE VecF load_mask_values(const AttentionArgs& a, int64_t at, int n) {
   switch (a.mask_dtype) {
-    case DType::kFloat16: return load(static_cast<const f16*>(a.mask) + at, n);
-    case DType::kBFloat16: return load(static_cast<const bf16*>(a.mask) + at, n);
-    default: return load(static_cast<const float*>(a.mask) + at, n);
+    case DType::kFloat16:
+      return load(static_cast<const f16*>(a.mask) + at, n);
+    case DType::kBFloat16:
+      return load(static_cast<const bf16*>(a.mask) + at, n);
+    default:
+      return load(static_cast<const float*>(a.mask) + at, n);
   }
 }
 
 SEQLOOM_ALWAYS_INLINE float load_mask_value(const AttentionArgs& a, int64_t at) {
   switch (a.mask_dtype) {
-    case DType::kFloat16: return seqloom::to_float(static_cast<const f16*>(a.mask)[at]);
-    case DType::kBFloat16: return seqloom::to_float(static_cast<const bf16*>(a.mask)[at]);
-    default: return static_cast<const float*>(a.mask)[at];
+    case DType::kFloat16:
+      return seqloom::to_float(static_cast<const f16*>(a.mask)[at]);
+    case DType::kBFloat16:
+      return seqloom::to_float(static_cast<const bf16*>(a.mask)[at]);
+    default:
+      return static_cast<const float*>(a.mask)[at];
   }
 }
 
@@ -111,8 +117,7 @@ inline SEQLOOM_NOINLINE void score_row(const AttentionArgs& a, int64_t b, const 
       if (slope != nullptr) store(slope + c, fnma(t, t, VecF::broadcast(1.0f)));
     }
     if (a.slopes != nullptr) {
-      const VecF away =
-          VecF::broadcast(static_cast<float>(distance + c)) + to_float(VecI::iota());
+      const VecF away = VecF::broadcast(static_cast<float>(distance + c)) + to_float(VecI::iota());
       x = fma(VecF::broadcast(a.slopes[h]), away, x);
     }
     const int left = max(lo - c, 0), live = min(max(hi - c, 0), kLanes);
@@ -142,12 +147,11 @@ inline SEQLOOM_NOINLINE void score_row(const AttentionArgs& a, int64_t b, const 
 // The same where position and length alone decide, the scale being in the product already.
 SEQLOOM_ALWAYS_INLINE void hide_row(const Range& range, int64_t j0, int begin, int end, float* s) {
   const VecI lo = VecI::broadcast(static_cast<int>(max<int64_t>(range.lo - j0, 0)) - 1);
-  const VecI hi = VecI::broadcast(
-      static_cast<int>(max<int64_t>(min<int64_t>(range.hi - j0, kTile), 0)));
+  const VecI hi =
+      VecI::broadcast(static_cast<int>(max<int64_t>(min<int64_t>(range.hi - j0, kTile), 0)));
   for (int c = begin; c < end; c += kLanes) {
     const VecI column = VecI::iota() + VecI::broadcast(c);
-    store(s + c, select((column > lo) & (column < hi), load(s + c),
-                        VecF::broadcast(-kInfinity)));
+    store(s + c, select((column > lo) & (column < hi), load(s + c), VecF::broadcast(-kInfinity)));
   }
 }
 
@@ -204,8 +208,8 @@ SEQLOOM_ALWAYS_INLINE void strip_times_rows(int64_t k, int64_t width, const A* a
   for (; j < width; j += kLanes) strip_multiply<1>(k, a, lda, b + j, ldb, factor, c + j, ldc);
 }
 
-// s[kStrip, columns begin to end of the tile] = A times packed panels, each `depth` rows long. Whole
-// panels are computed, halves where that is enough.
+// s[kStrip, columns begin to end of the tile] = A times packed panels, each `depth` rows long.
+// Whole panels are computed, halves where that is enough.
 template <class A, class B>
 SEQLOOM_ALWAYS_INLINE void strip_times_panels(int64_t k, int64_t depth, int begin, int end,
                                               const A* a, int64_t lda, const B* panels, float* s) {
@@ -238,8 +242,8 @@ inline SEQLOOM_NOINLINE void widen_tile(const T* x, int64_t ld, int64_t width, i
 // see what the last row sees and their results are dropped.
 struct Rows {
   int64_t b, kv_head, group, begin, count, padded;
-  Range* range;     // [padded]
-  int64_t lo, hi;   // of all rows together
+  Range* range;    // [padded]
+  int64_t lo, hi;  // of all rows together
 };
 
 SEQLOOM_ALWAYS_INLINE void fill_ranges(const AttentionArgs& a, Rows& rows) {
@@ -247,8 +251,8 @@ SEQLOOM_ALWAYS_INLINE void fill_ranges(const AttentionArgs& a, Rows& rows) {
   rows.hi = 0;
   for (int64_t r = 0; r < rows.padded; ++r) {
     const int64_t at = rows.begin + min(r, rows.count - 1);
-    const Range range = visible_range(a, rows.b, rows.kv_head * rows.group + at / a.queries,
-                                      at % a.queries);
+    const Range range =
+        visible_range(a, rows.b, rows.kv_head * rows.group + at / a.queries, at % a.queries);
     rows.range[r] = range;
     if (range.lo < range.hi) {
       rows.lo = min(rows.lo, range.lo);
