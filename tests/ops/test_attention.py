@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,19 @@ def shapes(batch=2, heads=2, kv_heads=None, queries=5, keys=7, width=8, value_wi
     }
 
 
+def cancelling(inputs, options):
+    """Sizes of the terms that cancel in each gradient: p (g.v - g.o) is what remains of g.v."""
+    width, value_width = inputs["query"].shape[-1], inputs["value"].shape[-1]
+    size = 2.5 * math.sqrt(value_width)  # the largest g.v of standard normal g and v
+    scale = abs(options.get("scale") or 1 / math.sqrt(width))
+    largest = {n: float(np.max(np.abs(inputs[n]), initial=0)) for n in ("query", "key")}
+    return {
+        "query": size * scale * largest["key"],
+        "key": size * scale * largest["query"],
+        "attn_mask": size,
+    }
+
+
 def check_sdpa(inputs, options, device, dtype="float32", layout="contiguous", as_numpy=()):
     check_op(
         SDPA,
@@ -34,6 +49,7 @@ def check_sdpa(inputs, options, device, dtype="float32", layout="contiguous", as
         layout=layout,
         kind="product",
         as_numpy=as_numpy,
+        scales=cancelling(inputs, options),
     )
 
 

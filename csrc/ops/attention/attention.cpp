@@ -10,10 +10,10 @@ namespace {
 namespace py = pybind11;
 constexpr const char* kOp = "scaled_dot_product_attention";
 
-#define SEQLOOM_RUN_HERE(work, call)                \
-  do {                                              \
-    ReleaseGil release_gil((work) >= 16384);        \
-    call;                                           \
+#define SEQLOOM_RUN_HERE(work, call)         \
+  do {                                       \
+    ReleaseGil release_gil((work) >= 16384); \
+    call;                                    \
   } while (false)
 
 // The array itself when elements of its last axis are adjacent, else a contiguous copy.
@@ -64,22 +64,21 @@ void check_qkv(const Array& query, const Array& key, const Array& value) {
 
 // Strides of the mask over [B, Hq, Tq, Tk]: 0 on the axes that it lacks or that are one long.
 void set_mask(Inputs& in, const Array& mask, const Dims& scores) {
-  check_value(mask.device() == in.query.device(), kOp, ": attn_mask must be on the device of query");
+  check_value(mask.device() == in.query.device(), kOp,
+              ": attn_mask must be on the device of query");
   check_type(mask.dtype() == DType::kBool || is_kernel_float(mask.dtype()), kOp,
-             ": attn_mask must be bool, float32, float16 or bfloat16, got ",
-             name_of(mask.dtype()));
+             ": attn_mask must be bool, float32, float16 or bfloat16, got ", name_of(mask.dtype()));
   bool fits = mask.rank() <= 4;
   for (int i = 1; fits && i <= mask.rank(); ++i)
     fits = mask.size(-i) == 1 || mask.size(-i) == scores[4 - i];
   check_value(fits, kOp, ": attn_mask must broadcast to [B, Hq, Tq, Tk] = ", scores, ", got ",
               mask.shape());
-  in.mask = mask.rank() == 0 || mask.size(-1) <= 1 || mask.stride(-1) == 1 ? mask
-                                                                          : contiguous(mask);
+  in.mask =
+      mask.rank() == 0 || mask.size(-1) <= 1 || mask.stride(-1) == 1 ? mask : contiguous(mask);
   in.args.mask = in.mask->data();
   in.args.mask_dtype = mask.dtype();
   for (int i = 1; i <= 4; ++i)
-    in.args.mask_stride[4 - i] =
-        i <= mask.rank() && mask.size(-i) > 1 ? in.mask->stride(-i) : 0;
+    in.args.mask_stride[4 - i] = i <= mask.rank() && mask.size(-i) > 1 ? in.mask->stride(-i) : 0;
 }
 
 std::optional<Array> per_batch(const char* name, const std::optional<Array>& a, int64_t batch) {
@@ -240,8 +239,15 @@ AdditiveInputs additive_inputs(const Array& query, const Array& key, const Array
                   query.size(2) == v.size(0),
               op, ": v must have shape [A] = [", query.size(-1), "], got ", v.shape());
   AdditiveInputs in{contiguous(query), contiguous(key), contiguous(v), std::nullopt, {}};
-  in.args = {in.query.data_as<float>(), in.key.data_as<float>(), in.v.data_as<float>(), nullptr,
-             nullptr, query.size(0), query.size(1), key.size(1), query.size(2)};
+  in.args = {in.query.data_as<float>(),
+             in.key.data_as<float>(),
+             in.v.data_as<float>(),
+             nullptr,
+             nullptr,
+             query.size(0),
+             query.size(1),
+             key.size(1),
+             query.size(2)};
   if (key_lengths) {
     check_shape(op, "key_lengths", *key_lengths, Dims{in.args.batch}, "[B]");
     check_type(key_lengths->dtype() == DType::kInt64, op, ": key_lengths must be int64");
@@ -249,8 +255,7 @@ AdditiveInputs additive_inputs(const Array& query, const Array& key, const Array
     in.args.key_lengths = in.key_lengths->data_as<int64_t>();
     for (int64_t b = 0; b < in.args.batch; ++b)
       check_value(in.args.key_lengths[b] >= 0 && in.args.key_lengths[b] <= in.args.keys, op,
-                  ": key_lengths must be in [0, ", in.args.keys, "], got ",
-                  in.args.key_lengths[b]);
+                  ": key_lengths must be in [0, ", in.args.keys, "], got ", in.args.key_lengths[b]);
   }
   return in;
 }

@@ -60,8 +60,7 @@ SEQLOOM_ALWAYS_INLINE void tile_gradient(int64_t k, int64_t live, int64_t width,
     int64_t j = 0;
     for (; j + 2 * kLanes <= width; j += 2 * kLanes)
       transposed_multiply<2>(k, a + i, kTile, b + j, width, c + i * width + j, width);
-    if (j < width)
-      transposed_multiply<1>(k, a + i, kTile, b + j, width, c + i * width + j, width);
+    if (j < width) transposed_multiply<1>(k, a + i, kTile, b + j, width, c + i * width + j, width);
   }
 }
 
@@ -134,7 +133,7 @@ SEQLOOM_NOINLINE void load_rows(const AttentionBackwardArgs& args, Work& w) {
       w.delta[r] = 0;
       continue;
     }
-    const int64_t h = rows.head(a, r), i = rows.query(a, r);
+    const int64_t h = rows.range[r].head, i = rows.range[r].query;
     const int64_t row = (rows.b * a.heads + h) * a.queries + i;
     widen_scaled(head_of<T>(a.query, rows.b, h) + i * a.query.row_stride, a.width, w.width, a.scale,
                  query);
@@ -166,11 +165,10 @@ SEQLOOM_ALWAYS_INLINE void zero_outside(int begin, int end, float* x) {
 
 // Adds the score gradients of one row to those of the mask.
 inline SEQLOOM_NOINLINE void add_mask_gradient(const AttentionBackwardArgs& args, int64_t b,
-                                               int64_t h, int64_t i, int64_t j0, int begin,
-                                               int end, const float* ds) {
+                                               int64_t h, int64_t i, int64_t j0, int begin, int end,
+                                               const float* ds) {
   const AttentionArgs& a = args.forward;
-  float* to =
-      args.d_mask + b * a.mask_stride[0] + h * a.mask_stride[1] + i * a.mask_stride[2];
+  float* to = args.d_mask + b * a.mask_stride[0] + h * a.mask_stride[1] + i * a.mask_stride[2];
   const int live = static_cast<int>(min<int64_t>(end, a.keys - j0));
   VecF sum = VecF::zero();
   for (int c = begin; c < live; c += kLanes) {
@@ -193,40 +191,42 @@ SEQLOOM_NOINLINE void strip_gradients(const AttentionBackwardArgs& args, Work& w
   float* p = w.weights + at * kTile;
   float* ds = w.d_scores + at * kTile;
   float slope[kStrip * kTile];
-  for (int c = begin / kPanel * kPanel; c < end; c += kPanel) {
-    strip_multiply<kVectors>(a.width, w.query + r0 * w.width, w.width, w.key_panels + c * a.width,
-                             kPanel, nullptr, p + c, kTile);
-    strip_multiply<kVectors>(a.value_width, w.gradient + r0 * w.value_width, w.value_width,
-                             w.value_panels + c * a.value_width, kPanel, nullptr, ds + c, kTile);
-  }
+  strip_times_panels(a.width, a.width, begin, end, w.query + r0 * w.width, w.width, w.key_panels,
+                     p);
+  strip_times_panels(a.value_width, a.value_width, begin, end, w.gradient + r0 * w.value_width,
+                     w.value_width, w.value_panels, ds);
   if (begin != 0 || end != kTile) {
     zero_outside(begin, end, p);
     zero_outside(begin, end, ds);
   }
   const bool masked = !plain || !view.full;
+  const VecF log2e = VecF::broadcast(kLog2e);
   const VecF hidden = VecF::broadcast(-kInfinity);
   const VecF scale = VecF::broadcast(keep_scale(a));
   for (int i = 0; i < kStrip; ++i, p += kTile, ds += kTile) {
     const int64_t r = r0 + i;
-    const VecF lse = VecF::broadcast(w.lse[r]), delta = VecF::broadcast(w.delta[r]);
+    const VecF lse = VecF::broadcast(w.lse[r] * kLog2e), delta = VecF::broadcast(w.delta[r]);
     if (SEQLOOM_LIKELY(!masked && a.dropout == 0)) {
 #pragma GCC unroll 4
       for (int c = begin; c < end; c += kLanes) {
-        const VecF weight = exp(load(p + c) - lse);
+        const VecF weight = exp2_weight(fms(load(p + c), log2e, lse));
         store(p + c, weight);
         store(ds + c, weight * (load(ds + c) - delta));
       }
       continue;
     }
-    const int64_t h = w.rows.head(a, r), q = w.rows.query(a, r);
+    const Range& range = w.rows.range[r];
     float keep[kTile + kLanes];
-    score_row(a, w.rows.b, h, q, w.rows.range[r], j0, begin, end, 1.0f, p,
-              a.softcap > 0 ? slope : nullptr);
-    if (a.dropout > 0) dropout_row(a, w.rows.b, h, q, j0, begin, end, keep);
+    if (plain) {
+      hide_row(range, j0, begin, end, p);
+    } else {
+      score_row(a, w.rows.b, range, j0, begin, end, 1.0f, p, a.softcap > 0 ? slope : nullptr);
+    }
+    if (a.dropout > 0) dropout_row(a, w.rows.b, range, j0, begin, end, keep);
     for (int c = begin; c < end; c += kLanes) {
       // Hidden pairs are zero whatever their values hold.
       const VecF score = load(p + c);
-      const VecF weight = zero_unless(score != hidden, exp(score - lse));
+      const VecF weight = zero_unless(score != hidden, exp2_weight(fms(score, log2e, lse)));
       VecF dropped = weight, dp = load(ds + c);
       if (a.dropout > 0) {
         const VecF factor = load(keep + c) * scale;
@@ -237,7 +237,7 @@ SEQLOOM_NOINLINE void strip_gradients(const AttentionBackwardArgs& args, Work& w
       store(ds + c, zero_unless(weight != VecF::zero(), weight * (dp - delta)));
     }
     if (args.d_mask != nullptr && r < w.rows.count)
-      add_mask_gradient(args, w.rows.b, h, q, j0, begin, end, ds);
+      add_mask_gradient(args, w.rows.b, range.head, range.query, j0, begin, end, ds);
     if (a.softcap > 0)
       for (int c = begin; c < end; c += kLanes) store(ds + c, load(ds + c) * load(slope + c));
   }
@@ -398,9 +398,12 @@ void backward(const AttentionBackwardArgs& args) {
 
 void attention_backward(const AttentionBackwardArgs& args) {
   switch (args.forward.dtype) {
-    case DType::kFloat16: return backward<f16>(args);
-    case DType::kBFloat16: return backward<bf16>(args);
-    default: return backward<float>(args);
+    case DType::kFloat16:
+      return backward<f16>(args);
+    case DType::kBFloat16:
+      return backward<bf16>(args);
+    default:
+      return backward<float>(args);
   }
 }
 

@@ -54,10 +54,10 @@ struct Packing<bf16> {
 template <class M>
 struct Part {
   Rows rows;
-  M* query;     // [padded, D], times the scale unless M is bf16
-  float* out;   // [padded, width of out], not yet divided by the sums
-  float* peak;  // [padded] running maxima
-  float* sum;   // [padded, kLanes] running sums, lane by lane
+  M* query;                              // [padded, D], times the scale unless M is bf16
+  float* out;                            // [padded, width of out], not yet divided by the sums
+  float* peak;                           // [padded] running maxima times log2(e)
+  float* sum;                            // [padded, kLanes] running sums, lane by lane
   typename Packing<M>::Element* keys;    // packed tile
   typename Packing<M>::Element* values;  // packed tile, unless values are read in place
   float* scores;                         // [kStrip, kTile]
@@ -66,7 +66,7 @@ struct Part {
   int64_t out_width;
 };
 
-// Scores of six rows against the tile, then weights: exp(score - maximum).
+// Scores of six rows against the tile, then weights: 2^(score log2(e) - maximum).
 template <class M>
 void strip_weights(const AttentionArgs& a, Part<M>& part, int64_t r0, int64_t j0, StripView view,
                    float scale, bool plain) {
@@ -75,18 +75,19 @@ void strip_weights(const AttentionArgs& a, Part<M>& part, int64_t r0, int64_t j0
   constexpr int kPair = Packing<M>::kPair;
   const int64_t depth = (a.width + kPair - 1) / kPair;
   float* s = part.scores;
-  for (int c = begin / kPanel * kPanel; c < end; c += kPanel)
-    strip_multiply<kVectors>(a.width, part.query + r0 * a.width, a.width, part.keys + c * depth,
-                             kPanel, nullptr, s + c, kTile);
-  if (!plain || !view.full) {
+  const Range* range = part.rows.range + r0;
+  strip_times_panels(a.width, depth, begin, end, part.query + r0 * a.width, a.width, part.keys, s);
+  if (!plain) {
     for (int i = 0; i < kStrip; ++i)
-      score_row(a, part.rows.b, part.rows.head(a, r0 + i), part.rows.query(a, r0 + i),
-                part.rows.range[r0 + i], j0, begin, end, scale, s + i * kTile, nullptr);
+      score_row(a, part.rows.b, range[i], j0, begin, end, scale, s + i * kTile, nullptr);
     scale = 1;
+  } else if (!view.full) {
+    for (int i = 0; i < kStrip; ++i) hide_row(range[i], j0, begin, end, s + i * kTile);
   }
 
-  // Maxima in units of the scores; a row that has seen nothing yet uses zero, so that -inf - -inf
-  // can't arise.
+  // Exponents are to base 2. A row that has seen nothing yet takes zero for its maximum, so that
+  // -inf - -inf can't arise.
+  scale *= kLog2e;
   float fresh[round_up(kStrip, kLanes)];
   for (int i = 0; i < kStrip; ++i) {
     const float* row = s + i * kTile;
@@ -99,7 +100,7 @@ void strip_weights(const AttentionArgs& a, Part<M>& part, int64_t r0, int64_t j0
     const int n = min(kStrip - i, kLanes);
     const VecF now = load(fresh + i, n), old = load(part.peak + r0 + i, n);
     const VecF base = select(now == VecF::broadcast(-kInfinity), VecF::zero(), now);
-    store(part.factor + r0 + i, exp(old - base), n);
+    store(part.factor + r0 + i, exp2_weight(old - base), n);
     store(part.peak + r0 + i, now, n);
     store(fresh + i, base, n);
   }
@@ -114,16 +115,15 @@ void strip_weights(const AttentionArgs& a, Part<M>& part, int64_t r0, int64_t j0
     if (SEQLOOM_LIKELY(a.dropout == 0)) {
 #pragma GCC unroll 4
       for (int c = begin; c < end; c += kLanes) {
-        const VecF p = exp(fms(load(row + c), slope, base));
+        const VecF p = exp2_weight(fms(load(row + c), slope, base));
         sum += p;
         store(to + c, p);
       }
     } else {
       float keep[kTile + kLanes];
-      dropout_row(a, part.rows.b, part.rows.head(a, r0 + i), part.rows.query(a, r0 + i), j0, begin,
-                  end, keep);
+      dropout_row(a, part.rows.b, range[i], j0, begin, end, keep);
       for (int c = begin; c < end; c += kLanes) {
-        const VecF p = exp(fms(load(row + c), slope, base));
+        const VecF p = exp2_weight(fms(load(row + c), slope, base));
         sum += p;
         store(to + c, p * load(keep + c));
       }
@@ -138,7 +138,8 @@ void finish_rows(const AttentionArgs& a, const Part<M>& part) {
   const Rows& rows = part.rows;
   const float scale = keep_scale(a);
   for (int64_t r = 0; r < rows.count; ++r) {
-    const int64_t row = (rows.b * a.heads + rows.head(a, r)) * a.queries + rows.query(a, r);
+    const Range& at = rows.range[r];
+    const int64_t row = (rows.b * a.heads + at.head) * a.queries + at.query;
     const float sum = reduce_add(load(part.sum + r * kLanes));
     const VecF factor = VecF::broadcast(sum == 0 ? 0 : scale / sum);
     T* to = static_cast<T*>(a.output) + row * a.value_width;
@@ -147,7 +148,7 @@ void finish_rows(const AttentionArgs& a, const Part<M>& part) {
       store(to + c, load(from + c) * factor,
             static_cast<int>(min<int64_t>(a.value_width - c, kLanes)));
     if (a.lse != nullptr)
-      a.lse[row] = sum == 0 ? kInfinity : part.peak[r] + get(log(VecF::broadcast(sum)), 0);
+      a.lse[row] = sum == 0 ? kInfinity : part.peak[r] * kLn2 + get(log(VecF::broadcast(sum)), 0);
   }
 }
 
@@ -162,12 +163,11 @@ SEQLOOM_NOINLINE void forward_part(const AttentionArgs& a, int64_t b, int64_t kv
   const int64_t value_words = kTile / kPair * out_width;
   // Float values whose rows are whole vectors are multiplied where they are.
   const bool in_place = dtype_of<T>() == DType::kFloat32 && a.value_width == out_width;
-  const int64_t bytes =
-      Carve::bytes<Range>(padded) + Carve::bytes<M>(padded * a.width) +
-      Carve::bytes<float>(padded * out_width) + 2 * Carve::bytes<float>(padded) +
-      Carve::bytes<float>(padded * kLanes) + Carve::bytes<Element>(key_words) +
-      Carve::bytes<Element>(in_place ? 0 : value_words) + Carve::bytes<float>(kStrip * kTile) +
-      Carve::bytes<M>(padded * kTile);
+  const int64_t bytes = Carve::bytes<Range>(padded) + Carve::bytes<M>(padded * a.width) +
+                        Carve::bytes<float>(padded * out_width) + 2 * Carve::bytes<float>(padded) +
+                        Carve::bytes<float>(padded * kLanes) + Carve::bytes<Element>(key_words) +
+                        Carve::bytes<Element>(in_place ? 0 : value_words) +
+                        Carve::bytes<float>(kStrip * kTile) + Carve::bytes<M>(padded * kTile);
   const cpu::Scratch scratch(static_cast<size_t>(bytes));
   Carve carve(scratch.as<char>());
 
@@ -189,7 +189,8 @@ SEQLOOM_NOINLINE void forward_part(const AttentionArgs& a, int64_t b, int64_t kv
 
   const VecF scale = VecF::broadcast(kDot ? 1.0f : a.scale);
   for (int64_t r = 0; r < padded; ++r) {
-    const T* from = head_of<T>(a.query, b, rows.head(a, r)) + rows.query(a, r) * a.query.row_stride;
+    const T* from =
+        head_of<T>(a.query, b, rows.range[r].head) + rows.range[r].query * a.query.row_stride;
     M* to = part.query + r * a.width;
     for (int64_t c = 0; c < a.width; c += kLanes) {
       const int n = static_cast<int>(min<int64_t>(a.width - c, kLanes));

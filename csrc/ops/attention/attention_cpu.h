@@ -20,8 +20,8 @@ namespace seqloom::SEQLOOM_ISA_NS {
 using ops::AttentionArgs;
 using ops::AttentionOperand;
 
-constexpr int kStrip = 6;   // query rows
-constexpr int kTile = 64;   // keys
+constexpr int kStrip = 6;  // query rows
+constexpr int kTile = 64;  // keys
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kVectors = 4;  // of a strip's accumulators
 #else
@@ -38,21 +38,32 @@ SEQLOOM_ALWAYS_INLINE const T* head_of(const AttentionOperand& x, int64_t b, int
   return static_cast<const T*>(x.data) + b * x.batch_stride + h * x.head_stride;
 }
 
-// The keys [lo, hi) that a row may see by position and length.
+// The keys [lo, hi) that a row may see by position and length, and which row it is.
 struct Range {
   int64_t lo, hi;
+  int64_t head, query;
 };
+
+// 2^x for x <= 0 (a little above is fine), 2 ULP; zero from -150 down, NaN stays.
+SEQLOOM_ALWAYS_INLINE VecF exp2_weight(VecF x) {
+  x = max(VecF::broadcast(-160.0f), x);
+  const VecF n = round(x);
+  return scale_pow2(polynomial(x - n, 1.00000012f, 0.693146944f, 0.240221202f, 0.0555071309f,
+                               0.00967554096f, 0.00132764713f),
+                    n);
+}
+constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
 
 SEQLOOM_ALWAYS_INLINE int64_t offset_of(const AttentionArgs& a, int64_t b) {
   return a.offsets != nullptr ? a.offsets[b] : a.offset;
 }
 
-SEQLOOM_ALWAYS_INLINE Range visible_range(const AttentionArgs& a, int64_t b, int64_t i) {
+SEQLOOM_ALWAYS_INLINE Range visible_range(const AttentionArgs& a, int64_t b, int64_t h, int64_t i) {
   const int64_t position = i + offset_of(a, b);
   const int64_t length = a.key_lengths != nullptr ? a.key_lengths[b] : a.keys;
   const int64_t lo = max<int64_t>(0, position - a.left);
   const int64_t hi = min<int64_t>(length, position + a.right + 1);
-  return {min(lo, length), max(hi, min(lo, length))};
+  return {min(lo, length), max(hi, min(lo, length)), h, i};
 }
 
 // Whether scores are more than products times the scale.
@@ -62,25 +73,32 @@ SEQLOOM_ALWAYS_INLINE bool has_score_options(const AttentionArgs& a) {
 
 SEQLOOM_ALWAYS_INLINE VecF load_mask_values(const AttentionArgs& a, int64_t at, int n) {
   switch (a.mask_dtype) {
-    case DType::kFloat16: return load(static_cast<const f16*>(a.mask) + at, n);
-    case DType::kBFloat16: return load(static_cast<const bf16*>(a.mask) + at, n);
-    default: return load(static_cast<const float*>(a.mask) + at, n);
+    case DType::kFloat16:
+      return load(static_cast<const f16*>(a.mask) + at, n);
+    case DType::kBFloat16:
+      return load(static_cast<const bf16*>(a.mask) + at, n);
+    default:
+      return load(static_cast<const float*>(a.mask) + at, n);
   }
 }
 
 SEQLOOM_ALWAYS_INLINE float load_mask_value(const AttentionArgs& a, int64_t at) {
   switch (a.mask_dtype) {
-    case DType::kFloat16: return seqloom::to_float(static_cast<const f16*>(a.mask)[at]);
-    case DType::kBFloat16: return seqloom::to_float(static_cast<const bf16*>(a.mask)[at]);
-    default: return static_cast<const float*>(a.mask)[at];
+    case DType::kFloat16:
+      return seqloom::to_float(static_cast<const f16*>(a.mask)[at]);
+    case DType::kBFloat16:
+      return seqloom::to_float(static_cast<const bf16*>(a.mask)[at]);
+    default:
+      return static_cast<const float*>(a.mask)[at];
   }
 }
 
 // Turns scale * q . k in s[begin, end) of the tile that starts at key j0 into scores, hidden pairs
 // into -inf; begin is a multiple of kLanes. `slope` gets the derivative of the cap, if asked for.
-inline SEQLOOM_NOINLINE void score_row(const AttentionArgs& a, int64_t b, int64_t h, int64_t i,
-                                       Range range, int64_t j0, int begin, int end, float scale,
-                                       float* s, float* slope) {
+inline SEQLOOM_NOINLINE void score_row(const AttentionArgs& a, int64_t b, const Range& range,
+                                       int64_t j0, int begin, int end, float scale, float* s,
+                                       float* slope) {
+  const int64_t h = range.head, i = range.query;
   const VecF hidden = VecF::broadcast(-kInfinity);
   const VecF factor = VecF::broadcast(scale);
   const VecF cap = VecF::broadcast(a.softcap);
@@ -99,8 +117,7 @@ inline SEQLOOM_NOINLINE void score_row(const AttentionArgs& a, int64_t b, int64_
       if (slope != nullptr) store(slope + c, fnma(t, t, VecF::broadcast(1.0f)));
     }
     if (a.slopes != nullptr) {
-      const VecF away =
-          VecF::broadcast(static_cast<float>(distance + c)) + to_float(VecI::iota());
+      const VecF away = VecF::broadcast(static_cast<float>(distance + c)) + to_float(VecI::iota());
       x = fma(VecF::broadcast(a.slopes[h]), away, x);
     }
     const int left = max(lo - c, 0), live = min(max(hi - c, 0), kLanes);
@@ -127,11 +144,22 @@ inline SEQLOOM_NOINLINE void score_row(const AttentionArgs& a, int64_t b, int64_
   }
 }
 
+// The same where position and length alone decide, the scale being in the product already.
+SEQLOOM_ALWAYS_INLINE void hide_row(const Range& range, int64_t j0, int begin, int end, float* s) {
+  const VecI lo = VecI::broadcast(static_cast<int>(max<int64_t>(range.lo - j0, 0)) - 1);
+  const VecI hi =
+      VecI::broadcast(static_cast<int>(max<int64_t>(min<int64_t>(range.hi - j0, kTile), 0)));
+  for (int c = begin; c < end; c += kLanes) {
+    const VecI column = VecI::iota() + VecI::broadcast(c);
+    store(s + c, select((column > lo) & (column < hi), load(s + c), VecF::broadcast(-kInfinity)));
+  }
+}
+
 // The dropout numbers of a row: keep[c] = 1 or 0 for keys j0 + [begin, end).
-inline SEQLOOM_NOINLINE void dropout_row(const AttentionArgs& a, int64_t b, int64_t h, int64_t i,
+inline SEQLOOM_NOINLINE void dropout_row(const AttentionArgs& a, int64_t b, const Range& range,
                                          int64_t j0, int begin, int end, float* keep) {
   const uint64_t element = static_cast<uint64_t>(
-      ((b * a.heads + h) * a.queries + i) * a.keys + j0 + begin);
+      ((b * a.heads + range.head) * a.queries + range.query) * a.keys + j0 + begin);
   const VecF p = VecF::broadcast(a.dropout);
   const VecF one = VecF::broadcast(1.0f);
   philox_uniforms(a.seed, a.stream_offset + element, end - begin,
@@ -180,6 +208,20 @@ SEQLOOM_ALWAYS_INLINE void strip_times_rows(int64_t k, int64_t width, const A* a
   for (; j < width; j += kLanes) strip_multiply<1>(k, a, lda, b + j, ldb, factor, c + j, ldc);
 }
 
+// s[kStrip, columns begin to end of the tile] = A times packed panels, each `depth` rows long.
+// Whole panels are computed, halves where that is enough.
+template <class A, class B>
+SEQLOOM_ALWAYS_INLINE void strip_times_panels(int64_t k, int64_t depth, int begin, int end,
+                                              const A* a, int64_t lda, const B* panels, float* s) {
+  for (int c = begin / kPanel * kPanel; c < end; c += kPanel) {
+    if (kVectors > 2 && end - c <= 2 * kLanes) {
+      strip_multiply<2>(k, a, lda, panels + c * depth, kPanel, nullptr, s + c, kTile);
+    } else {
+      strip_multiply<kVectors>(k, a, lda, panels + c * depth, kPanel, nullptr, s + c, kTile);
+    }
+  }
+}
+
 // Panels of the transposed tile: keys [0, live) of x, each `width` long.
 template <class T>
 inline SEQLOOM_NOINLINE void pack_tile(const T* x, int64_t ld, int64_t width, int64_t live,
@@ -200,22 +242,17 @@ inline SEQLOOM_NOINLINE void widen_tile(const T* x, int64_t ld, int64_t width, i
 // see what the last row sees and their results are dropped.
 struct Rows {
   int64_t b, kv_head, group, begin, count, padded;
-  Range* range;     // [padded]
-  int64_t lo, hi;   // of all rows together
-
-  SEQLOOM_ALWAYS_INLINE int64_t head(const AttentionArgs& a, int64_t r) const {
-    return kv_head * group + (begin + min(r, count - 1)) / a.queries;
-  }
-  SEQLOOM_ALWAYS_INLINE int64_t query(const AttentionArgs& a, int64_t r) const {
-    return (begin + min(r, count - 1)) % a.queries;
-  }
+  Range* range;    // [padded]
+  int64_t lo, hi;  // of all rows together
 };
 
 SEQLOOM_ALWAYS_INLINE void fill_ranges(const AttentionArgs& a, Rows& rows) {
   rows.lo = a.keys;
   rows.hi = 0;
   for (int64_t r = 0; r < rows.padded; ++r) {
-    const Range range = visible_range(a, rows.b, rows.query(a, r));
+    const int64_t at = rows.begin + min(r, rows.count - 1);
+    const Range range =
+        visible_range(a, rows.b, rows.kv_head * rows.group + at / a.queries, at % a.queries);
     rows.range[r] = range;
     if (range.lo < range.hi) {
       rows.lo = min(rows.lo, range.lo);

@@ -44,10 +44,11 @@ SEQLOOM_NOINLINE void weigh_rows(int64_t k, int64_t width, const float* a, const
 template <class T>
 SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_head, int64_t count,
                                  int64_t begin, int64_t end, float* out, float* peak, float* sum) {
-  const int64_t out_width = round_up(a.value_width, kLanes), query_width = round_up(a.width, kLanes);
-  const cpu::Scratch scratch(static_cast<size_t>(
-      Carve::bytes<Range>(count) + Carve::bytes<float>(count * query_width) +
-      Carve::bytes<float>(count * kTile) + Carve::bytes<float>(count)));
+  const int64_t out_width = round_up(a.value_width, kLanes),
+                query_width = round_up(a.width, kLanes);
+  const cpu::Scratch scratch(
+      static_cast<size_t>(Carve::bytes<Range>(count) + Carve::bytes<float>(count * query_width) +
+                          Carve::bytes<float>(count * kTile) + Carve::bytes<float>(count)));
   Carve carve(scratch.as<char>());
   Rows rows{b, kv_head, a.heads / a.kv_heads, 0, count, count, carve.take<Range>(count), 0, 0};
   float* query = carve.take<float>(count * query_width);
@@ -56,7 +57,8 @@ SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_h
   fill_ranges(a, rows);
   const VecF scale = VecF::broadcast(a.scale);
   for (int64_t r = 0; r < count; ++r) {
-    const T* from = head_of<T>(a.query, b, rows.head(a, r)) + rows.query(a, r) * a.query.row_stride;
+    const T* from =
+        head_of<T>(a.query, b, rows.range[r].head) + rows.range[r].query * a.query.row_stride;
     for (int64_t c = 0; c < a.width; c += kLanes)
       store(query + r * query_width + c,
             load(from + c, static_cast<int>(min<int64_t>(a.width - c, kLanes))) * scale);
@@ -77,9 +79,10 @@ SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_h
     const int padded = static_cast<int>(round_up(live, kLanes));
     for (int64_t r = 0; r < count; ++r) {
       float* s = weights + r * kTile;
-      const Range range = {rows.range[r].lo, min(rows.range[r].hi, end)};
+      Range range = rows.range[r];
+      range.hi = min(range.hi, end);
       if (!plain || live < kTile || range.lo > j0 || range.hi < j0 + kTile)
-        score_row(a, b, rows.head(a, r), rows.query(a, r), range, j0, 0, padded, 1.0f, s, nullptr);
+        score_row(a, b, range, j0, 0, padded, 1.0f, s, nullptr);
       VecF top = load(s);
       for (int c = kLanes; c < padded; c += kLanes) top = max(load(s + c), top);
       const float here = reduce_max(top), now = here > peak[r] ? here : peak[r];
@@ -153,8 +156,8 @@ void decode(const AttentionArgs& a) {
     for (int64_t c = 0; c < a.value_width; c += kLanes) {
       VecF x = VecF::zero();
       for (int64_t run = 0; run < runs; ++run)
-        x = fma(load(out + (run * rows + r) * out_width + c),
-                VecF::broadcast(peak[run * rows + r]), x);
+        x = fma(load(out + (run * rows + r) * out_width + c), VecF::broadcast(peak[run * rows + r]),
+                x);
       store(to + c, x * factor, static_cast<int>(min<int64_t>(a.value_width - c, kLanes)));
     }
     if (a.lse != nullptr)
@@ -166,9 +169,12 @@ void decode(const AttentionArgs& a) {
 
 void attention_decode(const AttentionArgs& a) {
   switch (a.dtype) {
-    case DType::kFloat16: return decode<f16>(a);
-    case DType::kBFloat16: return decode<bf16>(a);
-    default: return decode<float>(a);
+    case DType::kFloat16:
+      return decode<f16>(a);
+    case DType::kBFloat16:
+      return decode<bf16>(a);
+    default:
+      return decode<float>(a);
   }
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..autograd import Gradients, Node, record
+from ..autograd import Node, record
 from ..dtypes import float32, float64, int64
 from ..tensor import Tensor, from_numpy
 from ._arrays import public
@@ -22,6 +22,7 @@ __all__ = ["additive_attention", "dot_attention", "scaled_dot_product_attention"
 
 _SDPA = "scaled_dot_product_attention"
 _UNBOUNDED = 1 << 40
+Gradients = tuple["Tensor | None", ...]
 
 
 # ---- checks -------------------------------------------------------------------------------------
@@ -347,9 +348,9 @@ def _visible_keys(lengths: Tensor | None, keys: int, device: str) -> Tensor | No
 def _attend(scores: Tensor, values: Tensor, lengths: Tensor | None, return_weights: bool) -> Any:
     """Context [B, Tq, Dv] (and weights) of scores [B, Tq, Tk]."""
     visible = _visible_keys(lengths, scores.shape[-1], scores.device)
-    weights = _masked_softmax(scores, visible).to(dtype=values.dtype)
-    context = matmul(weights, values)
-    return (context, weights) if return_weights else context
+    weights = _masked_softmax(scores, visible)
+    context = matmul(weights, _wide(values)).to(dtype=values.dtype)
+    return (context, weights.to(dtype=values.dtype)) if return_weights else context
 
 
 @public
@@ -512,7 +513,9 @@ def dot_attention(
     lengths = _lengths(op, key_lengths, query.shape[0], keys.shape[1])
     values = keys if values is None else values
     projected = _wide(query) if weight is None else matmul(_wide(query), _wide(weight))
-    if return_weights or query.is_cuda or query.dtype is float64:
+    # A 16-bit projection would lose what float32 keeps, so it stays out of the fused kernel.
+    narrow = projected.dtype is not query.dtype and weight is not None
+    if return_weights or narrow or query.is_cuda or query.dtype is float64:
         scores = matmul(projected, _wide(keys).transpose(-1, -2))
         return _attend(scores, values, lengths, return_weights)
     projected = projected.to(dtype=query.dtype)
