@@ -40,16 +40,15 @@ SEQLOOM_DEVICE float at_or_zero(const void* p, int64_t i) {
   return p == nullptr ? 0.f : cuda::to_float(static_cast<const T*>(p)[i]);
 }
 
-// state = the initial states in float32 and in T; outputs past the lengths are cleared.
+// The initial states in float32; outputs past the lengths are cleared.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    begin_kernel(Steps q, RnnForwardArgs a, T* h, float* h32, float* c) {
+    begin_kernel(Steps q, RnnForwardArgs a, float* h, float* c) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= q.batch * q.units) return;
   const int64_t b = i / q.units;
   const float h0 = at_or_zero<T>(a.h0, i), c0 = at_or_zero<T>(a.c0, i);
-  h[i] = cuda::from_float<T>(h0);
-  h32[i] = h0;
+  h[i] = h0;
   if (c != nullptr) c[i] = c0;
   for (int64_t t = q.length(b); t < q.steps; ++t)
     static_cast<T*>(a.y)[t * q.batch * q.units + i] = cuda::from_float<T>(0.f);
@@ -62,20 +61,21 @@ __global__ void __launch_bounds__(kThreads)
 // One step: products [B, G H] = h w_hh^T, and the cell of every unit that still runs.
 template <class T, CellKind kKind, bool kPeepholes>
 __global__ void __launch_bounds__(kThreads)
-    step_kernel(Steps q, RnnForwardArgs a, int64_t s, const T* gates_x, const T* products, T* h,
-                float* h32, float* c) {
+    step_kernel(Steps q, RnnForwardArgs a, int64_t s, const float* gates_x,
+                const float* products,
+                float* h, float* c) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= q.batch * q.units) return;
   constexpr int kGates = gate_count(kKind);
   const int64_t H = q.units, b = i / H, unit = i % H, n = q.length(b);
   if (s >= n) return;
   const int64_t t = q.time(b, s), slot = t * q.batch + b;
-  const T* gx = gates_x + slot * kGates * H + unit;
-  const T* gh = products + b * kGates * H + unit;
+  const float* gx = gates_x + slot * kGates * H + unit;
+  const float* gh = products + b * kGates * H + unit;
   float pre[kGates], hidden[kGates];
   for (int g = 0; g < kGates; ++g) {
-    hidden[g] = cuda::to_float(gh[g * H]) + at_or_zero<T>(a.weights.b_hh, g * H + unit);
-    pre[g] = cuda::to_float(gx[g * H]);
+    hidden[g] = gh[g * H] + at_or_zero<T>(a.weights.b_hh, g * H + unit);
+    pre[g] = gx[g * H] + at_or_zero<T>(a.weights.b_ih, g * H + unit);
   }
   float h_new;
   float* saved = a.saved == nullptr ? nullptr : a.saved + slot * 4 * H + unit;
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads)
     if (s + 1 == n) static_cast<T*>(a.c_n)[i] = cuda::from_float<T>(c_new);
   } else if constexpr (kKind == CellKind::kGru) {
     GruGates<float> g{pre[0] + hidden[0], pre[1] + hidden[1], pre[2], hidden[2]};
-    gru_forward<CellMath>(g, h32[i], h_new);
+    gru_forward<CellMath>(g, h[i], h_new);
     if (saved != nullptr) {
       saved[0] = g.r;
       saved[H] = g.z;
@@ -109,9 +109,8 @@ __global__ void __launch_bounds__(kThreads)
   } else {
     h_new = plain_forward<CellMath, kKind == CellKind::kRelu>(pre[0] + hidden[0]);
   }
-  h32[i] = h_new;
+  h[i] = h_new;
   const T rounded = cuda::from_float<T>(h_new);
-  h[i] = rounded;
   static_cast<T*>(a.y)[slot * H + unit] = rounded;
   if (s + 1 == n) static_cast<T*>(a.h_n)[i] = rounded;
 }
@@ -121,8 +120,8 @@ __global__ void __launch_bounds__(kThreads)
 // weight gradients. s = -1 hands what is left to the initial states.
 template <class T, CellKind kKind, bool kPeepholes>
 __global__ void __launch_bounds__(kThreads)
-    step_backward_kernel(Steps q, RnnBackwardArgs a, int64_t s, const T* products, float* carry,
-                         float* dc, T* step_gates, T* gates_x, T* gates_h, T* states,
+    step_backward_kernel(Steps q, RnnBackwardArgs a, int64_t s, const float* products, float* carry,
+                         float* dc, float* step_gates, T* gates_x, T* gates_h, T* states,
                          float* peep_terms) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= q.batch * q.units) return;
@@ -131,10 +130,10 @@ __global__ void __launch_bounds__(kThreads)
   const RnnForwardArgs& f = a.forward;
   if (s >= n) {  // has not begun, seen backwards: nothing for the product, zeros in the sums
     for (int g = 0; g < kGates; ++g)
-      step_gates[b * kGates * H + g * H + unit] = cuda::from_float<T>(0.f);
+      step_gates[b * kGates * H + g * H + unit] = 0.f;
     return;
   }
-  const float from_next = s + 1 < n ? cuda::to_float(products[i]) : 0.f;
+  const float from_next = s + 1 < n ? products[i] : 0.f;
   float dh = carry[i] + from_next;
   if (s < 0) {
     static_cast<T*>(a.dh0)[i] = cuda::from_float<T>(dh);
@@ -181,7 +180,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   carry[i] = direct;
   for (int k = 0; k < kGates; ++k) {
-    step_gates[b * kGates * H + k * H + unit] = cuda::from_float<T>(to_h[k]);
+    step_gates[b * kGates * H + k * H + unit] = to_h[k];
     gates_x[(slot * kGates + k) * H + unit] = cuda::from_float<T>(to_x[k]);
     if (gates_h != gates_x) gates_h[(slot * kGates + k) * H + unit] = cuda::from_float<T>(to_h[k]);
   }
@@ -221,16 +220,26 @@ __global__ void __launch_bounds__(kThreads)
   out[j] = s;
 }
 
-cuda::LaunchConfig launch_of(int64_t elements) {
+template <class T>
+__global__ void __launch_bounds__(kThreads) widen_kernel(const T* x, float* out, int64_t n) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < n) out[i] = cuda::to_float(x[i]);
+}
+
+// A thread for each of `elements`.
+template <class... Params, class... Args>
+void launch_over(int64_t elements, void (*kernel)(Params...), Args&&... args) {
+  if (elements == 0) return;
   cuda::LaunchConfig c;
   c.grid = dim3(static_cast<unsigned>((elements + kThreads - 1) / kThreads));
   c.block = dim3(kThreads);
-  return c;
+  cuda::launch(kernel, c, std::forward<Args>(args)...);
 }
 
 // C [m, n] = A [m, k] B, row-major; trans_b: B is [n, k]; trans_a: A is [k, m].
 void product(const void* a, bool trans_a, const void* b, bool trans_b, const void* bias, void* c,
              int64_t m, int64_t n, int64_t k, DType dtype) {
+  if (m == 0 || n == 0) return;
   ProductArgs p{};
   p.a = a;
   p.b = b;
@@ -281,19 +290,33 @@ void forward(const RnnForwardArgs& a) {
   const DeviceLengths lengths(s);
   const Steps q{s.steps, s.batch, s.units, lengths.get(), s.reverse};
   const auto bytes = [](int64_t n, std::size_t each) { return static_cast<std::size_t>(n) * each; };
-  const cuda::Workspace gates_x(bytes(s.steps * s.batch * G, sizeof(T)));
-  const cuda::Workspace products(bytes(s.batch * G, sizeof(T)));
-  const cuda::Workspace h(bytes(all, sizeof(T))), h32(bytes(all, 4)), c(bytes(all, 4));
-  cuda::launch(begin_kernel<T>, launch_of(all), q, a, h.as<T>(), h32.as<float>(), c.as<float>());
+  const cuda::Workspace gates_x(bytes(s.steps * s.batch * G, 4));
+  // The state, and its products, stay in float32, whatever the weights are.
+  const cuda::Workspace products(bytes(s.batch * G, 4)), w_hh(bytes(G * s.units, 4));
+  const cuda::Workspace h(bytes(all, 4)), c(bytes(all, 4));
+  launch_over(G * s.units, widen_kernel<T>, static_cast<const T*>(a.weights.w_hh),
+              w_hh.as<float>(), G * s.units);
+  launch_over(all, begin_kernel<T>, q, a, h.as<float>(), c.as<float>());
   const int64_t last = longest(s);
   if (last == 0) return;
-  product(a.x, false, a.weights.w_ih, true, a.weights.b_ih, gates_x.as<T>(), s.steps * s.batch, G,
-          s.inputs, s.dtype);
+  const int64_t rows = s.steps * s.batch;
+  if (s.dtype == DType::kFloat32) {
+    product(a.x, false, a.weights.w_ih, true, nullptr, gates_x.as<float>(), rows, G, s.inputs,
+            DType::kFloat32);
+  } else {
+    const cuda::Workspace x(bytes(rows * s.inputs, 4)), w_ih(bytes(G * s.inputs, 4));
+    launch_over(rows * s.inputs, widen_kernel<T>, static_cast<const T*>(a.x), x.as<float>(),
+                rows * s.inputs);
+    launch_over(G * s.inputs, widen_kernel<T>, static_cast<const T*>(a.weights.w_ih),
+                w_ih.as<float>(), G * s.inputs);
+    product(x.as<float>(), false, w_ih.as<float>(), true, nullptr, gates_x.as<float>(), rows, G,
+            s.inputs, DType::kFloat32);
+  }
   for (int64_t step = 0; step < last; ++step) {
-    product(h.as<T>(), false, a.weights.w_hh, true, nullptr, products.as<T>(), s.batch, G, s.units,
-            s.dtype);
-    cuda::launch(step_kernel<T, kKind, kPeepholes>, launch_of(all), q, a, step, gates_x.as<T>(),
-                 products.as<T>(), h.as<T>(), h32.as<float>(), c.as<float>());
+    product(h.as<float>(), false, w_hh.as<float>(), true, nullptr, products.as<float>(), s.batch, G,
+            s.units, DType::kFloat32);
+    launch_over(all, step_kernel<T, kKind, kPeepholes>, q, a, step,
+                gates_x.as<float>(), products.as<float>(), h.as<float>(), c.as<float>());
   }
 }
 
@@ -306,23 +329,26 @@ void backward(const RnnBackwardArgs& a) {
   const DeviceLengths lengths(s);
   const Steps q{s.steps, s.batch, s.units, lengths.get(), s.reverse};
   const auto bytes = [](int64_t n, std::size_t each) { return static_cast<std::size_t>(n) * each; };
-  const cuda::Workspace carry(bytes(all, 4)), dc(bytes(all, 4)), products(bytes(all, sizeof(T)));
-  const cuda::Workspace step_gates(bytes(s.batch * G, sizeof(T)));
+  const cuda::Workspace carry(bytes(all, 4)), dc(bytes(all, 4)), products(bytes(all, 4));
+  // What flows from step to step stays in float32, whatever the weights are.
+  const cuda::Workspace step_gates(bytes(s.batch * G, 4)), w_hh(bytes(G * s.units, 4));
+  launch_over(G * s.units, widen_kernel<T>, static_cast<const T*>(a.forward.weights.w_hh),
+              w_hh.as<float>(), G * s.units);
   const cuda::Workspace own_x(bytes(slots * G, sizeof(T)));
   const cuda::Workspace own_h(kTwo ? bytes(slots * G, sizeof(T)) : 0);
   const cuda::Workspace states(bytes(slots * s.units, sizeof(T)));
   const cuda::Workspace peep(kPeepholes ? bytes(3 * all, 4) : 0);
   T* gates_x = own_x.as<T>();
   T* gates_h = kTwo ? own_h.as<T>() : gates_x;
-  cuda::launch(begin_backward_kernel<T>, launch_of(all), q, a, kGates, carry.as<float>(),
+  launch_over(all, begin_backward_kernel<T>, q, a, kGates, carry.as<float>(),
                dc.as<float>(), gates_x, gates_h, states.as<T>(), peep.as<float>());
   const int64_t last = longest(s);
   for (int64_t step = last - 1; step >= -1; --step) {
     if (step + 1 < last)
-      product(step_gates.as<T>(), false, a.forward.weights.w_hh, false, nullptr, products.as<T>(),
-              s.batch, s.units, G, s.dtype);
-    cuda::launch(step_backward_kernel<T, kKind, kPeepholes>, launch_of(all), q, a, step,
-                 products.as<T>(), carry.as<float>(), dc.as<float>(), step_gates.as<T>(), gates_x,
+      product(step_gates.as<float>(), false, w_hh.as<float>(), false, nullptr,
+              products.as<float>(), s.batch, s.units, G, DType::kFloat32);
+    launch_over(all, step_backward_kernel<T, kKind, kPeepholes>, q, a, step,
+                 products.as<float>(), carry.as<float>(), dc.as<float>(), step_gates.as<float>(), gates_x,
                  gates_h, states.as<T>(), peep.as<float>());
   }
   if (a.dw_ih != nullptr)
@@ -333,12 +359,12 @@ void backward(const RnnBackwardArgs& a) {
     product(gates_x, false, a.forward.weights.w_ih, false, nullptr, a.dx, slots, s.inputs, G,
             s.dtype);
   if (a.db_ih != nullptr)
-    cuda::launch(column_sums_kernel<T>, launch_of(G), gates_x, slots, G, a.db_ih);
+    launch_over(G, column_sums_kernel<T>, gates_x, slots, G, a.db_ih);
   if (a.db_hh != nullptr)
-    cuda::launch(column_sums_kernel<T>, launch_of(G), gates_h, slots, G, a.db_hh);
+    launch_over(G, column_sums_kernel<T>, gates_h, slots, G, a.db_hh);
   if (kPeepholes && a.dpeepholes != nullptr)
     for (int64_t k = 0; k < 3; ++k)
-      cuda::launch(column_sums_kernel<float>, launch_of(s.units), peep.as<float>() + k * all,
+      launch_over(s.units, column_sums_kernel<float>, peep.as<float>() + k * all,
                    s.batch, s.units, a.dpeepholes + k * s.units);
 }
 
