@@ -17,7 +17,7 @@ from .container import ModuleList
 from .linear import LayerNorm, Linear, positive
 from .module import Module
 
-_FUSED = {ops.relu: "relu", ops.gelu: "gelu", ops.silu: "silu"}
+_FUSED: dict[Any, str] = {ops.relu: "relu", ops.gelu: "gelu", ops.silu: "silu"}
 
 
 class _Layer(Module):
@@ -51,7 +51,7 @@ class _Layer(Module):
                 )
             self._fused = activation
         elif callable(activation):
-            self._fused = _FUSED.get(activation)  # type: ignore[call-overload]
+            self._fused = _FUSED.get(activation)
             self.activation = None if self._fused else activation
         else:
             raise TypeError(
