@@ -13,8 +13,9 @@ from ._arrays import public
 
 __all__ = ["gru", "lstm", "rnn"]
 
-_NAMES = ("rnn", "rnn", "gru", "lstm")
 _CELLS = {"tanh": 0, "relu": 1, "gru": 2, "lstm": 3}
+_OPS = ("rnn", "rnn", "gru", "lstm")
+_INPUTS = ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "peepholes")
 
 
 def host_lengths(op: str, lengths: Any) -> Tensor | None:
@@ -24,6 +25,14 @@ def host_lengths(op: str, lengths: Any) -> Tensor | None:
     if not isinstance(lengths, Tensor) or lengths.dtype.is_floating_point:
         raise TypeError(f"{op}: lengths must be an integer array")
     return lengths.detach().to(dtype=int64, device="cpu")
+
+
+def _no_array(op: str, inputs: tuple[Any, ...]) -> TypeError:
+    """The error that names the first input that is no array."""
+    for name, t in zip(_INPUTS, inputs, strict=True):
+        if t is not None and not isinstance(t, Tensor):
+            return TypeError(f"{op}: {name} must be an array, got {type(t).__name__}")
+    raise AssertionError
 
 
 def _run(
@@ -41,16 +50,17 @@ def _run(
     recompute: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     inputs = (x, h0, c0, w_ih, w_hh, b_ih, b_hh, peepholes)
-    training = any(t is not None and t._needs_grad for t in inputs)
+    try:
+        training = any(t is not None and t._needs_grad for t in inputs)
+    except AttributeError:
+        raise _no_array(_OPS[cell], inputs) from None
     y, h_n, c_n, saved, cells = _core.rnn_forward(
         cell, *inputs, lengths, reverse, training and not recompute
     )
     if training:
         kept = (*inputs, lengths, y.detach(), saved, cells)
         outputs = (y, h_n) if c_n is None else (y, h_n, c_n)
-        record(
-            outputs, ("rnn", "rnn", "gru", "lstm")[cell], inputs, _backward, kept, (cell, reverse)
-        )
+        record(outputs, _OPS[cell], inputs, _backward, kept, (cell, reverse))
     return y, h_n, c_n
 
 
@@ -191,6 +201,19 @@ def gru(
     return y, h_n
 
 
+def _stacked(peepholes: Any) -> Tensor:
+    """Three arrays [H] as one [3, H]."""
+    from .layout import stack
+
+    for p in peepholes:
+        if not isinstance(p, Tensor):
+            raise TypeError(f"lstm: peepholes must be arrays, got {type(p).__name__}")
+    shapes = [list(p.shape) for p in peepholes]
+    if len(shapes) != 3 or any(shape != shapes[0] for shape in shapes):
+        raise ValueError(f"lstm: peepholes must be three arrays [H], got shapes {shapes}")
+    return stack(tuple(peepholes))
+
+
 @public
 def lstm(
     x: Tensor,
@@ -253,12 +276,12 @@ def lstm(
     ((2, 4), 0.03125)
     """
     steps = host_lengths("lstm", lengths)
-    if not isinstance(zoneout, (int, float)) or not 0.0 <= zoneout <= 1.0:
-        raise ValueError(f"lstm: zoneout must be in [0, 1], got {zoneout!r}")
+    if not isinstance(zoneout, (int, float)):
+        raise TypeError(f"lstm: zoneout must be a number, got {type(zoneout).__name__}")
+    if not 0.0 <= zoneout <= 1.0:
+        raise ValueError(f"lstm: zoneout must be in [0, 1], got {zoneout}")
     if isinstance(peepholes, (tuple, list)):
-        from .layout import stack
-
-        peepholes = stack(tuple(peepholes))
+        peepholes = _stacked(peepholes)
     if w_hr is not None or layer_norm is not None or zoneout > 0.0:
         from ._rnn_general import lstm_general
 
