@@ -44,7 +44,7 @@ def line(row: Row) -> str:
     """One row of a table."""
     ours = row.summary()
     assert ours is not None
-    share = row.roof_share
+    share = None if "copy" in row.noisy else row.roof_share
     peers = []
     for peer in row.peers:
         if peer in row.noisy:

@@ -7,6 +7,7 @@ import importlib
 import sys
 
 import pytest
+
 from seqloom import cli
 from seqloom.text import Tokenizer
 from seqloom.weights import load_config, load_weights

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``seqloom demo``: an LSTM learns the bundled text letter by letter, then writes some of its own."""
+"""``seqloom demo``: an LSTM learns the bundled text by letters, then writes its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
+
 import seqloom as sl
 from seqloom import nn
 from seqloom.cli import CommandError, command_parser
@@ -18,7 +20,6 @@ from seqloom.data import LMWindows, RandomWindows, demo_text, encode_corpus
 from seqloom.optim import AdamW, clip_grad_norm_
 from seqloom.text import Tokenizer
 from seqloom.weights import save_config, save_weights
-from tqdm import tqdm
 
 BATCH, LENGTH = 32, 64
 PEAK_RATE, LAST_RATE, WARM_UP = 4e-3, 2e-4, 0.03
