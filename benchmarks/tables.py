@@ -5,7 +5,8 @@
     python benchmarks/tables.py --check    exit 1 and say where the README differs
 
 A table stands between ``<!-- bench: MACHINE PATTERN... -->`` and ``<!-- /bench -->``; the patterns
-choose rows by id (``softmax/4096x768/*``) as in ``seqloom bench``.
+choose rows by id (``softmax/4096x768/*``) as in ``seqloom bench``. What was disturbed while it was
+measured is left out, rows and peers alike, whatever it said; the caption counts such rows.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ def line(row: Row) -> str:
     """One row of a table."""
     ours = row.summary()
     assert ours is not None
-    share = row.roof_share
+    share = None if "copy" in row.noisy else row.roof_share
     peers = []
     for peer in row.peers:
+        if peer in row.noisy:
+            continue
         theirs, ratio = row.summary(peer), row.ratio(peer)
         if theirs is not None and ratio is not None:
             same = "" if row.differs(peer) else " (no difference)"
@@ -57,7 +60,7 @@ def line(row: Row) -> str:
         f"{row.name} {row.label}" + (" warm" if row.cache == "warm" else ""),
         row.mode,
         row.dtype,
-        seconds_text(ours.p50) + (" *" if OURS in row.noisy else ""),
+        seconds_text(ours.p50),
         spread,
         "-" if share is None else f"{100 * share:.0f}%",
         "; ".join(text for _, text in sorted(peers)) or "-",
@@ -65,13 +68,13 @@ def line(row: Row) -> str:
     return "| " + " | ".join(cells) + " |\n"
 
 
-def caption(report: Report, rows: list[Row]) -> str:
+def caption(report: Report, rows: list[Row], disturbed: int) -> str:
     """Machine, dates, versions, threads: what a number is worth nothing without."""
     env = report.env
     days = sorted({row.date[:10] for row in rows})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     threads = ", ".join(str(n) for n in sorted({row.threads for row in rows}))
-    used = {peer.partition(".")[0] for row in rows for peer in row.peers}
+    used = {p.partition(".")[0] for row in rows for p in row.peers if p not in row.noisy}
     versions = [
         f"{name} {version}" for name, version in env.get("peers", {}).items() if name in used
     ]
@@ -81,17 +84,21 @@ def caption(report: Report, rows: list[Row]) -> str:
         where += f", {gpu}"
     against = f" against {', '.join(versions)}" if versions else ""
     ours = f"seqloom {env.get('seqloom', '')}"
-    return f"Measured on {where}, {when}, {threads} threads: {ours}{against}.\n\n"
+    left = f" Left out as disturbed while measured: {disturbed} rows." if disturbed else ""
+    return f"Measured on {where}, {when}, {threads} threads: {ours}{against}.{left}\n\n"
 
 
 def table(what: str, results: Path) -> str:
     """The text between one pair of markers."""
     machine, *patterns = what.split()
     report = load(results / f"{machine}.json")
-    rows = choose(report, patterns)
+    chosen = choose(report, patterns)
+    rows = [row for row in chosen if OURS not in row.noisy]
     if not rows:
-        raise BadFile(f"{machine}.json: no timed row matches {' '.join(patterns)}")
-    return caption(report, rows) + HEADER + "".join(line(row) for row in rows)
+        raise BadFile(f"{machine}.json: no undisturbed row matches {' '.join(patterns)}")
+    return (
+        caption(report, rows, len(chosen) - len(rows)) + HEADER + "".join(line(row) for row in rows)
+    )
 
 
 def render(text: str, results: Path) -> str:

@@ -7,6 +7,7 @@ import importlib
 import sys
 
 import pytest
+
 from seqloom import cli
 from seqloom.text import Tokenizer
 from seqloom.weights import load_config, load_weights
@@ -42,10 +43,10 @@ def test_it_trains_writes_and_leaves_a_model_directory(tmp_path, capsys, device)
     assert again == written
 
 
-def test_the_loss_falls_and_a_seed_repeats_it(tmp_path):
+def test_the_loss_falls_and_a_seed_repeats_it():
     sl = importlib.import_module("seqloom")
     demo = importlib.import_module("seqloom.commands.demo")
-    text = demo.demo_text()
+    text = demo.demo_text()[: demo.QUICK_TEXT]
     tokenizer = Tokenizer.train_from_texts([text], kind="char", special_tokens={})
     tokens = demo.encode_corpus([text], tokenizer)
     options = demo._options(["--quick", "--steps", "40"])
@@ -56,7 +57,7 @@ def test_the_loss_falls_and_a_seed_repeats_it(tmp_path):
         return [row["loss"] for row in demo._train(model, tokens, options)[0]]
 
     first = losses()
-    assert first[-1] < first[0] - 0.5
+    assert first[-1] < first[0] - 0.3
     assert losses() == first
 
 

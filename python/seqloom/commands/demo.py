@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``seqloom demo``: an LSTM learns the bundled text letter by letter, then writes some of its own."""
+"""``seqloom demo``: an LSTM learns the bundled text by letters, then writes its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
+
 import seqloom as sl
 from seqloom import nn
 from seqloom.cli import CommandError, command_parser
@@ -18,11 +20,10 @@ from seqloom.data import LMWindows, RandomWindows, demo_text, encode_corpus
 from seqloom.optim import AdamW, clip_grad_norm_
 from seqloom.text import Tokenizer
 from seqloom.weights import save_config, save_weights
-from tqdm import tqdm
 
-BATCH, LENGTH = 32, 64
+BATCH, LENGTH, QUICK_LENGTH = 32, 64, 16
 PEAK_RATE, LAST_RATE, WARM_UP = 4e-3, 2e-4, 0.03
-QUICK_STEPS = 6
+QUICK_STEPS, QUICK_TEXT = 6, 10_000
 EVALUATIONS = 12
 HELD_OUT = 0.05
 
@@ -66,6 +67,8 @@ def main(arguments: list[str]) -> int:
         start = tokenizer.encode(prompt)
     except ValueError as error:
         raise CommandError(f"--prompt: {error}") from None
+    if options.quick:
+        text = text[:QUICK_TEXT]
     tokens = encode_corpus([text], tokenizer)
     size = (16, 32) if options.quick else (64, 256)
     model = LetterModel(len(tokenizer), *size, device=options.device)
@@ -106,6 +109,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         parser.error("--prompt must not be empty")
     if options.quick and options.steps is None:
         options.steps = QUICK_STEPS
+    options.length = QUICK_LENGTH if options.quick else LENGTH
     if options.seconds is None:
         options.seconds = 60.0 if options.steps is None else math.inf
     return options
@@ -174,8 +178,8 @@ def _train(
 ) -> tuple[list[dict[str, float]], float]:
     """Train until the steps or the seconds are over: rows of the log, tokens a second."""
     split = int(len(tokens) * (1 - HELD_OUT))
-    windows = RandomWindows(tokens[:split], LENGTH, seed=options.seed)
-    unseen = LMWindows(tokens[split:], LENGTH)
+    windows = RandomWindows(tokens[:split], options.length, seed=options.seed)
+    unseen = LMWindows(tokens[split:], options.length)
     optimizer = AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.01)
     per_epoch = len(windows) // BATCH
     log: list[dict[str, float]] = []
@@ -212,11 +216,11 @@ def _train(
                 evaluated = int(done * EVALUATIONS)
             now = step if unit == "step" else min(round(elapsed), bar.total)
             bar.set_postfix_str(
-                f"loss {row['loss']:.3f}, {step * BATCH * LENGTH / spent:,.0f} tokens/s",
+                f"loss {row['loss']:.3f}, {step * BATCH * options.length / spent:,.0f} tokens/s",
                 refresh=False,
             )
             bar.update(now - bar.n)
-    return log, step * BATCH * LENGTH / spent
+    return log, step * BATCH * options.length / spent
 
 
 def _write(model: LetterModel, start: Any, options: argparse.Namespace) -> Any:
