@@ -47,7 +47,7 @@ def is_device_function(path: Path, start: int) -> bool:
 
 def reports(build: Path) -> list[dict]:
     found = []
-    for data in sorted(build.rglob("*.cu.gcda")):
+    for data in sorted(build.resolve().rglob("*.cu.gcda")):
         with tempfile.TemporaryDirectory() as folder:
             done = subprocess.run(
                 ["gcov", "--json-format", "--branch-probabilities", str(data)],
@@ -78,15 +78,19 @@ def main() -> int:
         lambda: collections.defaultdict(int)
     )
     for report in reports(arguments.build):
-        base = Path(report["current_working_directory"])
-        for file in report["files"]:
+        base = Path(report.get("current_working_directory", "."))
+        for file in report.get("files", []):
             path = (base / file["file"]).resolve()
-            if CSRC not in path.parents or "emulation" in path.parts:
+            if CSRC not in path.parents or CSRC / "emulation" in path.parents:
                 continue
-            starts = {f["name"]: f["start_line"] for f in file["functions"]}
+            device = {
+                number
+                for f in file["functions"]
+                if is_device_function(path, f["start_line"])
+                for number in range(f["start_line"], f["end_line"] + 1)
+            }
             for line in file["lines"]:
-                start = starts.get(line.get("function_name", ""))
-                if start is None or not is_device_function(path, start):
+                if line["line_number"] not in device:
                     continue
                 lines[path][line["line_number"]] += line["count"]
                 for i, branch in enumerate(line["branches"]):

@@ -241,8 +241,11 @@ void configure(const Settings& s) {
   initialise();
   if (s.multiprocessors < 1 || s.multiprocessors > 1024)
     throw std::invalid_argument("emulated multiprocessors must be 1 to 1024");
-  finish_all_streams();
+  const cudaError_t failed = finish_all_streams();
   machine.settings = s;
+  if (failed != cudaSuccess)  // nobody else would hear of it
+    throw std::runtime_error("emulated device: a launch failed before new settings were made\n" +
+                             machine.last_report);
 }
 
 void configure(const std::string& name, const std::string& value) {

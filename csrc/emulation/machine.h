@@ -220,6 +220,9 @@ struct Machine {
   std::uint64_t random_state = 0;
   std::vector<std::string> reports;
   std::string last_report;
+  // A failure that came up in a call which cannot return it; the next wait does.
+  cudaError_t deferred = cudaSuccess;
+  std::string deferred_report;
 };
 extern Machine machine;
 
@@ -330,6 +333,7 @@ int resident_blocks_per_multiprocessor(int threads, std::size_t shared_bytes);
 cudaError_t enqueue(cudaStream_t, std::function<cudaError_t()> work, bool releases_memory = false);
 cudaError_t finish_stream(cudaStream_t);
 cudaError_t finish_all_streams();
+void defer_error(cudaError_t);
 bool is_capturing(cudaStream_t);
 // Memory made during a capture belongs to the graph.
 void give_memory_to_capture(cudaStream_t, void* p, std::size_t bytes);

@@ -331,7 +331,7 @@ cudaError_t cudaMallocAsync(void** p, std::size_t bytes, cudaStream_t s) {
   *p = device_allocate(bytes);
   if (!*p) {
     if (is_capturing(s)) return note(cudaErrorMemoryAllocation);
-    finish_all_streams();  // queued releases
+    if (const cudaError_t e = finish_all_streams()) return note(e);  // runs queued releases
     *p = device_allocate(bytes);
   }
   if (!*p) return note(cudaErrorMemoryAllocation);
@@ -371,10 +371,10 @@ cudaError_t cudaFreeHost(void* p) {
   Hold hold;
   if (!p) return cudaSuccess;
   if (!pinned.count(p)) return refuse(cudaErrorInvalidValue, "cudaFreeHost: not pinned memory");
-  const cudaError_t e = finish_all_streams();
+  defer_error(finish_all_streams());
   pinned.erase(p);
   std::free(p);
-  return note(e);
+  return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t bytes,
                             cudaMemcpyKind kind, cudaStream_t s) {

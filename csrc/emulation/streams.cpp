@@ -134,7 +134,24 @@ void enqueue_wait(cudaStream_t h, const Position& p) {
   ++s.issued;
 }
 
+void defer_error(cudaError_t e) {
+  if (e == cudaSuccess) return;
+  machine.deferred = e;
+  machine.deferred_report = machine.last_report;
+}
+
+namespace {
+cudaError_t take_deferred() {
+  const cudaError_t e = machine.deferred;
+  if (e == cudaSuccess) return e;
+  machine.deferred = cudaSuccess;
+  machine.last_report = machine.deferred_report;
+  return e;
+}
+}  // namespace
+
 cudaError_t finish_stream(cudaStream_t h) {
+  if (const cudaError_t e = take_deferred()) return e;
   Stream& s = stream_of(h);
   for (const Position& p : implicit_dependencies(s))
     if (&s == &streams().legacy)
@@ -143,7 +160,7 @@ cudaError_t finish_stream(cudaStream_t h) {
 }
 
 cudaError_t finish_all_streams() {
-  cudaError_t first = cudaSuccess;
+  cudaError_t first = take_deferred();
   const auto finish = [&](Stream& s) {
     const cudaError_t e = run_until({&s, s.issued});
     if (first == cudaSuccess) first = e;

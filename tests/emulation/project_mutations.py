@@ -78,7 +78,7 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (34, GEMM, "tensor_product", "one line too many is copied", "void load_panel", "line < lines ?", "line < lines + BUG ?"),
     (35, GEMM, "tensor_product", "lines copied past their end", "void load_panel", "live = live < 0 ? 0", "live = BUG && live > 0 ? 8 : live < 0 ? 0"),
     (36, GEMM, "tensor_product", "rows stored past the end of C", "ptx::cp_async_wait<0>();", "if (row < p.m && column < p.n)", "if ((BUG || row < p.m) && column < p.n)"),
-    (37, GEMM, "tensor_product", "B not transposed by ldmatrix", "uint32_t pair[4];", "ptx::ldmatrix_x4_trans(\n                pair,", "(BUG ? ptx::ldmatrix_x4 : ptx::ldmatrix_x4_trans)(\n                pair,"),
+    (37, GEMM, "tensor_product", "B not transposed by ldmatrix", "uint32_t pair[4];", "ptx::ldmatrix_x4_trans(\n                pair,", "[](bool bug, uint32_t (&r)[4], uint32_t at) { if (bug) ptx::ldmatrix_x4(r, at); else ptx::ldmatrix_x4_trans(r, at); }(BUG, pair,"),
     (38, GEMM, "tensor_product", "prefetch into a stage that is being read", "gemm_kernel(ProductArgs p", "T* to_a = panels_a + panel % kStages", "T* to_a = panels_a + (panel + BUG) % kStages"),
     (39, GEMM, "tensor_product", "too little shared memory asked for", "void launch_gemm", "kStages * (PanelA::kElements", "(kStages - BUG) * (PanelA::kElements"),
     (40, MATMUL, "plain_product", "no barrier before the tiles are refilled", "plain_kernel(ProductArgs p)", SYNC, f"if (!BUG) {SYNC}"),

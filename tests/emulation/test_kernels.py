@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from emulation import cases, mutations
+from emulation import cases, mutations, project_mutations
 from emulation.library import CSRC, HERE, Library, load, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can run")
@@ -43,6 +43,20 @@ def test_the_table_is_complete():
 def test_planted_errors_are_caught_by_the_checked_build(case, bug):
     kind, _, text = mutations.outcome("checked", case, bug)
     assert kind in ("report", "numbers"), text
+
+
+def test_every_error_in_the_project_s_kernels_was_noticed():
+    """The tracked table is whole; project_mutations.py makes it from two emulated builds."""
+    with project_mutations.TABLE.open(newline="") as f:
+        rows = {int(r["number"]): r for r in csv.DictReader(f)}
+    assert set(rows) == {m[0] for m in project_mutations.MUTATIONS}
+    assert len(rows) >= 40
+    assert not [n for n, r in rows.items() if r["checked"].startswith("missed")]
+
+
+def test_the_planted_errors_still_fit_the_kernels():
+    for file in {m[1] for m in project_mutations.MUTATIONS}:
+        project_mutations.mutated(file)
 
 
 def test_the_device_survives_a_failed_launch(library):
