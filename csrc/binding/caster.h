@@ -22,8 +22,8 @@ struct type_caster<seqloom::Array> {
     return seqloom::binding::new_tensor(std::move(result));
   }
   template <class T>
-  using cast_op_type = std::conditional_t<std::is_rvalue_reference_v<T>, seqloom::Array,
-                                          const seqloom::Array&>;
+  using cast_op_type =
+      std::conditional_t<std::is_rvalue_reference_v<T>, seqloom::Array, const seqloom::Array&>;
   operator const seqloom::Array&() const { return *array; }
   operator seqloom::Array() const { return *array; }
   const seqloom::Array* array = nullptr;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// sl.cuda: availability, devices, streams, events, graphs, and the CUDA storage that core/device.h asks
-// for. In a build without CUDA the questions are answered and everything else says why not.
+// sl.cuda: availability, devices, streams, events, graphs, and the CUDA storage that core/device.h
+// asks for. In a build without CUDA the questions are answered and everything else says why not.
 #include <pybind11/pybind11.h>
 
 #include "binding/caster.h"
@@ -58,11 +58,13 @@ void copy(Device device, void* to, const void* from, size_t bytes, CopyKind kind
   cuda::DeviceScope scope(device.index);
   const cuda::StreamHandle stream = cuda::current_stream();
   switch (kind) {
-    case CopyKind::kHostToDevice: return cuda::copy_to_device(to, from, bytes, stream);
+    case CopyKind::kHostToDevice:
+      return cuda::copy_to_device(to, from, bytes, stream);
     case CopyKind::kDeviceToHost:
       cuda::copy_to_host(to, from, bytes, stream);
       return cuda::raise_faults();
-    case CopyKind::kDeviceToDevice: return cuda::copy_on_device(to, from, bytes, stream);
+    case CopyKind::kDeviceToDevice:
+      return cuda::copy_on_device(to, from, bytes, stream);
   }
 }
 
@@ -136,21 +138,28 @@ py::dict device_properties(int index) {
 
 void register_runtime_calls(py::module_& m) {
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
-  m.def("cuda_require", [](int index) { require({DeviceType::kCuda, static_cast<int8_t>(index)}); },
-        py::arg("index"));
+  m.def(
+      "cuda_require", [](int index) { require({DeviceType::kCuda, static_cast<int8_t>(index)}); },
+      py::arg("index"));
   m.def("cuda_device_properties", &device_properties, py::arg("index"));
-  m.def("cuda_synchronize", [](int index) {
-    require({DeviceType::kCuda, static_cast<int8_t>(index)});
-    py::gil_scoped_release release_gil;
-    cuda::DeviceScope scope(index);
-    cuda::synchronize_device();
-  }, py::arg("index"));
-  m.def("cuda_memory", [](int index) {
-    require({DeviceType::kCuda, static_cast<int8_t>(index)});
-    cuda::DeviceScope scope(index);
-    const cuda::MemoryStatistics s = cuda::memory_statistics();
-    return py::make_tuple(s.allocated, s.peak_allocated, s.reserved);
-  }, py::arg("index"));
+  m.def(
+      "cuda_synchronize",
+      [](int index) {
+        require({DeviceType::kCuda, static_cast<int8_t>(index)});
+        py::gil_scoped_release release_gil;
+        cuda::DeviceScope scope(index);
+        cuda::synchronize_device();
+      },
+      py::arg("index"));
+  m.def(
+      "cuda_memory",
+      [](int index) {
+        require({DeviceType::kCuda, static_cast<int8_t>(index)});
+        cuda::DeviceScope scope(index);
+        const cuda::MemoryStatistics s = cuda::memory_statistics();
+        return py::make_tuple(s.allocated, s.peak_allocated, s.reserved);
+      },
+      py::arg("index"));
   m.def("cuda_reset_peak_memory", &cuda::reset_peak_memory);
   m.def("cuda_empty_cache", [] { cuda::trim_pool(0); }, no_gil);
   m.def("current_stream", &current_stream, py::arg("device"));
@@ -160,27 +169,36 @@ void register_runtime_calls(py::module_& m) {
       .def(py::init<int>(), py::arg("device"))
       .def_property_readonly("handle",
                              [](const Stream& s) { return reinterpret_cast<uintptr_t>(s.handle); })
-      .def("synchronize", [](const Stream& s) { cuda::synchronize_stream(s.handle); }, no_gil)
+      .def(
+          "synchronize", [](const Stream& s) { cuda::synchronize_stream(s.handle); }, no_gil)
       .def("query", [](const Stream& s) { return cuda::stream_is_idle(s.handle); })
-      .def("wait_event", [](const Stream& s, const Event& e) {
-        cuda::wait_for_event(s.handle, e.handle);
-      }, py::arg("event"))
+      .def(
+          "wait_event",
+          [](const Stream& s, const Event& e) { cuda::wait_for_event(s.handle, e.handle); },
+          py::arg("event"))
       .def("make_current", [](const Stream& s) {
         const auto before = reinterpret_cast<uintptr_t>(cuda::current_stream());
         cuda::set_current_stream(s.handle);
         return before;
       });
-  m.def("set_current_stream", [](uintptr_t handle) {
-    cuda::set_current_stream(reinterpret_cast<cuda::StreamHandle>(handle));
-  }, py::arg("handle"));
+  m.def(
+      "set_current_stream",
+      [](uintptr_t handle) {
+        cuda::set_current_stream(reinterpret_cast<cuda::StreamHandle>(handle));
+      },
+      py::arg("handle"));
   py::classh<Event>(m, "CudaEvent")
       .def(py::init<bool>(), py::arg("timing"))
       .def("record", [](const Event& e) { cuda::record_event(e.handle, cuda::current_stream()); })
-      .def("synchronize", [](const Event& e) { cuda::synchronize_event(e.handle); }, no_gil)
+      .def(
+          "synchronize", [](const Event& e) { cuda::synchronize_event(e.handle); }, no_gil)
       .def("query", [](const Event& e) { return cuda::event_is_done(e.handle); })
-      .def("elapsed_time", [](const Event& start, const Event& stop) {
-        return cuda::elapsed_milliseconds(start.handle, stop.handle);
-      }, py::arg("stop"));
+      .def(
+          "elapsed_time",
+          [](const Event& start, const Event& stop) {
+            return cuda::elapsed_milliseconds(start.handle, stop.handle);
+          },
+          py::arg("stop"));
   py::classh<cuda::Graph>(m, "CudaGraph")
       .def(py::init([] {
         require({DeviceType::kCuda, 0});
@@ -210,19 +228,19 @@ void register_runtime_calls(py::module_& m) {
 void register_runtime_calls(py::module_& m) {
   m.def("cuda_require", [](int) { refuse(); }, py::arg("index"));
   m.def("current_stream", [](const std::string&) -> uintptr_t { refuse(); }, py::arg("device"));
-  m.def("order_streams", [](const Array&, uintptr_t, bool) {}, py::arg("tensor"), py::arg("other"),
-        py::arg("we_wait"));
+  m.def(
+      "order_streams", [](const Array&, uintptr_t, bool) {}, py::arg("tensor"), py::arg("other"),
+      py::arg("we_wait"));
 }
 
 #endif
 
 #if defined(SEQLOOM_CUDA_EMULATED)
 void register_emulation(py::module_& m) {
-  m.def("emulation_configure",
-        [](const std::string& name, const std::string& value) {
-          emulation::configure(name, value);
-        },
-        py::arg("name"), py::arg("value"));
+  m.def(
+      "emulation_configure",
+      [](const std::string& name, const std::string& value) { emulation::configure(name, value); },
+      py::arg("name"), py::arg("value"));
   m.def("emulation_report", &emulation::last_report);
   m.def("emulation_checked", &emulation::built_with_checker);
   m.def("emulation_reset_statistics", &emulation::reset_statistics);

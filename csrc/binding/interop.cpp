@@ -21,15 +21,24 @@ PyObject* bfloat16_dtype = nullptr;  // numpy.dtype(ml_dtypes.bfloat16), made at
 
 py::dtype numpy_dtype(DType dtype) {
   switch (dtype) {
-    case DType::kFloat32: return py::dtype::of<float>();
-    case DType::kFloat16: return py::dtype("float16");
-    case DType::kFloat64: return py::dtype::of<double>();
-    case DType::kInt64: return py::dtype::of<int64_t>();
-    case DType::kInt32: return py::dtype::of<int32_t>();
-    case DType::kInt8: return py::dtype::of<int8_t>();
-    case DType::kUInt8: return py::dtype::of<uint8_t>();
-    case DType::kBool: return py::dtype::of<bool>();
-    case DType::kBFloat16: break;
+    case DType::kFloat32:
+      return py::dtype::of<float>();
+    case DType::kFloat16:
+      return py::dtype("float16");
+    case DType::kFloat64:
+      return py::dtype::of<double>();
+    case DType::kInt64:
+      return py::dtype::of<int64_t>();
+    case DType::kInt32:
+      return py::dtype::of<int32_t>();
+    case DType::kInt8:
+      return py::dtype::of<int8_t>();
+    case DType::kUInt8:
+      return py::dtype::of<uint8_t>();
+    case DType::kBool:
+      return py::dtype::of<bool>();
+    case DType::kBFloat16:
+      break;
   }
   if (bfloat16_dtype == nullptr)
     bfloat16_dtype =
@@ -41,17 +50,26 @@ bool from_numpy_dtype(const py::dtype& d, DType* out) {
   if (d.byteorder() == '>') return false;
   const char kind = d.kind();
   const auto bytes = d.itemsize();
-  if (kind == 'f' && bytes == 4) *out = DType::kFloat32;
-  else if (kind == 'f' && bytes == 2) *out = DType::kFloat16;
-  else if (kind == 'f' && bytes == 8) *out = DType::kFloat64;
-  else if (kind == 'i' && bytes == 8) *out = DType::kInt64;
-  else if (kind == 'i' && bytes == 4) *out = DType::kInt32;
-  else if (kind == 'i' && bytes == 1) *out = DType::kInt8;
-  else if (kind == 'u' && bytes == 1) *out = DType::kUInt8;
-  else if (kind == 'b') *out = DType::kBool;
+  if (kind == 'f' && bytes == 4)
+    *out = DType::kFloat32;
+  else if (kind == 'f' && bytes == 2)
+    *out = DType::kFloat16;
+  else if (kind == 'f' && bytes == 8)
+    *out = DType::kFloat64;
+  else if (kind == 'i' && bytes == 8)
+    *out = DType::kInt64;
+  else if (kind == 'i' && bytes == 4)
+    *out = DType::kInt32;
+  else if (kind == 'i' && bytes == 1)
+    *out = DType::kInt8;
+  else if (kind == 'u' && bytes == 1)
+    *out = DType::kUInt8;
+  else if (kind == 'b')
+    *out = DType::kBool;
   else if (bytes == 2 && py::cast<std::string>(d.attr("name")) == "bfloat16")
     *out = DType::kBFloat16;
-  else return false;
+  else
+    return false;
   return true;
 }
 
@@ -117,13 +135,18 @@ py::array to_numpy(const py::object& tensor) {
 dlpack::DLDataType to_dlpack_dtype(DType dtype) {
   const auto bits = static_cast<uint8_t>(item_size(dtype) * 8);
   switch (dtype) {
-    case DType::kBFloat16: return {dlpack::kBfloat, bits, 1};
+    case DType::kBFloat16:
+      return {dlpack::kBfloat, bits, 1};
     case DType::kInt64:
     case DType::kInt32:
-    case DType::kInt8: return {dlpack::kInt, bits, 1};
-    case DType::kUInt8: return {dlpack::kUInt, bits, 1};
-    case DType::kBool: return {dlpack::kBool, bits, 1};
-    default: return {dlpack::kFloat, bits, 1};
+    case DType::kInt8:
+      return {dlpack::kInt, bits, 1};
+    case DType::kUInt8:
+      return {dlpack::kUInt, bits, 1};
+    case DType::kBool:
+      return {dlpack::kBool, bits, 1};
+    default:
+      return {dlpack::kFloat, bits, 1};
   }
 }
 
@@ -133,8 +156,8 @@ DType from_dlpack_dtype(dlpack::DLDataType d) {
       const auto want = to_dlpack_dtype(static_cast<DType>(code));
       if (want.code == d.code && want.bits == d.bits) return static_cast<DType>(code);
     }
-  throw TypeError(str("from_dlpack: element type must be one of ours, got code ", int{d.code},
-                      ", ", int{d.bits}, " bits, ", d.lanes, " lanes"));
+  throw TypeError(str("from_dlpack: element type must be one of ours, got code ", int{d.code}, ", ",
+                      int{d.bits}, " bits, ", d.lanes, " lanes"));
 }
 
 template <class Managed>
@@ -151,9 +174,8 @@ void delete_exported(Managed* m) {
 
 template <class Managed>
 void delete_unconsumed(PyObject* capsule) {
-  const char* name = std::is_same_v<Managed, dlpack::DLManagedTensorVersioned>
-                         ? "dltensor_versioned"
-                         : "dltensor";
+  const char* name =
+      std::is_same_v<Managed, dlpack::DLManagedTensorVersioned> ? "dltensor_versioned" : "dltensor";
   if (!PyCapsule_IsValid(capsule, name)) return;  // a consumer has renamed it
   auto* m = static_cast<Managed*>(PyCapsule_GetPointer(capsule, name));
   if (m->deleter != nullptr) m->deleter(m);
@@ -231,12 +253,10 @@ Array import_managed(Managed* m, bool read_only) {
   if (t.strides != nullptr && count != 0)
     for (int i = 0; i < t.ndim; ++i) strides[i] = t.strides[i];
   char* data = static_cast<char*>(t.data) + t.byte_offset;
-  check_value(count == 0 || reinterpret_cast<uintptr_t>(data) %
-                                    static_cast<uintptr_t>(item_size(dtype)) ==
-                                0,
+  check_value(count == 0 ||
+                  reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(item_size(dtype)) == 0,
               "from_dlpack: data must be aligned to the item size");
-  return Array::wrap(data, shape, strides, dtype, device, read_only, m,
-                     release_imported<Managed>);
+  return Array::wrap(data, shape, strides, dtype, device, read_only, m, release_imported<Managed>);
 }
 
 Array from_dlpack(const py::object& object) {
@@ -288,9 +308,9 @@ void register_interop(py::module_& m) {
         py::arg("dtype"), py::arg("device"), py::arg("read_only"), py::arg("owner"));
   m.def("data_pointer", &data_pointer, py::arg("tensor"));
   m.def("read_only", [](const Array& a) { return a.read_only(); }, py::arg("tensor"));
-  m.def("shares_storage",
-        [](const Array& a, const Array& b) { return a.storage() == b.storage(); },
-        py::arg("a"), py::arg("b"));
+  m.def(
+      "shares_storage", [](const Array& a, const Array& b) { return a.storage() == b.storage(); },
+      py::arg("a"), py::arg("b"));
 }
 
 }  // namespace seqloom::binding

@@ -44,8 +44,8 @@ void tensor_dealloc(PyObject* o) {
   PyTypeObject* type = Py_TYPE(o);
   PyObject_GC_UnTrack(o);
   // A long chain of nodes and tensors must not exhaust the C stack.
-  Py_TRASHCAN_BEGIN(o, tensor_dealloc)
-  if (self_of(o)->weakrefs != nullptr) PyObject_ClearWeakRefs(o);
+  Py_TRASHCAN_BEGIN(o, tensor_dealloc) if (self_of(o)->weakrefs != nullptr)
+      PyObject_ClearWeakRefs(o);
   tensor_clear(o);
   self_of(o)->array.~Array();
   type->tp_free(o);
@@ -108,10 +108,9 @@ int set_grad(PyObject* o, PyObject* value, void*) {
       return -1;
     }
     if (array_of(value).shape() != array_of(o).shape()) {
-      PyErr_SetString(PyExc_ValueError,
-                      str("grad: must have shape ", array_of(o).shape(), ", got ",
-                          array_of(value).shape())
-                          .c_str());
+      PyErr_SetString(PyExc_ValueError, str("grad: must have shape ", array_of(o).shape(), ", got ",
+                                            array_of(value).shape())
+                                            .c_str());
       return -1;
     }
   }
@@ -213,7 +212,9 @@ PyType_Spec tensor_spec = {"seqloom._core.TensorBase", sizeof(TensorObject), 0,
 
 }  // namespace
 
-bool is_tensor(PyObject* o) { return Py_TYPE(o) == tensor_type || PyObject_TypeCheck(o, base_type); }
+bool is_tensor(PyObject* o) {
+  return Py_TYPE(o) == tensor_type || PyObject_TypeCheck(o, base_type);
+}
 
 PyObject* new_tensor(Array array) {
   PyObject* o = tensor_type->tp_alloc(tensor_type, 0);

@@ -12,11 +12,10 @@
 namespace seqloom::binding {
 
 struct TensorObject {
-  PyObject_HEAD
-  Array array;
-  PyObject* grad;       // Tensor or null
-  PyObject* node;       // the autograd node that made it, or null for a leaf
-  PyObject* hooks;      // list of callables or null
+  PyObject_HEAD Array array;
+  PyObject* grad;   // Tensor or null
+  PyObject* node;   // the autograd node that made it, or null for a leaf
+  PyObject* hooks;  // list of callables or null
   PyObject* weakrefs;
   int32_t node_output;  // which output of `node`
   bool requires_grad;

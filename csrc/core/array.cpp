@@ -54,8 +54,10 @@ int64_t checked_numel(const Dims& shape, DType dtype) {
   bool zero = false, overflow = false;
   for (int64_t extent : shape) {
     check_value(extent >= 0, "shape: extents must not be negative, got ", shape);
-    if (extent == 0) zero = true;
-    else overflow |= __builtin_mul_overflow(n, extent, &n);
+    if (extent == 0)
+      zero = true;
+    else
+      overflow |= __builtin_mul_overflow(n, extent, &n);
   }
   if (zero) return 0;
   overflow |= __builtin_mul_overflow(n, item_size(dtype), &bytes);

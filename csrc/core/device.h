@@ -20,7 +20,7 @@ struct Device {
   bool operator!=(const Device& o) const { return !(*this == o); }
 };
 
-std::string to_string(Device device);             // "cpu", "cuda:0"
+std::string to_string(Device device);              // "cpu", "cuda:0"
 Device parse_device(const std::string& spelling);  // "cpu", "cuda", "cuda:1"; ValueError else
 inline std::ostream& operator<<(std::ostream& out, Device d);
 

@@ -86,9 +86,12 @@ struct Type {
 template <class F>
 SEQLOOM_ALWAYS_INLINE void dispatch_kernel_float(DType dtype, const F& f) {
   switch (dtype) {
-    case DType::kFloat16: return f(Type<f16>{});
-    case DType::kBFloat16: return f(Type<bf16>{});
-    default: return f(Type<float>{});
+    case DType::kFloat16:
+      return f(Type<f16>{});
+    case DType::kBFloat16:
+      return f(Type<bf16>{});
+    default:
+      return f(Type<float>{});
   }
 }
 // ... and float64.
@@ -101,12 +104,18 @@ SEQLOOM_ALWAYS_INLINE void dispatch_float(DType dtype, const F& f) {
 template <class F>
 SEQLOOM_ALWAYS_INLINE void dispatch_all(DType dtype, const F& f) {
   switch (dtype) {
-    case DType::kInt64: return f(Type<int64_t>{});
-    case DType::kInt32: return f(Type<int32_t>{});
-    case DType::kInt8: return f(Type<int8_t>{});
-    case DType::kUInt8: return f(Type<uint8_t>{});
-    case DType::kBool: return f(Type<bool>{});
-    default: return dispatch_float(dtype, f);
+    case DType::kInt64:
+      return f(Type<int64_t>{});
+    case DType::kInt32:
+      return f(Type<int32_t>{});
+    case DType::kInt8:
+      return f(Type<int8_t>{});
+    case DType::kUInt8:
+      return f(Type<uint8_t>{});
+    case DType::kBool:
+      return f(Type<bool>{});
+    default:
+      return dispatch_float(dtype, f);
   }
 }
 

@@ -12,7 +12,7 @@ struct RandomKey {
   uint64_t offset;
 };
 
-void manual_seed(uint64_t seed);          // offset back to 0
+void manual_seed(uint64_t seed);           // offset back to 0
 RandomKey next_random_key(int64_t count);  // reserves `count` numbers (rounded up to 4)
 RandomKey random_state();
 void set_random_state(RandomKey state);

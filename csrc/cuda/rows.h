@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels that work on rows: a warp a row for short rows, a block a row for long ones, 16-byte accesses
-// where the rows allow them. A row is read from memory once; later passes find it in L1 or L2.
+// Kernels that work on rows: a warp a row for short rows, a block a row for long ones, 16-byte
+// accesses where the rows allow them. A row is read from memory once; later passes find it in L1 or
+// L2.
 #pragma once
 
 #include "core/dtype.h"
@@ -55,13 +56,17 @@ constexpr int kRowWidth = kVector ? kVectorWidth<T> : 1;
 
 template <class T, bool kVector>
 SEQLOOM_DEVICE void read_row(const T* p, float (&v)[kRowWidth<T, kVector>]) {
-  if constexpr (kVector) load_vector(p, v);
-  else v[0] = to_float(*p);
+  if constexpr (kVector)
+    load_vector(p, v);
+  else
+    v[0] = to_float(*p);
 }
 template <class T, bool kVector>
 SEQLOOM_DEVICE void write_row(T* p, const float (&v)[kRowWidth<T, kVector>]) {
-  if constexpr (kVector) store_vector(p, v);
-  else *p = from_float<T>(v[0]);
+  if constexpr (kVector)
+    store_vector(p, v);
+  else
+    *p = from_float<T>(v[0]);
 }
 
 // f(i) for the first element of each of this thread's accesses to a row of n.
@@ -94,8 +99,9 @@ struct RowLaunch {
 inline RowLaunch row_launch(int64_t rows, int64_t n) {
   RowLaunch r;
   r.warp = n <= kWarpRowColumns;
-  const int threads = r.warp ? kWarpRowThreads
-                             : n >= kWideRowColumns ? kWideRowThreads : kBlockRowThreads;
+  const int threads = r.warp                 ? kWarpRowThreads
+                      : n >= kWideRowColumns ? kWideRowThreads
+                                             : kBlockRowThreads;
   const int64_t per_block = r.warp ? threads / 32 : 1;
   r.config.grid = dim3(static_cast<unsigned>((rows + per_block - 1) / per_block));
   r.config.block = dim3(static_cast<unsigned>(threads));

@@ -19,35 +19,35 @@ using binding::ReleaseGil;
 // Runs `name(args)` of the active ISA, or `name_cuda(args)` on the device's current stream. The
 // interpreter is released when `work` (elements touched) is worth it.
 #if SEQLOOM_WITH_CUDA
-#define SEQLOOM_RUN(device, work, name, args)                                       \
-  do {                                                                              \
-    ::seqloom::ops::ReleaseGil release_gil((device).is_cuda() || (work) >= 16384);  \
-    if ((device).is_cuda()) {                                                       \
-      ::seqloom::cuda::DeviceScope device_scope((device).index);                    \
-      name##_cuda(args);                                                            \
-    } else {                                                                        \
-      SEQLOOM_CPU(name)(args);                                                      \
-    }                                                                               \
+#define SEQLOOM_RUN(device, work, name, args)                                      \
+  do {                                                                             \
+    ::seqloom::ops::ReleaseGil release_gil((device).is_cuda() || (work) >= 16384); \
+    if ((device).is_cuda()) {                                                      \
+      ::seqloom::cuda::DeviceScope device_scope((device).index);                   \
+      name##_cuda(args);                                                           \
+    } else {                                                                       \
+      SEQLOOM_CPU(name)(args);                                                     \
+    }                                                                              \
   } while (false)
 #else
-#define SEQLOOM_RUN(device, work, name, args)               \
-  do {                                                      \
+#define SEQLOOM_RUN(device, work, name, args)                \
+  do {                                                       \
     ::seqloom::ops::ReleaseGil release_gil((work) >= 16384); \
-    SEQLOOM_CPU(name)(args);                                \
+    SEQLOOM_CPU(name)(args);                                 \
   } while (false)
 #endif
 
 // The same for kernels that are compiled for the dot-product level as well (*_bf16_cpu.cpp).
 #if SEQLOOM_WITH_CUDA
-#define SEQLOOM_RUN_BF16(device, work, name, args)                                  \
-  do {                                                                              \
-    ::seqloom::ops::ReleaseGil release_gil((device).is_cuda() || (work) >= 16384);  \
-    if ((device).is_cuda()) {                                                       \
-      ::seqloom::cuda::DeviceScope device_scope((device).index);                    \
-      name##_cuda(args);                                                            \
-    } else {                                                                        \
-      SEQLOOM_CPU_BF16(name)(args);                                                 \
-    }                                                                               \
+#define SEQLOOM_RUN_BF16(device, work, name, args)                                 \
+  do {                                                                             \
+    ::seqloom::ops::ReleaseGil release_gil((device).is_cuda() || (work) >= 16384); \
+    if ((device).is_cuda()) {                                                      \
+      ::seqloom::cuda::DeviceScope device_scope((device).index);                   \
+      name##_cuda(args);                                                           \
+    } else {                                                                       \
+      SEQLOOM_CPU_BF16(name)(args);                                                \
+    }                                                                              \
   } while (false)
 #else
 #define SEQLOOM_RUN_BF16(device, work, name, args)           \

@@ -83,12 +83,13 @@ SEQLOOM_HOST_DEVICE bool visit_integer_formula(ops::ElementwiseOp op, F&& f) {
     return true;
   switch (op) {
     SEQLOOM_CASE(Copy)
-    SEQLOOM_CASE(Neg) SEQLOOM_CASE(Abs) SEQLOOM_CASE(Sign) SEQLOOM_CASE(Relu)
-        SEQLOOM_CASE(LogicalNot) SEQLOOM_CASE(BitwiseNot) SEQLOOM_CASE(Clamp) SEQLOOM_CASE(Add)
-            SEQLOOM_CASE(Sub) SEQLOOM_CASE(Mul) SEQLOOM_CASE(FloorDivide) SEQLOOM_CASE(Remainder)
-                SEQLOOM_CASE(Pow) SEQLOOM_CASE(Maximum) SEQLOOM_CASE(Minimum) SEQLOOM_CASE(Eq)
-                    SEQLOOM_CASE(Ne) SEQLOOM_CASE(Lt) SEQLOOM_CASE(Le) SEQLOOM_CASE(Gt)
-                        SEQLOOM_CASE(Ge) SEQLOOM_CASE(And) SEQLOOM_CASE(Or) SEQLOOM_CASE(Xor)
+    SEQLOOM_CASE(Neg)
+    SEQLOOM_CASE(Abs) SEQLOOM_CASE(Sign) SEQLOOM_CASE(Relu) SEQLOOM_CASE(LogicalNot)
+        SEQLOOM_CASE(BitwiseNot) SEQLOOM_CASE(Clamp) SEQLOOM_CASE(Add) SEQLOOM_CASE(Sub)
+            SEQLOOM_CASE(Mul) SEQLOOM_CASE(FloorDivide) SEQLOOM_CASE(Remainder) SEQLOOM_CASE(Pow)
+                SEQLOOM_CASE(Maximum) SEQLOOM_CASE(Minimum) SEQLOOM_CASE(Eq) SEQLOOM_CASE(Ne)
+                    SEQLOOM_CASE(Lt) SEQLOOM_CASE(Le) SEQLOOM_CASE(Gt) SEQLOOM_CASE(Ge)
+                        SEQLOOM_CASE(And) SEQLOOM_CASE(Or) SEQLOOM_CASE(Xor)
                             SEQLOOM_CASE(Where) default : return false;
   }
 #undef SEQLOOM_CASE

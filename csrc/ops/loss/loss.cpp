@@ -74,8 +74,8 @@ double cross_entropy_denominator(const Array& targets, const std::optional<Array
   return total;
 }
 
-// (losses [N], lse [N], gradient or None). `gradient_scale` (a number) or `row_scale` [N] asks for the
-// gradient of the losses times that, in the memory of the logits themselves when `in_place`.
+// (losses [N], lse [N], gradient or None). `gradient_scale` (a number) or `row_scale` [N] asks for
+// the gradient of the losses times that, in the memory of the logits themselves when `in_place`.
 py::tuple cross_entropy_forward(const Array& logits, const Array& targets,
                                 const std::optional<Array>& weight, int64_t ignore_index,
                                 double smoothing, double weight_sum,
@@ -130,7 +130,8 @@ Array cross_entropy_backward(const Array& row_scale, const Array& lse, const Arr
 void register_loss(py::module_& m) {
   m.def("cross_entropy_forward", &cross_entropy_forward, py::arg("logits"), py::arg("targets"),
         py::arg("weight"), py::arg("ignore_index"), py::arg("label_smoothing"),
-        py::arg("weight_sum"), py::arg("row_scale"), py::arg("gradient_scale"), py::arg("in_place"));
+        py::arg("weight_sum"), py::arg("row_scale"), py::arg("gradient_scale"),
+        py::arg("in_place"));
   m.def("cross_entropy_denominator", &cross_entropy_denominator, py::arg("targets"),
         py::arg("weight"), py::arg("ignore_index"));
   m.def("cross_entropy_backward", &cross_entropy_backward, py::arg("row_scale"), py::arg("lse"),

@@ -6,8 +6,8 @@
 //   dx_rc  = g_r (p_rc ((1 - e) w_t + e / C sum w) - e / C w_c - [c == t] (1 - e) w_t)
 // with w = 1 when no class weights are given. g_r is the gradient of loss_r.
 //
-// Training asks for the gradient in forward already (`dlogits`): a row is then in cache, and memory is
-// read once and written once. `dlogits` may be `logits` itself.
+// Training asks for the gradient in forward already (`dlogits`): a row is then in cache, and memory
+// is read once and written once. `dlogits` may be `logits` itself.
 #pragma once
 
 #include <cstdint>
@@ -18,20 +18,20 @@
 namespace seqloom::ops {
 
 struct CrossEntropyArgs {
-  const void* logits;       // [rows, classes]
-  const int64_t* targets;   // [rows]; in range or equal to ignore_index (checked before)
-  const float* weight;      // [classes] or null
-  float* losses;            // [rows]; null when only the gradient is wanted
-  float* lse;               // [rows]; written, or read when given_lse
-  void* dlogits;            // [rows, classes] in the dtype of logits, or null
-  const float* row_scale;   // [rows]: g_r; null: g_r = scale
+  const void* logits;      // [rows, classes]
+  const int64_t* targets;  // [rows]; in range or equal to ignore_index (checked before)
+  const float* weight;     // [classes] or null
+  float* losses;           // [rows]; null when only the gradient is wanted
+  float* lse;              // [rows]; written, or read when given_lse
+  void* dlogits;           // [rows, classes] in the dtype of logits, or null
+  const float* row_scale;  // [rows]: g_r; null: g_r = scale
   float scale;
   int64_t rows, classes;
   int64_t ignore_index;
   float smoothing;
   float weight_sum;  // sum of weight, or classes
   bool given_lse;
-  DType dtype;       // float32, float16, bfloat16
+  DType dtype;  // float32, float16, bfloat16
 };
 
 void cross_entropy_cuda(const CrossEntropyArgs& args);

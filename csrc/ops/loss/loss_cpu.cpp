@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cross-entropy on the CPU: threads over rows. A row of logits (200 KB for GPT-2) is read from
-// memory once, for its maximum; the sum of exponentials and the gradient then find it in L2. Gradients
-// that will not fit in the caches are stored past them.
+// memory once, for its maximum; the sum of exponentials and the gradient then find it in L2.
+// Gradients that will not fit in the caches are stored past them.
 #include "ops/loss/loss.h"
 
 #include "cpu/parallel.h"
@@ -94,7 +94,8 @@ void one_row(const ops::CrossEntropyArgs& a, int64_t r, bool streaming) {
   if (t == a.ignore_index) {
     if (a.losses != nullptr) a.losses[r] = 0.0f;
     if (!a.given_lse) a.lse[r] = 0.0f;
-    if (dx != nullptr) __builtin_memset(static_cast<void*>(dx), 0, static_cast<size_t>(n) * sizeof(T));
+    if (dx != nullptr)
+      __builtin_memset(static_cast<void*>(dx), 0, static_cast<size_t>(n) * sizeof(T));
     return;
   }
   const float lse = a.given_lse ? a.lse[r] : log_sum_exp(x, n);

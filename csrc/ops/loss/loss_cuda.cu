@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cross-entropy on CUDA: a warp or a block a row (cuda/rows.h); the loss and, when asked for, the
-// gradient come out of the same launch. A target outside [0, classes) reads nothing: its loss is NaN.
+// gradient come out of the same launch. A target outside [0, classes) reads nothing: its loss is
+// NaN.
 #include "cuda/rows.h"
 #include "ops/loss/loss.h"
 
@@ -64,9 +65,12 @@ __global__ void __launch_bounds__(1024) rows_kernel(CrossEntropyArgs a) {
     if (!a.given_lse) a.lse[r] = lse;
   }
   if (dx == nullptr) return;
-  // The gradient may lie over the logits: whoever read x[t] above has done so before it is replaced.
-  if (kWarp) __syncwarp();
-  else __syncthreads();
+  // The gradient may lie over the logits: whoever read x[t] above has done so before it is
+  // replaced.
+  if (kWarp)
+    __syncwarp();
+  else
+    __syncthreads();
   const float g = a.row_scale != nullptr ? a.row_scale[r] : a.scale;
   const float pull = g * (hit + each * a.weight_sum), push = g * each;
   cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {

@@ -141,8 +141,8 @@ void register_norm(py::module_& m) {
         py::arg("keep_statistics"));
   m.def("add_layer_norm_forward", &add_layer_norm, py::arg("x"), py::arg("residual"),
         py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("keep_statistics"));
-  m.def("add_rms_norm_forward", &add_rms_norm, py::arg("x"), py::arg("residual"),
-        py::arg("weight"), py::arg("eps"), py::arg("keep_statistics"));
+  m.def("add_rms_norm_forward", &add_rms_norm, py::arg("x"), py::arg("residual"), py::arg("weight"),
+        py::arg("eps"), py::arg("keep_statistics"));
   m.def("norm_backward", &backward, py::arg("gradient"), py::arg("sum_gradient"), py::arg("x"),
         py::arg("weight"), py::arg("mean"), py::arg("rstd"), py::arg("want_weight"),
         py::arg("want_bias"));

@@ -2,9 +2,10 @@
 // layer_norm and rms_norm on the CPU.
 //
 // Forward: threads over rows; a row is read once from memory and stays in L1 for its mean, its
-// variance about that mean, and the scaling. Backward: threads over fixed blocks of rows; a block adds its
-// share of dweight and dbias into a row of its own while dx is computed, so that no second pass over
-// dy and h is needed, and the shares are summed in order: the bits don't depend on the threads.
+// variance about that mean, and the scaling. Backward: threads over fixed blocks of rows; a block
+// adds its share of dweight and dbias into a row of its own while dx is computed, so that no second
+// pass over dy and h is needed, and the shares are summed in order: the bits don't depend on the
+// threads.
 #include "ops/norm/norm.h"
 
 #include "cpu/parallel.h"
@@ -14,8 +15,8 @@
 namespace seqloom::SEQLOOM_ISA_NS {
 namespace {
 
-constexpr int64_t kGrain = 16384;    // elements worth a thread
-constexpr int64_t kMaxBlocks = 32;   // shares of dweight: more would cost more to sum than they help
+constexpr int64_t kGrain = 16384;   // elements worth a thread
+constexpr int64_t kMaxBlocks = 32;  // shares of dweight: more would cost more to sum than they help
 
 // f(i, count) over a row, the last call with a ragged count.
 template <class F>
@@ -58,8 +59,10 @@ struct Row {
 
 template <class T>
 SEQLOOM_ALWAYS_INLINE void put(T* p, VecF v, int count) {
-  if (count == kLanes) store(p, v);
-  else store(p, v, count);
+  if (count == kLanes)
+    store(p, v);
+  else
+    store(p, v, count);
 }
 
 template <class T>
@@ -181,30 +184,33 @@ void backward_rows(const ops::NormBackwardArgs& a) {
   if (!shares) return;
   cpu::parallel_for(n, max<int64_t>(kLanes, kGrain / max<int64_t>(1, blocks)),
                     [&a, share, blocks, n](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += kLanes) {
-      const int c = static_cast<int>(min<int64_t>(kLanes, end - i));
-      VecF w = VecF::zero(), b = VecF::zero();
-      for (int64_t k = 0; k < blocks; ++k) {
-        if (a.dweight != nullptr) w += load(share + k * 2 * n + i, c);
-        if (a.dbias != nullptr) b += load(share + (k * 2 + 1) * n + i, c);
-      }
-      if (a.dweight != nullptr) put(a.dweight + i, w, c);
-      if (a.dbias != nullptr) put(a.dbias + i, b, c);
-    }
-  });
+                      for (int64_t i = begin; i < end; i += kLanes) {
+                        const int c = static_cast<int>(min<int64_t>(kLanes, end - i));
+                        VecF w = VecF::zero(), b = VecF::zero();
+                        for (int64_t k = 0; k < blocks; ++k) {
+                          if (a.dweight != nullptr) w += load(share + k * 2 * n + i, c);
+                          if (a.dbias != nullptr) b += load(share + (k * 2 + 1) * n + i, c);
+                        }
+                        if (a.dweight != nullptr) put(a.dweight + i, w, c);
+                        if (a.dbias != nullptr) put(a.dbias + i, b, c);
+                      }
+                    });
 }
 
 }  // namespace
 
 void norm_forward(const ops::NormArgs& a) {
-  dispatch_kernel_float(a.dtype, [&](auto type) { forward_rows<typename decltype(type)::type>(a); });
+  dispatch_kernel_float(a.dtype,
+                        [&](auto type) { forward_rows<typename decltype(type)::type>(a); });
 }
 
 void norm_backward(const ops::NormBackwardArgs& a) {
   dispatch_kernel_float(a.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    if (a.rms) backward_rows<true, T>(a);
-    else backward_rows<false, T>(a);
+    if (a.rms)
+      backward_rows<true, T>(a);
+    else
+      backward_rows<false, T>(a);
   });
 }
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // layer_norm and rms_norm on CUDA.
 //
-// Forward and dx: a warp or a block a row (cuda/rows.h), the variance about the mean in a second pass
-// that finds the row in cache. dweight and dbias: blocks of kTileColumns columns by kRowsPerBlock rows
-// write partial sums, which a last kernel adds in order: the same bits every time.
+// Forward and dx: a warp or a block a row (cuda/rows.h), the variance about the mean in a second
+// pass that finds the row in cache. dweight and dbias: blocks of kTileColumns columns by
+// kRowsPerBlock rows write partial sums, which a last kernel adds in order: the same bits every
+// time.
 #include "cuda/rows.h"
 #include "ops/norm/norm.h"
 
@@ -127,9 +128,10 @@ __global__ void __launch_bounds__(1024) backward_rows(NormBackwardArgs a) {
 constexpr int kTileColumns = 32, kTileRows = 8;
 constexpr int64_t kRowsPerBlock = 128;
 
-// partial[block][0][column] = sum over the block's rows of dy xhat, partial[block][1][column] of dy.
+// partial[block][0][column] = sum over the block's rows of dy xhat, partial[block][1][column] of
+// dy.
 template <class T>
-__global__ void __launch_bounds__(kTileColumns * kTileRows)
+__global__ void __launch_bounds__(kTileColumns* kTileRows)
     parameter_partials(NormBackwardArgs a, float* partial) {
   SHARED_ARRAY(float, sums, [2][kTileRows][kTileColumns]);
   const int tx = static_cast<int>(threadIdx.x) % kTileColumns;

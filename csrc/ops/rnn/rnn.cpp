@@ -30,8 +30,8 @@ struct Layer {
 
   RnnForwardArgs args() const {
     RnnForwardArgs a{};
-    a.shape = {cell, x.dtype(), reverse, x.size(0), x.size(1), x.size(2), w_hh.size(1),
-               lengths ? lengths->data_as<int64_t>() : nullptr};
+    a.shape = {cell,      x.dtype(), reverse,      x.size(0),
+               x.size(1), x.size(2), w_hh.size(1), lengths ? lengths->data_as<int64_t>() : nullptr};
     a.weights = {w_ih.data(), w_hh.data(), data_or_null(b_ih), data_or_null(b_hh),
                  data_or_null(peepholes)};
     a.x = x.data();
@@ -56,8 +56,8 @@ void check_optional(const char* op, const char* name, const OptionalArray& a, co
 
 Layer layer(int cell_code, const Array& x, const OptionalArray& h0, const OptionalArray& c0,
             const Array& w_ih, const Array& w_hh, const OptionalArray& b_ih,
-            const OptionalArray& b_hh, const OptionalArray& peepholes,
-            const OptionalArray& lengths, bool reverse) {
+            const OptionalArray& b_hh, const OptionalArray& peepholes, const OptionalArray& lengths,
+            bool reverse) {
   const auto cell = static_cast<CellKind>(cell_code);
   const char* op = op_name(cell);
   check_kernel_float(op, "x", x);
@@ -105,15 +105,16 @@ py::tuple forward(int cell_code, const Array& x, const OptionalArray& h0, const 
                   const Array& w_ih, const Array& w_hh, const OptionalArray& b_ih,
                   const OptionalArray& b_hh, const OptionalArray& peepholes,
                   const OptionalArray& lengths, bool reverse, bool keep) {
-  const Layer l =
-      layer(cell_code, x, h0, c0, w_ih, w_hh, b_ih, b_hh, peepholes, lengths, reverse);
+  const Layer l = layer(cell_code, x, h0, c0, w_ih, w_hh, b_ih, b_hh, peepholes, lengths, reverse);
   const int64_t steps = x.size(0), batch = x.size(1), units = w_hh.size(1);
   const bool lstm = l.cell == CellKind::kLstm;
   const Array y = Array::empty(Dims{steps, batch, units}, x.dtype(), x.device());
   const Array h_n = Array::empty(l.state_shape(), x.dtype(), x.device());
   OptionalArray c_n, saved, cells;
   if (lstm) c_n = Array::empty_like(h_n);
-  const int64_t kept = saved_count(l.cell);
+  // A plain cell's backward needs its outputs alone, but not rounded to 16 bits.
+  const int64_t rounded = x.dtype() == DType::kFloat32 ? 0 : 1;
+  const int64_t kept = saved_count(l.cell) > 0 ? saved_count(l.cell) : rounded;
   if (keep && kept > 0)
     saved = Array::empty(Dims{steps, batch, kept, units}, DType::kFloat32, x.device());
   if (keep && lstm) cells = Array::empty(y.shape(), DType::kFloat32, x.device());

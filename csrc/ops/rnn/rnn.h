@@ -3,12 +3,14 @@
 //
 //   T steps, B sequences, I inputs, H units, G = gate_count(cell) gates.
 //   a_t = x_t w_ih^T + b_ih + h w_hh^T + b_hh, then the cell of cell.h, gate by gate.
-// Sequence b has lengths[b] valid steps. Forward in time they are t = 0 .. length - 1; a reversed layer
-// runs t = length - 1 .. 0. Outputs past a length are zero, and h_n is the state after the last step run.
+// Sequence b has lengths[b] valid steps. Forward in time they are t = 0 .. length - 1; a reversed
+// layer runs t = length - 1 .. 0. Outputs past a length are zero, and h_n is the state after the
+// last step run.
 //
-// For backward, forward keeps `saved` (activations, saved_count(cell) H floats a step) and, for the LSTM,
-// `cells`. With neither, backward makes them again from the outputs (`recompute`): the states alone are
-// then what a training step holds.
+// For backward, forward keeps `saved` (activations, saved_count(cell) H floats a step; of plain
+// cells the outputs in float32 where they are rounded to 16 bits) and, for the LSTM, `cells`. With
+// neither, backward makes them again from the outputs (`recompute`): the states alone are then what
+// a training step holds.
 #pragma once
 
 #include <cstdint>

@@ -33,14 +33,14 @@ struct Backward {
   const ops::RnnBackwardArgs& a;
   const int64_t B, H;
   Schedule schedule;
-  const float* panels;    // [blocks][G H][kUnits]
+  const float* panels;  // [blocks][G H][kUnits]
   int64_t blocks;
-  const float* peepholes; // [3, H]
-  float* gates[2];        // [B, G H], by step parity: gradients that the product with w_hh takes
-  float* carry;           // [B, H]: what reaches h besides the product (GRU), and dh_n at first
-  float* cell;            // [B, H]: dc
-  T* gates_x;             // [T, B, G H]: gradients of x w_ih^T + b_ih
-  T* gates_h;             // [T, B, G H]: of h w_hh^T + b_hh; the same memory unless GRU
+  const float* peepholes;  // [3, H]
+  float* gates[2];         // [B, G H], by step parity: gradients that the product with w_hh takes
+  float* carry;            // [B, H]: what reaches h besides the product (GRU), and dh_n at first
+  float* cell;             // [B, H]: dc
+  T* gates_x;              // [T, B, G H]: gradients of x w_ih^T + b_ih
+  T* gates_h;              // [T, B, G H]: of h w_hh^T + b_hh; the same memory unless GRU
 
   // The state before step s of a sequence.
   SEQLOOM_ALWAYS_INLINE const T* before(const void* sequence_states, const void* first, int64_t b,
@@ -66,7 +66,8 @@ struct Backward {
       for (int v = 0; v < kUnitVecs; ++v) {
         const int64_t unit = unit0 + v * kLanes;
         if (unit >= H) break;
-        pointwise(load(sums + i * kUnits + v * kLanes), row + i, s, unit, static_cast<int>(min<int64_t>(kLanes, H - unit)));
+        pointwise(load(sums + i * kUnits + v * kLanes), row + i, s, unit,
+                  static_cast<int>(min<int64_t>(kLanes, H - unit)));
       }
   }
 
@@ -122,7 +123,8 @@ struct Backward {
         put(out_h + k * H, dq[k], count);
       }
     } else {
-      const VecF h = get(static_cast<const T*>(f.y) + slot * H + unit, count);
+      const VecF h = f.saved != nullptr ? get(f.saved + slot * H + unit, count)
+                                        : get(static_cast<const T*>(f.y) + slot * H + unit, count);
       const VecF d = ops::plain_backward<CellMath, kKind == CellKind::kRelu>(h, dh);
       put(carry + at, VecF::zero(), count);
       put(now, d, count);
@@ -251,8 +253,7 @@ void recurrent_weight_gradient(const ops::RnnBackwardArgs& a, const Schedule& sc
     beta = 1.0f;
   }
   if (f.h0 == nullptr) {
-    if (beta == 0.0f)
-      __builtin_memset(a.dw_hh, 0, static_cast<size_t>(G * H) * sizeof(T));
+    if (beta == 0.0f) __builtin_memset(a.dw_hh, 0, static_cast<size_t>(G * H) * sizeof(T));
     return;
   }
   // Row b of the gathered gradients is that of the first step run; empty sequences give nothing.
@@ -273,8 +274,8 @@ void recurrent_weight_gradient(const ops::RnnBackwardArgs& a, const Schedule& sc
 template <class T>
 void load_rows(const void* source, const Schedule& schedule, int64_t H, float* to) {
   for (int64_t r = 0; r < schedule.batch; ++r) {
-    const T* from = source == nullptr ? nullptr
-                                      : static_cast<const T*>(source) + schedule.sequence(r) * H;
+    const T* from =
+        source == nullptr ? nullptr : static_cast<const T*>(source) + schedule.sequence(r) * H;
     for (int64_t u = 0; u < H; u += kLanes) {
       const int count = static_cast<int>(min<int64_t>(kLanes, H - u));
       put(to + r * H + u, from != nullptr ? get(from + u, count) : VecF::zero(), count);
@@ -340,14 +341,16 @@ void run(const ops::RnnBackwardArgs& a) {
   load_rows<T>(a.dh_n, schedule, H, carry);
   if (kKind == CellKind::kLstm) load_rows<T>(a.dc_n, schedule, H, cell);
 
-  Backward<kKind, T, kPeepholes> backward{a,     B,    H,       schedule,         panels, blocks,
-                                          peepholes, {gates0, gates1}, carry, cell, gates_x, gates_h};
+  Backward<kKind, T, kPeepholes> backward{a,      B,      H,         schedule,
+                                          panels, blocks, peepholes, {gates0, gates1},
+                                          carry,  cell,   gates_x,   gates_h};
   backward.run();
   if (kKind == CellKind::kLstm)
     for (int64_t r = 0; r < B; ++r)
       for (int64_t u = 0; u < H; u += kLanes) {
         const int count = static_cast<int>(min<int64_t>(kLanes, H - u));
-        put(static_cast<T*>(a.dc0) + schedule.sequence(r) * H + u, get(cell + r * H + u, count), count);
+        put(static_cast<T*>(a.dc0) + schedule.sequence(r) * H + u, get(cell + r * H + u, count),
+            count);
       }
 
   const DType dtype = f.shape.dtype;
@@ -370,8 +373,10 @@ void run(const ops::RnnBackwardArgs& a) {
   }
   if (a.db_ih != nullptr) column_sums(gates_x, slots, G, a.db_ih);
   if (a.db_hh != nullptr) {
-    if (kTwo || a.db_ih == nullptr) column_sums(gates_h, slots, G, a.db_hh);
-    else __builtin_memcpy(a.db_hh, a.db_ih, static_cast<size_t>(G) * 4);
+    if (kTwo || a.db_ih == nullptr)
+      column_sums(gates_h, slots, G, a.db_hh);
+    else
+      __builtin_memcpy(a.db_hh, a.db_ih, static_cast<size_t>(G) * 4);
   }
   if (kPeepholes && a.dpeepholes != nullptr) peephole_gradients(a, schedule, gates_x);
 }
@@ -379,9 +384,12 @@ void run(const ops::RnnBackwardArgs& a) {
 template <class T>
 void run_cell(const ops::RnnBackwardArgs& a) {
   switch (a.forward.shape.cell) {
-    case CellKind::kTanh: return run<CellKind::kTanh, T, false>(a);
-    case CellKind::kRelu: return run<CellKind::kRelu, T, false>(a);
-    case CellKind::kGru: return run<CellKind::kGru, T, false>(a);
+    case CellKind::kTanh:
+      return run<CellKind::kTanh, T, false>(a);
+    case CellKind::kRelu:
+      return run<CellKind::kRelu, T, false>(a);
+    case CellKind::kGru:
+      return run<CellKind::kGru, T, false>(a);
     case CellKind::kLstm:
       if (a.forward.weights.peepholes != nullptr) return run<CellKind::kLstm, T, true>(a);
       return run<CellKind::kLstm, T, false>(a);

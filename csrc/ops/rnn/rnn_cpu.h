@@ -47,8 +47,10 @@ SEQLOOM_ALWAYS_INLINE VecF get(const T* p, int count) {
 }
 template <class T>
 SEQLOOM_ALWAYS_INLINE void put(T* p, VecF v, int count) {
-  if (count == kLanes) store(p, v);
-  else store(p, v, count);
+  if (count == kLanes)
+    store(p, v);
+  else
+    store(p, v, count);
 }
 
 // A finished tile in memory: row i, vector v at (i NV + v) kLanes. Only constant indices touch the
@@ -111,11 +113,11 @@ struct Groups {
   SEQLOOM_ALWAYS_INLINE int64_t begin(int64_t g) const { return rows * g / count; }
 };
 
-// How the threads of a team share a step. Small weights stay in every core's L2, and rows never wait
-// for each other: groups of rows go to threads, and no step needs a barrier. Larger weights are
-// shared by units, so that a core streams its part only, and every step ends at a barrier.
-// Either way the tiles are the same, and so are the bits. Rows may go to threads only if their groups
-// stay as they are from step to step: in a ragged batch they are cut anew as sequences end.
+// How the threads of a team share a step. Small weights stay in every core's L2, and rows never
+// wait for each other: groups of rows go to threads, and no step needs a barrier. Larger weights
+// are shared by units, so that a core streams its part only, and every step ends at a barrier.
+// Either way the tiles are the same, and so are the bits. Rows may go to threads only if their
+// groups stay as they are from step to step: in a ragged batch they are cut anew as sequences end.
 struct Share {
   int rank, size;
   bool by_rows;
@@ -146,14 +148,22 @@ struct Constant {
 template <int kMax, class F>
 SEQLOOM_ALWAYS_INLINE void with_rows(int64_t rows, const F& f) {
   switch (rows) {
-    case 1: return f(Constant<1>{});
-    case 2: return f(Constant<(kMax >= 2 ? 2 : kMax)>{});
-    case 3: return f(Constant<(kMax >= 3 ? 3 : kMax)>{});
-    case 4: return f(Constant<(kMax >= 4 ? 4 : kMax)>{});
-    case 5: return f(Constant<(kMax >= 5 ? 5 : kMax)>{});
-    case 6: return f(Constant<(kMax >= 6 ? 6 : kMax)>{});
-    case 7: return f(Constant<(kMax >= 7 ? 7 : kMax)>{});
-    default: return f(Constant<kMax>{});
+    case 1:
+      return f(Constant<1>{});
+    case 2:
+      return f(Constant<(kMax >= 2 ? 2 : kMax)>{});
+    case 3:
+      return f(Constant<(kMax >= 3 ? 3 : kMax)>{});
+    case 4:
+      return f(Constant<(kMax >= 4 ? 4 : kMax)>{});
+    case 5:
+      return f(Constant<(kMax >= 5 ? 5 : kMax)>{});
+    case 6:
+      return f(Constant<(kMax >= 6 ? 6 : kMax)>{});
+    case 7:
+      return f(Constant<(kMax >= 7 ? 7 : kMax)>{});
+    default:
+      return f(Constant<kMax>{});
   }
 }
 

@@ -2,9 +2,9 @@
 // The recurrence on CUDA, step by step: right for every shape.
 //
 // The input's share of all gates is one product over all steps; each step is one product of the
-// states with w_hh and one launch of the cell's equations. Backward runs the same steps in reverse and
-// ends with a few large products. Sequences that have ended, or not begun, are masked: lengths are
-// given to the kernels, and a step's products cost the whole batch.
+// states with w_hh and one launch of the cell's equations. Backward runs the same steps in reverse
+// and ends with a few large products. Sequences that have ended, or not begun, are masked: lengths
+// are given to the kernels, and a step's products cost the whole batch.
 #include "cuda/rows.h"
 #include "ops/matmul/matmul.h"
 #include "ops/rnn/rnn.h"
@@ -61,8 +61,7 @@ __global__ void __launch_bounds__(kThreads)
 // One step: products [B, G H] = h w_hh^T, and the cell of every unit that still runs.
 template <class T, CellKind kKind, bool kPeepholes>
 __global__ void __launch_bounds__(kThreads)
-    step_kernel(Steps q, RnnForwardArgs a, int64_t s, const float* gates_x,
-                const float* products,
+    step_kernel(Steps q, RnnForwardArgs a, int64_t s, const float* gates_x, const float* products,
                 float* h, float* c) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= q.batch * q.units) return;
@@ -108,6 +107,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   } else {
     h_new = plain_forward<CellMath, kKind == CellKind::kRelu>(pre[0] + hidden[0]);
+    if (a.saved != nullptr) a.saved[slot * H + unit] = h_new;
   }
   h[i] = h_new;
   const T rounded = cuda::from_float<T>(h_new);
@@ -115,9 +115,9 @@ __global__ void __launch_bounds__(kThreads)
   if (s + 1 == n) static_cast<T*>(a.h_n)[i] = rounded;
 }
 
-// One step backwards. `products` [B, H] is what the next step's gates send to h; `step_gates` are the
-// gradients that the product with w_hh takes for the step before; gates_x and gates_h those of the
-// weight gradients. s = -1 hands what is left to the initial states.
+// One step backwards. `products` [B, H] is what the next step's gates send to h; `step_gates` are
+// the gradients that the product with w_hh takes for the step before; gates_x and gates_h those of
+// the weight gradients. s = -1 hands what is left to the initial states.
 template <class T, CellKind kKind, bool kPeepholes>
 __global__ void __launch_bounds__(kThreads)
     step_backward_kernel(Steps q, RnnBackwardArgs a, int64_t s, const float* products, float* carry,
@@ -129,8 +129,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t H = q.units, b = i / H, unit = i % H, n = q.length(b);
   const RnnForwardArgs& f = a.forward;
   if (s >= n) {  // has not begun, seen backwards: nothing for the product, zeros in the sums
-    for (int g = 0; g < kGates; ++g)
-      step_gates[b * kGates * H + g * H + unit] = 0.f;
+    for (int g = 0; g < kGates; ++g) step_gates[b * kGates * H + g * H + unit] = 0.f;
     return;
   }
   const float from_next = s + 1 < n ? products[i] : 0.f;
@@ -175,7 +174,9 @@ __global__ void __launch_bounds__(kThreads)
     to_x[2] = g.n;
     to_h[2] = g.q;
   } else {
-    const float out = cuda::to_float(static_cast<const T*>(f.y)[slot * H + unit]);
+    const float out = f.saved != nullptr
+                          ? f.saved[slot * H + unit]
+                          : cuda::to_float(static_cast<const T*>(f.y)[slot * H + unit]);
     to_x[0] = to_h[0] = plain_backward<CellMath, kKind == CellKind::kRelu>(out, dh);
   }
   carry[i] = direct;
@@ -294,8 +295,8 @@ void forward(const RnnForwardArgs& a) {
   // The state, and its products, stay in float32, whatever the weights are.
   const cuda::Workspace products(bytes(s.batch * G, 4)), w_hh(bytes(G * s.units, 4));
   const cuda::Workspace h(bytes(all, 4)), c(bytes(all, 4));
-  launch_over(G * s.units, widen_kernel<T>, static_cast<const T*>(a.weights.w_hh),
-              w_hh.as<float>(), G * s.units);
+  launch_over(G * s.units, widen_kernel<T>, static_cast<const T*>(a.weights.w_hh), w_hh.as<float>(),
+              G * s.units);
   launch_over(all, begin_kernel<T>, q, a, h.as<float>(), c.as<float>());
   const int64_t last = longest(s);
   if (last == 0) return;
@@ -315,8 +316,8 @@ void forward(const RnnForwardArgs& a) {
   for (int64_t step = 0; step < last; ++step) {
     product(h.as<float>(), false, w_hh.as<float>(), true, nullptr, products.as<float>(), s.batch, G,
             s.units, DType::kFloat32);
-    launch_over(all, step_kernel<T, kKind, kPeepholes>, q, a, step,
-                gates_x.as<float>(), products.as<float>(), h.as<float>(), c.as<float>());
+    launch_over(all, step_kernel<T, kKind, kPeepholes>, q, a, step, gates_x.as<float>(),
+                products.as<float>(), h.as<float>(), c.as<float>());
   }
 }
 
@@ -340,16 +341,16 @@ void backward(const RnnBackwardArgs& a) {
   const cuda::Workspace peep(kPeepholes ? bytes(3 * all, 4) : 0);
   T* gates_x = own_x.as<T>();
   T* gates_h = kTwo ? own_h.as<T>() : gates_x;
-  launch_over(all, begin_backward_kernel<T>, q, a, kGates, carry.as<float>(),
-               dc.as<float>(), gates_x, gates_h, states.as<T>(), peep.as<float>());
+  launch_over(all, begin_backward_kernel<T>, q, a, kGates, carry.as<float>(), dc.as<float>(),
+              gates_x, gates_h, states.as<T>(), peep.as<float>());
   const int64_t last = longest(s);
   for (int64_t step = last - 1; step >= -1; --step) {
     if (step + 1 < last)
-      product(step_gates.as<float>(), false, w_hh.as<float>(), false, nullptr,
-              products.as<float>(), s.batch, s.units, G, DType::kFloat32);
-    launch_over(all, step_backward_kernel<T, kKind, kPeepholes>, q, a, step,
-                 products.as<float>(), carry.as<float>(), dc.as<float>(), step_gates.as<float>(), gates_x,
-                 gates_h, states.as<T>(), peep.as<float>());
+      product(step_gates.as<float>(), false, w_hh.as<float>(), false, nullptr, products.as<float>(),
+              s.batch, s.units, G, DType::kFloat32);
+    launch_over(all, step_backward_kernel<T, kKind, kPeepholes>, q, a, step, products.as<float>(),
+                carry.as<float>(), dc.as<float>(), step_gates.as<float>(), gates_x, gates_h,
+                states.as<T>(), peep.as<float>());
   }
   if (a.dw_ih != nullptr)
     product(gates_x, true, a.forward.x, false, nullptr, a.dw_ih, G, s.inputs, slots, s.dtype);
@@ -358,22 +359,23 @@ void backward(const RnnBackwardArgs& a) {
   if (a.dx != nullptr)
     product(gates_x, false, a.forward.weights.w_ih, false, nullptr, a.dx, slots, s.inputs, G,
             s.dtype);
-  if (a.db_ih != nullptr)
-    launch_over(G, column_sums_kernel<T>, gates_x, slots, G, a.db_ih);
-  if (a.db_hh != nullptr)
-    launch_over(G, column_sums_kernel<T>, gates_h, slots, G, a.db_hh);
+  if (a.db_ih != nullptr) launch_over(G, column_sums_kernel<T>, gates_x, slots, G, a.db_ih);
+  if (a.db_hh != nullptr) launch_over(G, column_sums_kernel<T>, gates_h, slots, G, a.db_hh);
   if (kPeepholes && a.dpeepholes != nullptr)
     for (int64_t k = 0; k < 3; ++k)
-      launch_over(s.units, column_sums_kernel<float>, peep.as<float>() + k * all,
-                   s.batch, s.units, a.dpeepholes + k * s.units);
+      launch_over(s.units, column_sums_kernel<float>, peep.as<float>() + k * all, s.batch, s.units,
+                  a.dpeepholes + k * s.units);
 }
 
 template <class T>
 void forward_cell(const RnnForwardArgs& a) {
   switch (a.shape.cell) {
-    case CellKind::kTanh: return forward<T, CellKind::kTanh, false>(a);
-    case CellKind::kRelu: return forward<T, CellKind::kRelu, false>(a);
-    case CellKind::kGru: return forward<T, CellKind::kGru, false>(a);
+    case CellKind::kTanh:
+      return forward<T, CellKind::kTanh, false>(a);
+    case CellKind::kRelu:
+      return forward<T, CellKind::kRelu, false>(a);
+    case CellKind::kGru:
+      return forward<T, CellKind::kGru, false>(a);
     case CellKind::kLstm:
       if (a.weights.peepholes != nullptr) return forward<T, CellKind::kLstm, true>(a);
       return forward<T, CellKind::kLstm, false>(a);
@@ -383,9 +385,12 @@ void forward_cell(const RnnForwardArgs& a) {
 template <class T>
 void backward_cell(const RnnBackwardArgs& a) {
   switch (a.forward.shape.cell) {
-    case CellKind::kTanh: return backward<T, CellKind::kTanh, false>(a);
-    case CellKind::kRelu: return backward<T, CellKind::kRelu, false>(a);
-    case CellKind::kGru: return backward<T, CellKind::kGru, false>(a);
+    case CellKind::kTanh:
+      return backward<T, CellKind::kTanh, false>(a);
+    case CellKind::kRelu:
+      return backward<T, CellKind::kRelu, false>(a);
+    case CellKind::kGru:
+      return backward<T, CellKind::kGru, false>(a);
     case CellKind::kLstm:
       if (a.forward.weights.peepholes != nullptr) return backward<T, CellKind::kLstm, true>(a);
       return backward<T, CellKind::kLstm, false>(a);

@@ -2,8 +2,8 @@
 // Forward recurrence on the CPU.
 //
 // The input's share of all gates, x w_ih^T + b, is one matrix product for a stretch of steps that
-// fits in L2; the recurrent weights are packed once and stay in cache over all steps. A tile of gates
-// never leaves the registers between the product with h and the new state (rnn_cpu.h).
+// fits in L2; the recurrent weights are packed once and stay in cache over all steps. A tile of
+// gates never leaves the registers between the product with h and the new state (rnn_cpu.h).
 #include "core/allocator.h"
 #include "cpu/gemm.h"
 #include "ops/rnn/rnn_cpu.h"
@@ -79,16 +79,16 @@ struct Forward {
   const ops::RnnForwardArgs& a;
   const int64_t T_, B, H;
   Schedule schedule;
-  const W* panels;        // [blocks][K][kPanelWidth]
-  int64_t panel_size;     // elements
+  const W* panels;     // [blocks][K][kPanelWidth]
+  int64_t panel_size;  // elements
   int64_t blocks;
-  const float* gates_x;   // rows of G H: x w_ih^T + b_ih (+ b_hh) for times [time0, ...)
+  const float* gates_x;  // rows of G H: x w_ih^T + b_ih (+ b_hh) for times [time0, ...)
   int64_t time0 = 0;
-  const float* b_n;       // [H]: the n gate's recurrent bias (GRU)
-  const float* peepholes; // [3, H]
-  S* state[2];            // [B, H], by step parity
-  float* h32;             // [B, H]: the state in float32 when S is narrower (GRU needs it); else null
-  float* cell;            // [B, H]: c
+  const float* b_n;        // [H]: the n gate's recurrent bias (GRU)
+  const float* peepholes;  // [3, H]
+  S* state[2];             // [B, H], by step parity
+  float* h32;   // [B, H]: the state in float32 when S is narrower (GRU needs it); else null
+  float* cell;  // [B, H]: c
 
   static constexpr int kKPerRow = sizeof(W) == 4 && sizeof(S) == 2 ? 2 : 1;
 
@@ -122,7 +122,8 @@ struct Forward {
     const int64_t at = r * H + unit, out = (t * B + b) * H + unit;
     VecF h_new;
     if constexpr (kKind == CellKind::kLstm) {
-      ops::LstmGates<VecF> g{load(product) + get(gx, count), load(product + kLanes) + get(gx + H, count),
+      ops::LstmGates<VecF> g{load(product) + get(gx, count),
+                             load(product + kLanes) + get(gx + H, count),
                              load(product + 2 * kLanes) + get(gx + 2 * H, count),
                              load(product + 3 * kLanes) + get(gx + 3 * H, count)};
       ops::Peepholes<VecF> p{};
@@ -144,8 +145,8 @@ struct Forward {
     } else if constexpr (kKind == CellKind::kGru) {
       VecF q = load(product + 2 * kLanes);
       if (b_n != nullptr) q += get(b_n + unit, count);
-      ops::GruGates<VecF> g{load(product) + get(gx, count), load(product + kLanes) + get(gx + H, count),
-                            get(gx + 2 * H, count), q};
+      ops::GruGates<VecF> g{load(product) + get(gx, count),
+                            load(product + kLanes) + get(gx + H, count), get(gx + 2 * H, count), q};
       const VecF h = h32 != nullptr ? get(h32 + at, count) : get(state[s & 1] + at, count);
       ops::gru_forward<CellMath>(g, h, h_new);
       if (h32 != nullptr) put(h32 + at, h_new, count);
@@ -157,7 +158,9 @@ struct Forward {
         put(keep + 3 * H, g.q, count);
       }
     } else {
-      h_new = ops::plain_forward<CellMath, kKind == CellKind::kRelu>(load(product) + get(gx, count));
+      h_new =
+          ops::plain_forward<CellMath, kKind == CellKind::kRelu>(load(product) + get(gx, count));
+      if (a.saved != nullptr) put(a.saved + out, h_new, count);
     }
     put(state[(s + 1) & 1] + at, h_new, count);
     put(static_cast<T*>(a.y) + out, h_new, count);
@@ -212,8 +215,8 @@ void input_bias(const ops::RnnForwardArgs& a, float* bias, float* b_n) {
 template <class T, class S>
 void load_state(const void* source, const Schedule& schedule, int64_t H, S* to) {
   for (int64_t r = 0; r < schedule.batch; ++r) {
-    const T* from = source == nullptr ? nullptr
-                                      : static_cast<const T*>(source) + schedule.sequence(r) * H;
+    const T* from =
+        source == nullptr ? nullptr : static_cast<const T*>(source) + schedule.sequence(r) * H;
     for (int64_t u = 0; u < H; u += kLanes) {
       const int count = static_cast<int>(min<int64_t>(kLanes, H - u));
       put(to + r * H + u, from != nullptr ? get(from + u, count) : VecF::zero(), count);
@@ -234,8 +237,11 @@ void fill_unused(const ops::RnnForwardArgs& a, const Schedule& schedule) {
     const auto keep = [&](const void* from, void* to) {
       if (to == nullptr) return;
       T* p = static_cast<T*>(to) + b * H;
-      if (from == nullptr) __builtin_memset(static_cast<void*>(p), 0, static_cast<size_t>(H) * sizeof(T));
-      else __builtin_memcpy(static_cast<void*>(p), static_cast<const T*>(from) + b * H, static_cast<size_t>(H) * sizeof(T));
+      if (from == nullptr)
+        __builtin_memset(static_cast<void*>(p), 0, static_cast<size_t>(H) * sizeof(T));
+      else
+        __builtin_memcpy(static_cast<void*>(p), static_cast<const T*>(from) + b * H,
+                         static_cast<size_t>(H) * sizeof(T));
     };
     keep(a.h0, a.h_n);
     keep(a.c0, a.c_n);
@@ -252,7 +258,8 @@ void run(const ops::RnnForwardArgs& a) {
   constexpr int64_t G = L::kGates;
   const bool ragged = a.shape.lengths != nullptr;
 
-  // Times whose projections are made together. A reversed ragged batch starts anywhere: all at once.
+  // Times whose projections are made together. A reversed ragged batch starts anywhere: all at
+  // once.
   const int64_t row_bytes = B * G * H * static_cast<int64_t>(sizeof(float));
   const int64_t stretch =
       ragged && a.shape.reverse
@@ -270,7 +277,8 @@ void run(const ops::RnnForwardArgs& a) {
   const int64_t bias_bytes = align64((G + 1) * H * 4), peep_bytes = align64(3 * H * 4);
   const int64_t order_bytes = align64(ragged ? (B + steps + 2) * 8 : 0);
   cpu::Scratch scratch(static_cast<size_t>(panel_bytes + gates_bytes + 2 * state_bytes +
-                                           2 * float_bytes + bias_bytes + peep_bytes + order_bytes));
+                                           2 * float_bytes + bias_bytes + peep_bytes +
+                                           order_bytes));
   char* at = scratch.as<char>();
   const auto take = [&at](int64_t bytes) {
     char* p = at;
@@ -306,14 +314,26 @@ void run(const ops::RnnForwardArgs& a) {
   if (kNeedsH32) load_state<T>(a.h0, schedule, H, h32);
   fill_unused<T>(a, schedule);
 
-  F forward{a, steps, B, H, schedule, panels, panel_size, blocks, gates_x, 0,
-            kKind == CellKind::kGru ? bias + G * H : nullptr, peepholes, {state0, state1},
-            kNeedsH32 ? h32 : nullptr, cell};
+  F forward{a,
+            steps,
+            B,
+            H,
+            schedule,
+            panels,
+            panel_size,
+            blocks,
+            gates_x,
+            0,
+            kKind == CellKind::kGru ? bias + G * H : nullptr,
+            peepholes,
+            {state0, state1},
+            kNeedsH32 ? h32 : nullptr,
+            cell};
 
   const int64_t longest = schedule.longest();
   // The input weights are packed once when several stretches share them.
   cpu::PackedMatrix packed;
-  const cpu::PackFormat format = sizeof(T) == 4 ? cpu::PackFormat::kF32
+  const cpu::PackFormat format = sizeof(T) == 4                      ? cpu::PackFormat::kF32
                                  : a.shape.dtype == DType::kBFloat16 ? cpu::PackFormat::kBF16
                                                                      : cpu::PackFormat::kF16;
   const bool pack = longest > stretch && I > 0;
@@ -359,9 +379,12 @@ void run(const ops::RnnForwardArgs& a) {
 template <class T, class W, class S>
 void run_cell(const ops::RnnForwardArgs& a) {
   switch (a.shape.cell) {
-    case CellKind::kTanh: return run<CellKind::kTanh, T, W, S, false>(a);
-    case CellKind::kRelu: return run<CellKind::kRelu, T, W, S, false>(a);
-    case CellKind::kGru: return run<CellKind::kGru, T, W, S, false>(a);
+    case CellKind::kTanh:
+      return run<CellKind::kTanh, T, W, S, false>(a);
+    case CellKind::kRelu:
+      return run<CellKind::kRelu, T, W, S, false>(a);
+    case CellKind::kGru:
+      return run<CellKind::kGru, T, W, S, false>(a);
     case CellKind::kLstm:
       if (a.weights.peepholes != nullptr) return run<CellKind::kLstm, T, W, S, true>(a);
       return run<CellKind::kLstm, T, W, S, false>(a);

@@ -15,7 +15,8 @@ struct Extents {
 
 Extents extents_of(const Dims& shape, int axis) {
   Extents e;
-  for (int i = 0; i < shape.size(); ++i) (i < axis ? e.outer : i == axis ? e.length : e.inner) *= shape[i];
+  for (int i = 0; i < shape.size(); ++i)
+    (i < axis ? e.outer : i == axis ? e.length : e.inner) *= shape[i];
   return e;
 }
 
@@ -32,7 +33,8 @@ Array forward(const Array& x, int64_t axis, bool log) {
   const Array input = contiguous(x);
   Array y = Array::empty_like(input);
   if (y.numel() == 0) return y;
-  const SoftmaxArgs args{input.data(), y.mutable_data(), e.outer, e.length, e.inner, x.dtype(), log};
+  const SoftmaxArgs args{input.data(), y.mutable_data(), e.outer, e.length,
+                         e.inner,      x.dtype(),        log};
   SEQLOOM_RUN(x.device(), x.numel(), softmax_forward, args);
   return y;
 }
@@ -56,16 +58,20 @@ Array backward(const Array& dy, const Array& y, int64_t axis, bool log) {
 }  // namespace
 
 void register_softmax(py::module_& m) {
-  m.def("softmax_forward", [](const Array& x, int64_t axis) { return forward(x, axis, false); },
-        py::arg("x"), py::arg("axis"));
-  m.def("log_softmax_forward", [](const Array& x, int64_t axis) { return forward(x, axis, true); },
-        py::arg("x"), py::arg("axis"));
-  m.def("softmax_backward",
-        [](const Array& dy, const Array& y, int64_t axis) { return backward(dy, y, axis, false); },
-        py::arg("gradient"), py::arg("y"), py::arg("axis"));
-  m.def("log_softmax_backward",
-        [](const Array& dy, const Array& y, int64_t axis) { return backward(dy, y, axis, true); },
-        py::arg("gradient"), py::arg("y"), py::arg("axis"));
+  m.def(
+      "softmax_forward", [](const Array& x, int64_t axis) { return forward(x, axis, false); },
+      py::arg("x"), py::arg("axis"));
+  m.def(
+      "log_softmax_forward", [](const Array& x, int64_t axis) { return forward(x, axis, true); },
+      py::arg("x"), py::arg("axis"));
+  m.def(
+      "softmax_backward",
+      [](const Array& dy, const Array& y, int64_t axis) { return backward(dy, y, axis, false); },
+      py::arg("gradient"), py::arg("y"), py::arg("axis"));
+  m.def(
+      "log_softmax_backward",
+      [](const Array& dy, const Array& y, int64_t axis) { return backward(dy, y, axis, true); },
+      py::arg("gradient"), py::arg("y"), py::arg("axis"));
 }
 
 }  // namespace seqloom::ops

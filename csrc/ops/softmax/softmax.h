@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Contract of softmax and log_softmax over one axis of a row-major array.
 //
-// The array is seen as [outer, length, inner], the axis in the middle; inner == 1 for the last axis.
+// The array is seen as [outer, length, inner], the axis in the middle; inner == 1 for the last
+// axis.
 //   forward    m = max_j x_j      s = sum_j exp(x_j - m)
 //              softmax      y_i = exp(x_i - m) / s
 //              log_softmax  y_i = x_i - m - log s

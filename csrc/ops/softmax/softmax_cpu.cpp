@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // softmax and log_softmax on the CPU.
 //
-// Last axis: threads over rows; within a row, three passes over memory that stays in cache (maximum;
-// exponentials and their sum; scaling), so that memory is read and written once. Four accumulators
-// hide the latency of max and add. Rows that are few and long are cut into chunks of kChunk
-// columns, whose maxima and sums are merged in order: the bits depend on the shape alone.
+// Last axis: threads over rows; within a row, three passes over memory that stays in cache
+// (maximum; exponentials and their sum; scaling), so that memory is read and written once. Four
+// accumulators hide the latency of max and add. Rows that are few and long are cut into chunks of
+// kChunk columns, whose maxima and sums are merged in order: the bits depend on the shape alone.
 // Other axes: a vector runs along `inner`, one column a lane.
 #include "ops/softmax/softmax.h"
 
@@ -16,9 +16,9 @@
 namespace seqloom::SEQLOOM_ISA_NS {
 namespace {
 
-constexpr int64_t kChunk = 16384;       // columns of one piece of a long row
-constexpr int64_t kGrain = 16384;       // elements worth a thread
-constexpr int64_t kFewRows = 16;        // fewer long rows than this are cut into chunks
+constexpr int64_t kChunk = 16384;  // columns of one piece of a long row
+constexpr int64_t kGrain = 16384;  // elements worth a thread
+constexpr int64_t kFewRows = 16;   // fewer long rows than this are cut into chunks
 constexpr float kNegativeInfinity = -__builtin_inff();
 
 // `log` names a flag in this file.
@@ -35,7 +35,8 @@ float row_max(const T* x, int64_t n) {
     m3 = max(m3, load(x + i + 3 * kLanes));
   }
   for (; i + kLanes <= n; i += kLanes) m0 = max(m0, load(x + i));
-  if (i < n) m1 = max(m1, load_or(x + i, static_cast<int>(n - i), VecF::broadcast(kNegativeInfinity)));
+  if (i < n)
+    m1 = max(m1, load_or(x + i, static_cast<int>(n - i), VecF::broadcast(kNegativeInfinity)));
   return reduce_max(max(max(m0, m1), max(m2, m3)));
 }
 
@@ -123,8 +124,8 @@ template <class T>
 void forward_long_rows(const T* x, T* y, int64_t rows, int64_t n, bool log) {
   const int64_t chunks = (n + kChunk - 1) / kChunk;
   cpu::Scratch scratch(static_cast<size_t>(rows * chunks * 2 + rows * 2) * sizeof(float));
-  float* const partial = scratch.as<float>();             // [rows, chunks, 2]
-  float* const merged = partial + rows * chunks * 2;      // [rows, 2]: max, sum
+  float* const partial = scratch.as<float>();         // [rows, chunks, 2]
+  float* const merged = partial + rows * chunks * 2;  // [rows, 2]: max, sum
   cpu::parallel_for(rows * chunks, 1, [=](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       const int64_t start = c % chunks * kChunk;
@@ -319,10 +320,12 @@ void backward_of(const ops::SoftmaxBackwardArgs& a) {
   const T* dy = static_cast<const T*>(a.dy);
   const T* y = static_cast<const T*>(a.y);
   T* dx = static_cast<T*>(a.dx);
-  if (a.inner > 1) backward_columns<Log>(dy, y, dx, a.outer, a.length, a.inner);
+  if (a.inner > 1)
+    backward_columns<Log>(dy, y, dx, a.outer, a.length, a.inner);
   else if (a.outer < kFewRows && a.length > 2 * kChunk)
     backward_long_rows<Log>(dy, y, dx, a.outer, a.length);
-  else backward_rows<Log>(dy, y, dx, a.outer, a.length);
+  else
+    backward_rows<Log>(dy, y, dx, a.outer, a.length);
 }
 
 }  // namespace
@@ -333,10 +336,12 @@ void softmax_forward(const ops::SoftmaxArgs& a) {
     using T = typename decltype(type)::type;
     const T* x = static_cast<const T*>(a.x);
     T* y = static_cast<T*>(a.y);
-    if (a.inner > 1) forward_columns(x, y, a.outer, a.length, a.inner, a.log);
+    if (a.inner > 1)
+      forward_columns(x, y, a.outer, a.length, a.inner, a.log);
     else if (a.outer < kFewRows && a.length > 2 * kChunk)
       forward_long_rows(x, y, a.outer, a.length, a.log);
-    else forward_rows(x, y, a.outer, a.length, a.log);
+    else
+      forward_rows(x, y, a.outer, a.length, a.log);
   });
 }
 
@@ -344,8 +349,10 @@ void softmax_backward(const ops::SoftmaxBackwardArgs& a) {
   if (a.dtype == DType::kFloat64) return backward_double(a);
   dispatch_kernel_float(a.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    if (a.log) backward_of<true, T>(a);
-    else backward_of<false, T>(a);
+    if (a.log)
+      backward_of<true, T>(a);
+    else
+      backward_of<false, T>(a);
   });
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // softmax and log_softmax on CUDA.
 //
-// Last axis: cuda/rows.h, a warp or a block a row; the maximum, the sum of exponentials and the result
-// are three passes, of which the last two find the row in cache. Other axes: a thread a column,
-// neighbouring threads on neighbouring columns.
+// Last axis: cuda/rows.h, a warp or a block a row; the maximum, the sum of exponentials and the
+// result are three passes, of which the last two find the row in cache. Other axes: a thread a
+// column, neighbouring threads on neighbouring columns.
 #include "cuda/rows.h"
 #include "ops/softmax/softmax.h"
 
@@ -116,13 +116,15 @@ void forward(const SoftmaxArgs& a) {
   T* y = static_cast<T*>(a.y);
   if (a.inner > 1) {
     const int64_t columns = a.outer * a.inner;
-    cuda::launch(forward_columns<T>, column_launch(columns), x, y, columns, a.length, a.inner, a.log);
+    cuda::launch(forward_columns<T>, column_launch(columns), x, y, columns, a.length, a.inner,
+                 a.log);
     return;
   }
   const auto r = cuda::row_launch(a.outer, a.length);
   const bool aligned = cuda::rows_are_aligned<T>(a.length, {x, y});
-  const auto kernel = aligned ? (r.warp ? forward_rows<T, true, true> : forward_rows<T, true, false>)
-                              : (r.warp ? forward_rows<T, false, true> : forward_rows<T, false, false>);
+  const auto kernel = aligned
+                          ? (r.warp ? forward_rows<T, true, true> : forward_rows<T, true, false>)
+                          : (r.warp ? forward_rows<T, false, true> : forward_rows<T, false, false>);
   cuda::launch(kernel, r.config, x, y, a.outer, a.length, a.log);
 }
 
