@@ -3,6 +3,7 @@
 
 from .activation import *
 from .attention import *
+from .ctc import *
 from .elementwise import *
 from .in_place import *
 from .indexing import *

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cross_entropy, linear_cross_entropy and ctc_loss."""
+"""cross_entropy, and linear_cross_entropy, which never holds its logits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from ..dtypes import float32, int64
 from ..tensor import Tensor
 from ._arrays import public
 
-__all__ = ["cross_entropy"]
+__all__ = ["cross_entropy", "linear_cross_entropy"]
 
 _REDUCTIONS = ("mean", "sum", "none")
-_CHUNK_BYTES = 32 << 20  # float32 logits that linear_cross_entropy holds at a time
+# Logits that linear_cross_entropy holds at a time; a GPU needs larger products to be busy.
+_CHUNK_BYTES = 32 << 20
+_CHUNK_BYTES_CUDA = 256 << 20
 
 
 def _check_reduction(op: str, reduction: Any) -> None:
@@ -159,3 +161,184 @@ def _rows_backward(node: Node, upstream: Tensor) -> Tensor:
     return _core.cross_entropy_backward(
         upstream.to(dtype=float32), lse, logits, ids, *o.arguments()
     )
+
+
+# ---- linear cross-entropy -----------------------------------------------------------------------
+
+
+def _check_matrix(op: str, name: str, t: Any, spelled: str) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{op}: {name} must be an array, got {type(t).__name__}")
+    if t.dtype.name not in ("float32", "float16", "bfloat16"):
+        raise TypeError(f"{op}: {name} must be float32, float16 or bfloat16, got {t.dtype.name}")
+    if t.ndim != 2:
+        raise ValueError(f"{op}: {name} must have shape {spelled}, got {list(t.shape)}")
+
+
+def _check_range(op: str, ids: Tensor, classes: int, ignore_index: int) -> None:
+    """IndexError on the CPU; on a GPU the kernel raises the device's index flag."""
+    if ids.is_cuda:
+        return
+    host = ids.numpy()
+    wrong = ((host < 0) | (host >= classes)) & (host != ignore_index)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise IndexError(
+            f"{op}: targets must be in [0, {classes}) or ignore_index, got {host[row]} at row {row}"
+        )
+
+
+def _of_chunks(
+    hidden: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    o: _Options,
+    upstream: Tensor | None,
+    wants: tuple[bool, bool],
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """(losses [N], gradient of hidden, gradient of weight), some rows' logits at a time.
+
+    The gradients are those of the reduced loss, or of the losses weighted by `upstream` [N]. They
+    take the place of the logits they are made from; the weight's is summed in float32.
+    """
+    hidden, weight, kind = hidden.detach(), weight.detach(), hidden._dtype_code
+    rows, classes = hidden.shape[0], weight.shape[0]
+    budget = _CHUNK_BYTES_CUDA if hidden.is_cuda else _CHUNK_BYTES
+    most = max(1, budget // max(1, classes * hidden.dtype.itemsize))
+    count = max(1, -(-rows // most))
+    size = max(1, -(-rows // count))
+    # Gradients of a mean are too small for float16 until the product has summed them.
+    late = hidden.dtype.name == "float16" and upstream is None
+    scale = None if upstream is not None or not any(wants) else 1.0 if late else o.scale
+    losses: list[Tensor] = []
+    of_hidden: list[Tensor] = []
+    of_weight: Tensor | None = None
+    for start in range(0, rows, size):
+        piece = slice(start, start + size)
+        h = hidden[piece]
+        part, _, gradient = _core.cross_entropy_forward(
+            _core.linear(h, weight, None, None),
+            ids[piece],
+            *o.arguments(),
+            None if upstream is None else upstream[piece],
+            scale,
+            any(wants),
+        )
+        losses.append(part)
+        if wants[0]:
+            of_hidden.append(_core.matmul(gradient, weight))
+        if wants[1]:
+            product = _core.matmul(gradient.transpose(0, 1), h)
+            if of_weight is None:
+                several = size < rows
+                of_weight = _core.convert(product, float32.code, h.device, False) if several else product
+            else:
+                _core.add_(of_weight, _core.convert(product, float32.code, h.device, False))
+    if not losses:
+        zeros = [_core.full(t.shape, 0.0, kind, t.device) for t in (hidden, weight)]
+        nothing = _core.full((0,), 0.0, float32.code, hidden.device)
+        return nothing, zeros[0] if wants[0] else None, zeros[1] if wants[1] else None
+
+    def finish(t: Tensor | None) -> Tensor | None:
+        if t is None:
+            return None
+        if late and o.count not in (0.0, 1.0):
+            t = _core.mul(t, o.scale)
+        return _core.convert(t, kind, hidden.device, False)  # type: ignore[no-any-return]
+
+    joined = finish(_core.cat(of_hidden, 0)) if wants[0] else None
+    return _core.cat(losses, 0), joined, finish(of_weight)
+
+
+@public
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """``cross_entropy(hidden @ weight.T, targets)`` without ever holding those logits.
+
+    Rows go through in chunks; their gradients are made at once from the logits that are there, so
+    backward has nothing left to compute (with ``reduction="none"`` it goes through the chunks again).
+
+    Parameters
+    ----------
+    hidden : array [N, D]
+        float32, float16 or bfloat16.
+    weight : array [C, D]
+    targets : integer array [N]
+        Classes in [0, C), or `ignore_index`.
+    ignore_index : int
+        Targets of this value count for nothing.
+    label_smoothing : float
+        In [0, 1]: this much of the target is spread over all classes.
+    reduction : {"mean", "sum", "none"}
+
+    Returns
+    -------
+    scalar, or array [N] with ``reduction="none"``, in the dtype of hidden
+
+    Examples
+    --------
+    >>> import numpy as np, seqloom as sl
+    >>> hidden, weight = np.ones((2, 3), np.float32), np.zeros((4, 3), np.float32)
+    >>> round(float(sl.ops.linear_cross_entropy(hidden, weight, np.array([0, 3]))), 4)
+    1.3863
+    """
+    op = "linear_cross_entropy"
+    ids = _indices(op, "targets", targets)
+    _check_matrix(op, "hidden", hidden, "[N, D]")
+    _check_matrix(op, "weight", weight, "[C, D]")
+    if weight.dtype is not hidden.dtype:
+        raise TypeError(
+            f"{op}: weight must have the dtype of hidden = {hidden.dtype.name}, got"
+            f" {weight.dtype.name}"
+        )
+    if weight.shape[1] != hidden.shape[1]:
+        raise ValueError(
+            f"{op}: weight must have shape [C, D] = [C, {hidden.shape[1]}], got {list(weight.shape)}"
+        )
+    if ids.shape != hidden.shape[:1]:
+        raise ValueError(
+            f"{op}: targets must have shape [N] = {list(hidden.shape[:1])}, got {list(ids.shape)}"
+        )
+    for name, t in (("weight", weight), ("targets", ids)):
+        if t.device != hidden.device:
+            raise ValueError(
+                f"{op}: {name} must be on the device of hidden = {hidden.device}, got {t.device}"
+            )
+    if not isinstance(label_smoothing, (int, float)):
+        raise TypeError(
+            f"{op}: label_smoothing must be a number, got {type(label_smoothing).__name__}"
+        )
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"{op}: label_smoothing must be in [0, 1], got {label_smoothing}")
+    o = _Options(op, ids, weight.shape[0], None, ignore_index, label_smoothing, reduction)
+    _check_range(op, ids, weight.shape[0], ignore_index)
+    recorded = hidden._needs_grad or weight._needs_grad
+    early = recorded and reduction != "none"
+    wants = (early and hidden._needs_grad, early and weight._needs_grad)
+    losses, of_hidden, of_weight = _of_chunks(hidden, weight, ids, o, None, wants)
+    loss = o.reduce(losses).to(dtype=hidden.dtype)
+    if early:
+        saved = (of_hidden, of_weight)
+        record(loss, op, (hidden, weight), _scaled_pair_backward, saved)
+    elif recorded:
+        record(loss, op, (hidden, weight), _chunks_backward, (hidden, weight, ids), o)
+    return loss
+
+
+def _scaled_pair_backward(node: Node, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    return tuple(None if g is None else _scaled(g, upstream) for g in node.saved_tensors())
+
+
+def _chunks_backward(node: Node, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    hidden, weight, ids = node.saved_tensors()
+    wants = (hidden.requires_grad, weight.requires_grad)
+    return _of_chunks(
+        hidden, weight, ids, node.context, upstream.detach().to(dtype=float32), wants
+    )[1:]
