@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import re
 import time
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-import seqloom as sl
 from seqloom import nn
 from seqloom.cli import CommandError, command_parser
 from seqloom.data import LMWindows, RandomWindows, demo_text, encode_corpus
 from seqloom.optim import AdamW, clip_grad_norm_
 from seqloom.text import Tokenizer
 from seqloom.weights import save_config, save_weights
+
+sl: Any = importlib.import_module("seqloom")
 
 BATCH, LENGTH, QUICK_LENGTH = 32, 64, 16
 PEAK_RATE, LAST_RATE, WARM_UP = 4e-3, 2e-4, 0.03
