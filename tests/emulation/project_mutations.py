@@ -32,7 +32,7 @@ SOFTMAX, NORM = "ops/softmax/softmax_cuda.cu", "ops/norm/norm_cuda.cu"
 REDUCTION, SORT = "ops/reduction/reduction_cuda.cu", "ops/layout/sort_cuda.cu"
 GEMM, MATMUL = "ops/matmul/gemm_cuda.cu", "ops/matmul/matmul_cuda.cu"
 LAYOUT, ROTARY = "ops/layout/layout_cuda.cu", "ops/elementwise/rotary_cuda.cu"
-LOSS = "ops/loss/cross_entropy_cuda.cu"
+LOSS = "ops/loss/loss_cuda.cu"
 SYNC = "__syncthreads();"
 SITE_SYNC = "__syncthreads(SEQLOOM_PASS_SITE_ONLY);"
 
