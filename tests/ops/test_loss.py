@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -187,6 +189,42 @@ def test_linear_cross_entropy_over_many_chunks(device, rng):
     )
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_linear_cross_entropy_in_chunks_of_a_few_rows(reduction, dtype, device, rng, monkeypatch):
+    """Nine chunks, the last of them shorter; the weight's gradient is summed over all."""
+    module = sys.modules["seqloom.ops.loss"]
+    for name in ("_CHUNK_BYTES", "_CHUNK_BYTES_CUDA"):
+        monkeypatch.setattr(module, name, 4 * 33 * 4)
+    check_op(
+        sl.ops.linear_cross_entropy,
+        ref.linear_cross_entropy,
+        draws(rng, hidden=(35, 9), weight=(33, 9)),
+        {"targets": some_targets(rng, 35, 33), "reduction": reduction},
+        device=device,
+        dtype=dtype,
+        kind="product",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "changed"),
+    [
+        (ValueError, {"weight": sl.ones(5, 4)}),
+        (ValueError, {"weight": sl.ones(5)}),
+        (ValueError, {"targets": sl.tensor([0])}),
+        (ValueError, {"label_smoothing": 1.5}),
+        (ValueError, {"reduction": "average"}),
+        (TypeError, {"weight": sl.ones(5, 3).to(dtype="float16")}),
+        (TypeError, {"weight": "head"}),
+        (TypeError, {"targets": sl.ones(2)}),
+    ],
+)
+def test_mistakes_of_linear_cross_entropy_are_named(error, changed):
+    given = {"hidden": sl.ones(2, 3), "weight": sl.ones(5, 3), "targets": sl.tensor([0, 1])}
+    with refuses(error, "linear_cross_entropy"):
+        sl.ops.linear_cross_entropy(**given | changed)
+
+
 # --- CTC --------------------------------------------------------------------------------
 
 
@@ -273,6 +311,36 @@ def test_ctc_of_an_impossible_target_costs_infinity(device):
         reduction="none",
     )
     assert np.isposinf(loss.cpu().numpy()).all()
+
+
+@pytest.mark.parametrize("zero_infinity", [False, True])
+def test_ctc_gradient_where_one_target_does_not_fit(zero_infinity, device):
+    """NaN, or with zero_infinity nothing; its neighbour in the batch is as it would be alone."""
+    logp = ref.log_softmax(np.linspace(-1, 1, 24).reshape(3, 2, 4))
+    x = sl.tensor(logp.astype(np.float32), device=device, requires_grad=True)
+    targets, lengths = np.array([[1, 1], [2, 3]]), np.array([2, 2])
+    steps = np.array([2, 3])
+    loss = sl.ops.ctc_loss(
+        x, targets, steps, lengths, reduction="none", zero_infinity=zero_infinity
+    )
+    assert loss[0].item() == (0 if zero_infinity else np.inf)
+    loss[1].backward() if zero_infinity else loss.sum().backward()
+    grad = x.grad.cpu().numpy()
+    first = grad[:2, 0]
+    assert not first.any() if zero_infinity else np.isnan(first).all()
+    assert not grad[2, 0].any()
+    alone = (logp[:, 1:], targets[1:], steps[1:], lengths[1:])
+    value, pull = ref.ctc_loss.vjp(*alone, reduction="sum")
+    assert_close_to_reference(loss[1], value, dtype="float32")
+    want = pull(np.ones(()))["log_probs"]
+    assert_close_to_reference(grad[:, 1:], want, want.astype(np.float32), dtype="float32")
+
+
+@pytest.mark.parametrize("bad", [5, -1])
+def test_ctc_targets_outside_the_classes_are_an_index_error(bad):
+    targets = np.where(PADDED == 4, bad, PADDED)
+    with refuses(IndexError, "ctc_loss"):
+        sl.ops.ctc_loss(make_tensor(np.zeros((9, 4, 5)), "float32"), **CTC | {"targets": targets})
 
 
 @pytest.mark.parametrize("narrow", ["float16", "bfloat16"])

@@ -232,7 +232,8 @@ def lstm_general(
             )
         if len(layer_norm) != 4:
             raise ValueError(
-                f"lstm: layer_norm must have four arrays (w_x, w_h, w_c, b_c), got {len(layer_norm)}"
+                "lstm: layer_norm must have four arrays (w_x, w_h, w_c, b_c), got"
+                f" {len(layer_norm)}"
             )
         norms = tuple(layer_norm)
         for i, (count, spelled) in enumerate(((4, "[4 H]"), (4, "[4 H]"), (1, "[H]"), (1, "[H]"))):

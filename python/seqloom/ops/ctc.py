@@ -173,7 +173,6 @@ def _forward_backward(
     cells = (np.arange(steps * batch) * classes).reshape(steps, batch, 1) + extended
     summed = np.bincount(cells.ravel(), posterior.ravel(), steps * batch * classes)
     slope = np.exp(logp) - summed.reshape(logp.shape)
-    slope[np.arange(steps)[:, None] >= steps_of] = 0.0
     slope[:, impossible] = np.nan
     slope[np.arange(steps)[:, None] >= steps_of] = 0.0
     return loss, slope

@@ -188,6 +188,10 @@ def _check_range(op: str, ids: Tensor, classes: int, ignore_index: int) -> None:
         )
 
 
+def _float32(t: Tensor) -> Tensor:
+    return _core.convert(t, float32.code, t.device, False)  # type: ignore[no-any-return]
+
+
 def _of_chunks(
     hidden: Tensor,
     weight: Tensor,
@@ -202,6 +206,9 @@ def _of_chunks(
     take the place of the logits they are made from; the weight's is summed in float32.
     """
     hidden, weight, kind = hidden.detach(), weight.detach(), hidden._dtype_code
+    if hidden.dtype.name == "float16" and not hidden.is_cuda:
+        # The CPU multiplies float16 in float32 anyway: keep logits and gradients that way.
+        hidden, weight = _float32(hidden), _float32(weight)
     rows, classes = hidden.shape[0], weight.shape[0]
     budget = _CHUNK_BYTES_CUDA if hidden.is_cuda else _CHUNK_BYTES
     most = max(1, budget // max(1, classes * hidden.dtype.itemsize))
@@ -230,10 +237,9 @@ def _of_chunks(
         if wants[1]:
             product = _core.matmul(gradient.transpose(0, 1), h)
             if of_weight is None:
-                several = size < rows
-                of_weight = _core.convert(product, float32.code, h.device, False) if several else product
+                of_weight = product if size >= rows else _float32(product)
             else:
-                _core.add_(of_weight, _core.convert(product, float32.code, h.device, False))
+                _core.add_(of_weight, _float32(product))
     if not losses:
         zeros = [_core.full(t.shape, 0.0, kind, t.device) for t in (hidden, weight)]
         nothing = _core.full((0,), 0.0, float32.code, hidden.device)
@@ -263,7 +269,7 @@ def linear_cross_entropy(
     """``cross_entropy(hidden @ weight.T, targets)`` without ever holding those logits.
 
     Rows go through in chunks; their gradients are made at once from the logits that are there, so
-    backward has nothing left to compute (with ``reduction="none"`` it goes through the chunks again).
+    backward has nothing left to compute. With ``reduction="none"`` it goes through them again.
 
     Parameters
     ----------
@@ -300,7 +306,8 @@ def linear_cross_entropy(
         )
     if weight.shape[1] != hidden.shape[1]:
         raise ValueError(
-            f"{op}: weight must have shape [C, D] = [C, {hidden.shape[1]}], got {list(weight.shape)}"
+            f"{op}: weight must have shape [C, D] = [C, {hidden.shape[1]}], got"
+            f" {list(weight.shape)}"
         )
     if ids.shape != hidden.shape[:1]:
         raise ValueError(
