@@ -167,8 +167,12 @@ def describe(block: dict[str, Any]) -> list[str]:
     first = f"seqloom {block['seqloom'] or '(not installed)'}, {block['threads']} threads"
     versions = ", ".join(f"{name} {version}" for name, version in block["peers"].items())
     load = " ".join(f"{value:.2f}" for value in block["load"])
+    busy = []
+    if block["load"] and block["load"][0] > 0.5 * block["cores"]:
+        busy = ["this machine was busy when the run began: disturbed rows are marked *"]
     return [
         f"{first}, Python {block['python']}, {block['date']}, load {load}",
         where,
         f"peers: {versions or 'none installed'}",
+        *busy,
     ]
