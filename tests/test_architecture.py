@@ -270,7 +270,7 @@ MAY_IMPORT_CORE = {
     "cuda.py",
     "config.py",
     "autograd",
-    "creation",
+    "creation.py",
 }
 
 # A room imports only what stands before it.

@@ -103,6 +103,7 @@ def test_recurrent_relu_and_one_sequence(torch, rng, device):
     assert_same_module(*pair, f32(rng, 3, 5), f32(rng, 1, 6), device=device)
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")  # torch's own
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_lstm_projection(torch, rng, device, bidirectional):
     options = {"num_layers": 2, "proj_size": 3, "bidirectional": bidirectional}

@@ -62,26 +62,27 @@ def set_num_threads(n: int) -> None:
     _core.set_num_threads(n)
 
 
+_LAZY_FUNCTIONS = {"show_config": "config"}
 # Rooms that load when they are first entered, so that `import seqloom` stays quick.
 _LAZY = (
     "bench",
     "cuda",
     "data",
-    "generation",
-    "models",
     "nn",
     "optim",
     "plot",
     "text",
-    "train",
     "weights",
 )
 
 if TYPE_CHECKING:
     from . import cuda
+    from .config import show_config
 
 
 def __getattr__(name: str) -> Any:
+    if name in _LAZY_FUNCTIONS:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY_FUNCTIONS[name]}"), name)
     if name in _LAZY:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module 'seqloom' has no attribute {name!r}")

@@ -17,7 +17,7 @@ def _shape_of(caller: str, shape: tuple[Any, ...]) -> tuple[int, ...]:
     flat = _flat(shape)
     try:
         return tuple(s.__index__() for s in flat)
-    except AttributeError:
+    except (AttributeError, TypeError):
         raise TypeError(f"{caller}: shape must be integers, got {flat!r}") from None
 
 

@@ -50,7 +50,9 @@ def check(name, inputs, options, device, dtype="float32", layout="contiguous", *
 @pytest.mark.parametrize("hidden", [1, 3, 16, 17, 65])
 @pytest.mark.parametrize("name", GATES)
 def test_over_hidden_sizes(name, hidden, isa, dtype, device, rng):
-    check(name, inputs_of(name, rng, hidden=hidden), {}, device, dtype)
+    # With one unit the recurrent weight's gradient is one sum of terms that cancel.
+    scales = {"w_hh": 1.0} if hidden == 1 else None
+    check(name, inputs_of(name, rng, hidden=hidden), {}, device, dtype, scales=scales)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 9, 33])

@@ -86,7 +86,7 @@ __global__ void take_kernel(TakeArgs a, int64_t inner, int lanes, bool run) {
 
 // `order` lists the rows to write, or is null for all of them in turn; -1 in it is skipped.
 template <class T>
-__global__ void put_kernel(PutArgs a, const int64_t* order, int lanes) {
+__global__ void __launch_bounds__(kThreads) put_kernel(PutArgs a, const int64_t* order, int lanes) {
   const int64_t rows = a.outer.count * a.n, inner = a.inner.count;
   const int lane = static_cast<int>(threadIdx.x) % lanes;
   const int64_t step = static_cast<int64_t>(gridDim.x) * (blockDim.x / lanes);

@@ -11,7 +11,8 @@ namespace {
 using cuda::RowTeam;
 
 template <class T, bool kVector, bool kWarp>
-__global__ void __launch_bounds__(1024) rows_kernel(CrossEntropyArgs a) {
+__global__ void __launch_bounds__(kWarp ? cuda::kWarpRowThreads : cuda::kWideRowThreads)
+    rows_kernel(CrossEntropyArgs a) {
   SHARED_ARRAY(float, scratch, [cuda::kMaxWarps]);
   const auto team = RowTeam<kWarp>::make(scratch);
   if (team.row >= a.rows) return;

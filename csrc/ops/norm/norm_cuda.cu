@@ -14,7 +14,8 @@ namespace {
 using cuda::RowTeam;
 
 template <class T, bool kVector, bool kWarp>
-__global__ void __launch_bounds__(1024) forward_rows(NormArgs a) {
+__global__ void __launch_bounds__(kWarp ? cuda::kWarpRowThreads : cuda::kWideRowThreads)
+    forward_rows(NormArgs a) {
   SHARED_ARRAY(float, scratch, [cuda::kMaxWarps]);
   const auto team = RowTeam<kWarp>::make(scratch);
   if (team.row >= a.rows) return;
@@ -83,7 +84,8 @@ __global__ void __launch_bounds__(1024) forward_rows(NormArgs a) {
 }
 
 template <class T, bool kVector, bool kWarp>
-__global__ void __launch_bounds__(1024) backward_rows(NormBackwardArgs a) {
+__global__ void __launch_bounds__(kWarp ? cuda::kWarpRowThreads : cuda::kWideRowThreads)
+    backward_rows(NormBackwardArgs a) {
   SHARED_ARRAY(float, scratch, [cuda::kMaxWarps]);
   const auto team = RowTeam<kWarp>::make(scratch);
   if (team.row >= a.rows) return;

@@ -367,48 +367,151 @@ void backward(const RnnBackwardArgs& a) {
                   a.dpeepholes + k * s.units);
 }
 
-template <class T>
 void forward_cell(const RnnForwardArgs& a) {
   switch (a.shape.cell) {
     case CellKind::kTanh:
-      return forward<T, CellKind::kTanh, false>(a);
+      return forward<float, CellKind::kTanh, false>(a);
     case CellKind::kRelu:
-      return forward<T, CellKind::kRelu, false>(a);
+      return forward<float, CellKind::kRelu, false>(a);
     case CellKind::kGru:
-      return forward<T, CellKind::kGru, false>(a);
+      return forward<float, CellKind::kGru, false>(a);
     case CellKind::kLstm:
-      if (a.weights.peepholes != nullptr) return forward<T, CellKind::kLstm, true>(a);
-      return forward<T, CellKind::kLstm, false>(a);
+      if (a.weights.peepholes != nullptr) return forward<float, CellKind::kLstm, true>(a);
+      return forward<float, CellKind::kLstm, false>(a);
   }
 }
 
-template <class T>
 void backward_cell(const RnnBackwardArgs& a) {
   switch (a.forward.shape.cell) {
     case CellKind::kTanh:
-      return backward<T, CellKind::kTanh, false>(a);
+      return backward<float, CellKind::kTanh, false>(a);
     case CellKind::kRelu:
-      return backward<T, CellKind::kRelu, false>(a);
+      return backward<float, CellKind::kRelu, false>(a);
     case CellKind::kGru:
-      return backward<T, CellKind::kGru, false>(a);
+      return backward<float, CellKind::kGru, false>(a);
     case CellKind::kLstm:
-      if (a.forward.weights.peepholes != nullptr) return backward<T, CellKind::kLstm, true>(a);
-      return backward<T, CellKind::kLstm, false>(a);
+      if (a.forward.weights.peepholes != nullptr) return backward<float, CellKind::kLstm, true>(a);
+      return backward<float, CellKind::kLstm, false>(a);
   }
+}
+
+// 16-bit layers run in float32: their arrays are widened before, and the results rounded after.
+template <class T>
+__global__ void __launch_bounds__(kThreads) narrow_kernel(const float* x, T* out, int64_t n) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < n) out[i] = cuda::from_float<T>(x[i]);
+}
+
+template <class T>
+class Widened {  // an input in float32, or null
+ public:
+  Widened(const void* source, int64_t n)
+      : memory_(source == nullptr ? 0 : static_cast<std::size_t>(n) * sizeof(float)) {
+    if (source != nullptr)
+      launch_over(n, widen_kernel<T>, static_cast<const T*>(source), memory_.as<float>(), n);
+  }
+  const float* get() const { return memory_.as<const float>(); }
+
+ private:
+  cuda::Workspace memory_;
+};
+
+template <class T>
+class Narrowed {  // an output in float32, rounded into its place by finish()
+ public:
+  Narrowed(void* target, int64_t n)
+      : target_(static_cast<T*>(target)),
+        n_(n),
+        memory_(target == nullptr ? 0 : static_cast<std::size_t>(n) * sizeof(float)) {}
+  float* get() const { return memory_.as<float>(); }
+  void finish() const {
+    if (target_ != nullptr) launch_over(n_, narrow_kernel<T>, get(), target_, n_);
+  }
+
+ private:
+  T* target_;
+  int64_t n_;
+  cuda::Workspace memory_;
+};
+
+// The inputs of a layer in float32.
+template <class T>
+struct WideLayer {
+  Widened<T> x, h0, c0, w_ih, w_hh, b_ih, b_hh, peepholes;
+
+  explicit WideLayer(const RnnForwardArgs& a)
+      : x(a.x, a.shape.steps * a.shape.batch * a.shape.inputs),
+        h0(a.h0, a.shape.batch * a.shape.units),
+        c0(a.c0, a.shape.batch * a.shape.units),
+        w_ih(a.weights.w_ih, gate_count(a.shape.cell) * a.shape.units * a.shape.inputs),
+        w_hh(a.weights.w_hh, gate_count(a.shape.cell) * a.shape.units * a.shape.units),
+        b_ih(a.weights.b_ih, gate_count(a.shape.cell) * a.shape.units),
+        b_hh(a.weights.b_hh, gate_count(a.shape.cell) * a.shape.units),
+        peepholes(a.weights.peepholes, 3 * a.shape.units) {}
+
+  RnnForwardArgs args(const RnnForwardArgs& a) const {
+    RnnForwardArgs w = a;
+    w.shape.dtype = DType::kFloat32;
+    w.x = x.get();
+    w.h0 = h0.get();
+    w.c0 = c0.get();
+    w.weights = {w_ih.get(), w_hh.get(), b_ih.get(), b_hh.get(), peepholes.get()};
+    return w;
+  }
+};
+
+template <class T>
+void forward_narrow(const RnnForwardArgs& a) {
+  const int64_t states = a.shape.batch * a.shape.units;
+  const WideLayer<T> layer(a);
+  const Narrowed<T> y(a.y, a.shape.steps * states), h_n(a.h_n, states), c_n(a.c_n, states);
+  RnnForwardArgs w = layer.args(a);
+  w.y = y.get();
+  w.h_n = h_n.get();
+  w.c_n = c_n.get();
+  forward_cell(w);
+  y.finish();
+  h_n.finish();
+  c_n.finish();
+}
+
+template <class T>
+void backward_narrow(const RnnBackwardArgs& a) {
+  const RnnShape& s = a.forward.shape;
+  const int64_t states = s.batch * s.units, G = gate_count(s.cell) * s.units;
+  const WideLayer<T> layer(a.forward);
+  const Widened<T> y(a.forward.y, s.steps * states), dy(a.dy, s.steps * states);
+  const Widened<T> dh_n(a.dh_n, states), dc_n(a.dc_n, states);
+  const Narrowed<T> dx(a.dx, s.steps * s.batch * s.inputs), dh0(a.dh0, states), dc0(a.dc0, states);
+  const Narrowed<T> dw_ih(a.dw_ih, G * s.inputs), dw_hh(a.dw_hh, G * s.units);
+  RnnBackwardArgs w = a;
+  w.forward = layer.args(a.forward);
+  w.forward.y = const_cast<float*>(y.get());  // read only
+  w.dy = dy.get();
+  w.dh_n = dh_n.get();
+  w.dc_n = dc_n.get();
+  w.dx = dx.get();
+  w.dh0 = dh0.get();
+  w.dc0 = dc0.get();
+  w.dw_ih = dw_ih.get();
+  w.dw_hh = dw_hh.get();
+  backward_cell(w);
+  for (const Narrowed<T>* out : {&dx, &dh0, &dc0, &dw_ih, &dw_hh}) out->finish();
 }
 
 }  // namespace
 
 void rnn_forward_cuda(const RnnForwardArgs& a) {
-  dispatch_kernel_float(a.shape.dtype, [&](auto type) {
-    forward_cell<typename cuda::DeviceType<typename decltype(type)::type>::type>(a);
-  });
+  if (a.shape.dtype == DType::kFloat32) return forward_cell(a);
+  if (a.shape.dtype == DType::kFloat16) return forward_narrow<cuda::Half>(a);
+  forward_narrow<cuda::BFloat16>(a);
 }
 
 void rnn_backward_cuda(const RnnBackwardArgs& a) {
-  dispatch_kernel_float(a.forward.shape.dtype, [&](auto type) {
-    backward_cell<typename cuda::DeviceType<typename decltype(type)::type>::type>(a);
-  });
+  const DType dtype = a.forward.shape.dtype;
+  if (dtype == DType::kFloat32) return backward_cell(a);
+  if (dtype == DType::kFloat16) return backward_narrow<cuda::Half>(a);
+  backward_narrow<cuda::BFloat16>(a);
 }
 
 }  // namespace seqloom::ops

@@ -13,7 +13,7 @@ namespace {
 using cuda::RowTeam;
 
 template <class T, bool kVector, bool kWarp>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(kWarp ? cuda::kWarpRowThreads : cuda::kWideRowThreads)
     forward_rows(const T* x, T* y, int64_t rows, int64_t n, bool log) {
   SHARED_ARRAY(float, scratch, [cuda::kMaxWarps]);
   const auto team = RowTeam<kWarp>::make(scratch);
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(1024)
 }
 
 template <class T, bool kVector, bool kWarp>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(kWarp ? cuda::kWarpRowThreads : cuda::kWideRowThreads)
     backward_rows(const T* dy, const T* y, T* dx, int64_t rows, int64_t n, bool log) {
   SHARED_ARRAY(float, scratch, [cuda::kMaxWarps]);
   const auto team = RowTeam<kWarp>::make(scratch);

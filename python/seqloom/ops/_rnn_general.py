@@ -227,8 +227,7 @@ def lstm_general(
     if layer_norm is not None:
         if not isinstance(layer_norm, (tuple, list)):
             raise TypeError(
-                "lstm: layer_norm must be a tuple of four arrays, got"
-                f" {type(layer_norm).__name__}"
+                f"lstm: layer_norm must be a tuple of four arrays, got {type(layer_norm).__name__}"
             )
         if len(layer_norm) != 4:
             raise ValueError(

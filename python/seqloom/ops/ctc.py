@@ -88,11 +88,6 @@ def _labels(targets: Any, target_lengths: Any, batch: int, classes: int, blank: 
             f"ctc_loss: targets must be in [0, {classes}), got {labels[b, s]} at sequence {b},"
             f" label {s}"
         )
-    if (inside & (labels == blank)).any():
-        b, s = np.argwhere(inside & (labels == blank))[0]
-        raise ValueError(
-            f"ctc_loss: targets must not be blank = {blank}, got it at sequence {b}, label {s}"
-        )
     return labels, lengths
 
 

@@ -206,8 +206,8 @@ def _of_chunks(
     take the place of the logits they are made from; the weight's is summed in float32.
     """
     hidden, weight, kind = hidden.detach(), weight.detach(), hidden._dtype_code
-    if hidden.dtype.name == "float16" and not hidden.is_cuda:
-        # The CPU multiplies float16 in float32 anyway: keep logits and gradients that way.
+    if hidden.dtype.name == "float16":
+        # Gradients of logits are too small for float16: keep both in float32.
         hidden, weight = _float32(hidden), _float32(weight)
     rows, classes = hidden.shape[0], weight.shape[0]
     budget = _CHUNK_BYTES_CUDA if hidden.is_cuda else _CHUNK_BYTES

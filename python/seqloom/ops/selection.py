@@ -49,6 +49,8 @@ def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True) -> tuple[Tensor
     >>> sl.ops.topk(sl.tensor([3, 9, 1]), 2)[0].tolist()
     [9, 3]
     """
+    if not isinstance(largest, (bool, int)):
+        raise TypeError(f"topk: largest must be True or False, got {type(largest).__name__}")
     return _sorted("topk", x, dim, k, bool(largest))
 
 

@@ -63,6 +63,11 @@ class Adam(Optimizer):
             },
         )
 
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        if not group["eps"] >= 0:
+            raise ValueError(f"{type(self).__name__}: eps must be at least 0, got {group['eps']}")
+
     def _fresh(self, p: Tensor, group: Group) -> State:
         state = {"step": 0, "exp_avg": zeros_for(p, *p.shape), "exp_avg_sq": zeros_for(p, *p.shape)}
         if group["amsgrad"]:
