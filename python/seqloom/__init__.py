@@ -6,7 +6,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import _core, autograd, ops
+from . import _core as _core
+from . import autograd as autograd
+from . import ops as ops
 from . import tensor as _tensor
 from ._version import __version__
 from .autograd import checkpoint, enable_grad, is_grad_enabled, no_grad
