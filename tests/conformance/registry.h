@@ -46,7 +46,6 @@ SEQLOOM_DEVICE uint32_t as_bits(float x) { return __float_as_uint(x); }
   __global__ void __launch_bounds__(threads) k_##name(const uint32_t* in, uint32_t* out) {        \
     __VA_ARGS__                                                                                   \
   }                                                                                               \
-  const AddConformance add_##name({#name, inputs, compare, in_words, out_words, capability,       \
-                                   [](const uint32_t* in, uint32_t* out) {                        \
-                                     run_block(k_##name, in, out, threads, shared);               \
-                                   }});
+  const AddConformance add_##name(                                                                \
+      {#name, inputs, compare, in_words, out_words, capability,                                   \
+       [](const uint32_t* in, uint32_t* out) { run_block(k_##name, in, out, threads, shared); }});

@@ -271,7 +271,7 @@ __global__ void rows_kernel(ReduceArgs args) {
 }
 
 template <class Op, class C>
-__global__ void __launch_bounds__(kColumns* kLines) columns_kernel(ReduceArgs args) {
+__global__ void __launch_bounds__(kThreads, 1) columns_kernel(ReduceArgs args) {
   SHARED_ARRAY(Partial<C>, shared, [kLines][kColumns]);
   const int tx = static_cast<int>(threadIdx.x), ty = static_cast<int>(threadIdx.y);
   const Range range = slice_range(args, blockIdx.y);

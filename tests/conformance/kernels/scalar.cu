@@ -5,17 +5,17 @@
 namespace seqloom_test {
 namespace {
 
-#define FLOAT_FUNCTION(name, compare, capability, expression)                          \
-  CONFORMANCE(name, "float", compare, 256, 256, capability, 256, 0,                    \
-              const float x = as_float(in[thread()]); out[thread()] = as_bits(expression);)
-#define WORD_FUNCTION(name, expression)                                                \
-  CONFORMANCE(name, "bits", "exact", 256, 256, 75, 256, 0,                             \
-              const uint32_t x = in[thread()]; const uint32_t y = in[(thread() + 7) & 255]; \
-              (void)y; out[thread()] = static_cast<uint32_t>(expression);)
-#define PAIR_FUNCTION(name, inputs, expression)                                        \
-  CONFORMANCE(name, inputs, "exact", 256, 256, 75, 256, 0,                             \
-              const float x = as_float(in[thread()]);                                  \
-              const float y = as_float(in[(thread() + 7) & 255]); (void)y;             \
+#define FLOAT_FUNCTION(name, compare, capability, expression)       \
+  CONFORMANCE(name, "float", compare, 256, 256, capability, 256, 0, \
+              const float x = as_float(in[thread()]);               \
+              out[thread()] = as_bits(expression);)
+#define WORD_FUNCTION(name, expression)                                                     \
+  CONFORMANCE(name, "bits", "exact", 256, 256, 75, 256, 0, const uint32_t x = in[thread()]; \
+              const uint32_t y = in[(thread() + 7) & 255]; (void)y;                         \
+              out[thread()] = static_cast<uint32_t>(expression);)
+#define PAIR_FUNCTION(name, inputs, expression)                                                    \
+  CONFORMANCE(name, inputs, "exact", 256, 256, 75, 256, 0, const float x = as_float(in[thread()]); \
+              const float y = as_float(in[(thread() + 7) & 255]); (void)y;                         \
               out[thread()] = expression;)
 
 FLOAT_FUNCTION(ex2_approx, "3e-7", 75, ptx::ex2_approx(x))
@@ -44,11 +44,11 @@ PAIR_FUNCTION(max_of, "float", as_bits(fmaxf(x, y)))
 PAIR_FUNCTION(fma_rn, "float", as_bits(__fmaf_rn(x, y, 1.5f)))
 PAIR_FUNCTION(int_of, "small", static_cast<uint32_t>(__float2int_rn(x * 1000.f)))
 CONFORMANCE(half_of_bits, "half", "exact", 256, 512, 75, 256, 0,
-            const float2 v = unpack_pair<Half>(in[thread()]); out[2 * thread()] = as_bits(v.x);
-            out[2 * thread() + 1] = as_bits(v.y);)
+            const float2 v = unpack_pair<Half>(in[thread()]);
+            out[2 * thread()] = as_bits(v.x); out[2 * thread() + 1] = as_bits(v.y);)
 CONFORMANCE(bfloat16_of_bits, "bfloat16", "exact", 256, 512, 75, 256, 0,
-            const float2 v = unpack_pair<BFloat16>(in[thread()]); out[2 * thread()] = as_bits(v.x);
-            out[2 * thread() + 1] = as_bits(v.y);)
+            const float2 v = unpack_pair<BFloat16>(in[thread()]);
+            out[2 * thread()] = as_bits(v.x); out[2 * thread() + 1] = as_bits(v.y);)
 
 WORD_FUNCTION(popc, __popc(x))
 WORD_FUNCTION(clz, __clz(static_cast<int>(x)))

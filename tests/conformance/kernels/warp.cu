@@ -5,7 +5,7 @@
 namespace seqloom_test {
 namespace {
 
-#define WARP_FUNCTION(name, expression)                                                \
+#define WARP_FUNCTION(name, expression)                                                  \
   CONFORMANCE(name, "bits", "exact", 32, 32, 75, 32, 0, const uint32_t x = in[thread()]; \
               out[thread()] = static_cast<uint32_t>(expression);)
 WARP_FUNCTION(shfl, __shfl_sync(kFullWarp, x, x & 63))
@@ -23,7 +23,7 @@ WARP_FUNCTION(half_warp_ballot, thread() < 16 ? __ballot_sync(0x0000ffffu, x & 2
 CONFORMANCE(match_any, "bits", "exact", 32, 32, 75, 32, 0,
             out[thread()] = __match_any_sync(kFullWarp, in[thread()] & 3);)
 
-#define REDUCE_FUNCTION(name, expression)                                              \
+#define REDUCE_FUNCTION(name, expression)                                                \
   CONFORMANCE(name, "bits", "exact", 32, 32, 80, 32, 0, const uint32_t x = in[thread()]; \
               SEQLOOM_SM80(out[thread()] = static_cast<uint32_t>(expression));)
 #if defined(__CUDACC__) && SEQLOOM_ARCH < 800
@@ -45,21 +45,25 @@ CONFORMANCE(block_votes, "bits", "exact", 128, 384, 75, 128, 0, const int p = in
             out[3 * thread() + 1] = static_cast<uint32_t>(__syncthreads_and(p));
             out[3 * thread() + 2] = static_cast<uint32_t>(__syncthreads_count(p));)
 CONFORMANCE(block_reductions, "small", "1e-5", 128, 384, 75, 128, 0,
-            SHARED_ARRAY(float, scratch, [4]); SHARED_ARRAY(Moments, parts, [4]);
-            const float x = as_float(in[thread()]); Moments m{}; m.add(x);
-            m = block_moments(m, parts); out[3 * thread()] = as_bits(block_sum(fabsf(x), scratch));
+            SHARED_ARRAY(float, scratch, [4]);
+            SHARED_ARRAY(Moments, parts, [4]); const float x = as_float(in[thread()]); Moments m{};
+            m.add(x); m = block_moments(m, parts);
+            out[3 * thread()] = as_bits(block_sum(fabsf(x), scratch));
             out[3 * thread() + 1] = as_bits(block_max(x, scratch));
             out[3 * thread() + 2] = as_bits(m.variance());)
 
-// ---- mma.sync: words 0-3 of a lane are A, 4-5 B, 6-9 C ------------------------------------------------
-#define MMA(name, inputs, capability, call)                                                   \
-  CONFORMANCE(name, inputs, "mma", 320, 128, capability, 32, 0, uint32_t a[4]; uint32_t b[2]; \
-              float c[4]; uint32_t a2[2]; const uint32_t* w = in + thread() * 10;             \
-              for (int i = 0; i < 4; ++i) a[i] = w[i]; for (int i = 0; i < 2; ++i) {          \
-                b[i] = w[4 + i];                                                              \
-                a2[i] = w[i];                                                                 \
-              } for (int i = 0; i < 4; ++i) c[i] = static_cast<float>(thread() * 4 + i) * 0.01f; \
-              float d[4]; (void)a2; call; for (int i = 0; i < 4; ++i) out[thread() * 4 + i] = as_bits(d[i]);)
+// ---- mma.sync: words 0-3 of a lane are A, 4-5 B, 6-9 C
+// ------------------------------------------------
+#define MMA(name, inputs, capability, call)                                                       \
+  CONFORMANCE(                                                                                    \
+      name, inputs, "mma", 320, 128, capability, 32, 0, uint32_t a[4]; uint32_t b[2]; float c[4]; \
+      uint32_t a2[2]; const uint32_t* w = in + thread() * 10;                                     \
+      for (int i = 0; i < 4; ++i) a[i] = w[i]; for (int i = 0; i < 2; ++i) {                      \
+        b[i] = w[4 + i];                                                                          \
+        a2[i] = w[i];                                                                             \
+      } for (int i = 0; i < 4; ++i) c[i] = static_cast<float>(thread() * 4 + i) * 0.01f;          \
+      float d[4]; (void)a2; call;                                                                 \
+      for (int i = 0; i < 4; ++i) out[thread() * 4 + i] = as_bits(d[i]);)
 MMA(mma_bf16_k16, "bfloat16", 80, ptx::mma_m16n8k16_bf16(d, a, b, c))
 MMA(mma_f16_k16, "half", 80, ptx::mma_m16n8k16_f16(d, a, b, c))
 MMA(mma_bf16_k8, "bfloat16", 80, ptx::mma_m16n8k8_bf16(d, a2, b[0], c))
@@ -69,11 +73,12 @@ MMA(mma_bf16_edges, "bfloat16 edges", 80, ptx::mma_m16n8k16_bf16(d, a, b, c))
 MMA(mma_f16_edges, "half edges", 80, ptx::mma_m16n8k16_f16(d, a, b, c))
 MMA(mma_tf32_edges, "float edges", 80, ptx::mma_m16n8k8_tf32(d, a, b, c))
 
-// ---- ldmatrix and stmatrix: rows in a shuffled order --------------------------------------------------
+// ---- ldmatrix and stmatrix: rows in a shuffled order
+// --------------------------------------------------
 #define LDMATRIX(name, n)                                                                     \
   CONFORMANCE(name, "bits", "exact", 128, 32 * n, 75, 32, 0, SHARED_ARRAY(uint4, tile, [32]); \
               tile[thread()] = reinterpret_cast<const uint4*>(in)[thread()]; __syncwarp();    \
-              uint32_t r[n]; ptx::name(r, ptx::shared_address(&tile[(thread() * 13) & 31]));   \
+              uint32_t r[n]; ptx::name(r, ptx::shared_address(&tile[(thread() * 13) & 31]));  \
               for (int i = 0; i < n; ++i) out[thread() * n + i] = r[i];)
 LDMATRIX(ldmatrix_x1, 1)
 LDMATRIX(ldmatrix_x2, 2)
@@ -83,14 +88,16 @@ LDMATRIX(ldmatrix_x2_trans, 2)
 LDMATRIX(ldmatrix_x4_trans, 4)
 #define STMATRIX(name, n)                                                                     \
   CONFORMANCE(name, "bits", "exact", 128, 32 * n, 90, 32, 0, SHARED_ARRAY(uint4, tile, [32]); \
-              uint32_t r[n]; for (int i = 0; i < n; ++i) r[i] = in[thread() * n + i];          \
-              ptx::name(ptx::shared_address(&tile[(thread() * 13) & (8 * n - 1)]), r);         \
-              __syncwarp(); if (thread() < 8 * n) reinterpret_cast<uint4*>(out)[thread()] = tile[thread()];)
+              uint32_t r[n]; for (int i = 0; i < n; ++i) r[i] = in[thread() * n + i];         \
+              ptx::name(ptx::shared_address(&tile[(thread() * 13) & (8 * n - 1)]), r);        \
+              __syncwarp();                                                                   \
+              if (thread() < 8 * n) reinterpret_cast<uint4*>(out)[thread()] = tile[thread()];)
 STMATRIX(stmatrix_x2, 2)
 STMATRIX(stmatrix_x4, 4)
 STMATRIX(stmatrix_x4_trans, 4)
 
-// ---- cp.async -----------------------------------------------------------------------------------------
+// ---- cp.async
+// -----------------------------------------------------------------------------------------
 CONFORMANCE(cp_async_16, "bits", "exact", 128, 128, 80, 32, 0, SHARED_ARRAY(uint4, tile, [32]);
             ptx::cp_async_16(ptx::shared_address(&tile[thread()]),
                              reinterpret_cast<const uint4*>(in) + thread(), thread() % 17);
@@ -105,35 +112,38 @@ CONFORMANCE(cp_async_small, "bits", "exact", 96, 96, 80, 32, 0, SHARED_ARRAY(uin
             reinterpret_cast<uint2*>(out)[thread()] = pairs[thread()];
             out[64 + thread()] = words[thread()];)
 
-// ---- atomics: order-independent results, and ordered accesses -----------------------------------------
+// ---- atomics: order-independent results, and ordered accesses
+// -----------------------------------------
 CONFORMANCE(atomics, "bits", "exact", 64, 8, 75, 64, 0, SHARED_ARRAY(uint32_t, cells, [8]);
             if (thread() < 8) cells[thread()] = thread() == 3 ? 0xffffffffu : 0u; __syncthreads();
             const uint32_t x = in[thread()]; atomicAdd(&cells[0], x); atomicSub(&cells[1], x);
             atomicMax(&cells[2], x); atomicAnd(&cells[3], x); atomicOr(&cells[4], x & 0xff00u);
             atomicXor(&cells[5], x); atomicInc(&cells[6], 40u); atomicCAS(&cells[7], 0u, 5u);
             __syncthreads(); if (thread() < 8) out[thread()] = cells[thread()];)
-CONFORMANCE(ordered_accesses, "bits", "exact", 64, 8, 75, 64, 0,
-            if (thread() == 0) {
-              ptx::store_relaxed(out, in[0]);
-              ptx::store_release(out + 1, in[1]);
-              out[2] = ptx::load_relaxed(out) + ptx::load_acquire(out + 1);
-              ptx::store_relaxed(out + 3, 0);
-              ptx::store_relaxed_v4(reinterpret_cast<uint4*>(out + 4), make_uint4(in[4], in[5], in[6], in[7]));
-            } __syncthreads();
-            ptx::add_release(out + 3, 1); __syncthreads();
-            if (thread() == 1) {
-              const uint4 v = ptx::load_relaxed_v4(reinterpret_cast<const uint4*>(out + 4));
-              out[0] += v.x ^ v.y ^ v.z ^ v.w;
-              out[1] += ptx::fetch_add_acq_rel(out + 3, 2);
-            })
-CONFORMANCE(named_barriers, "bits", "exact", 128, 64, 75, 128, 0, SHARED_ARRAY(uint32_t, tile, [64]);
-            if (thread() >= 64) {
-              tile[thread() - 64] = in[thread()];
-              ptx::named_barrier_arrive(1, 128);
-            } else {
-              ptx::named_barrier_sync(1, 128);
-              out[thread()] = tile[thread() ^ 33];
-            })
+CONFORMANCE(
+    ordered_accesses, "bits", "exact", 64, 8, 75, 64, 0,
+    if (thread() == 0) {
+      ptx::store_relaxed(out, in[0]);
+      ptx::store_release(out + 1, in[1]);
+      out[2] = ptx::load_relaxed(out) + ptx::load_acquire(out + 1);
+      ptx::store_relaxed(out + 3, 0);
+      ptx::store_relaxed_v4(reinterpret_cast<uint4*>(out + 4),
+                            make_uint4(in[4], in[5], in[6], in[7]));
+    } __syncthreads();
+    ptx::add_release(out + 3, 1); __syncthreads(); if (thread() == 1) {
+      const uint4 v = ptx::load_relaxed_v4(reinterpret_cast<const uint4*>(out + 4));
+      out[0] += v.x ^ v.y ^ v.z ^ v.w;
+      out[1] += ptx::fetch_add_acq_rel(out + 3, 2);
+    })
+CONFORMANCE(
+    named_barriers, "bits", "exact", 128, 64, 75, 128, 0, SHARED_ARRAY(uint32_t, tile, [64]);
+    if (thread() >= 64) {
+      tile[thread() - 64] = in[thread()];
+      ptx::named_barrier_arrive(1, 128);
+    } else {
+      ptx::named_barrier_sync(1, 128);
+      out[thread()] = tile[thread() ^ 33];
+    })
 
 }  // namespace
 }  // namespace seqloom_test

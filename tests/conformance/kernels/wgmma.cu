@@ -2,8 +2,8 @@
 // Conformance of wgmma: every width, both element types, both operand sources, and the canonical
 // layouts of both directions with every swizzle.
 //
-// The kernel fills its shared operands word by word in the order of the layout's own definition (the
-// descriptor's fields applied by hand), so that a wrong idea of a layout shows on the GPU.
+// The kernel fills its shared operands word by word in the order of the layout's own definition
+// (the descriptor's fields applied by hand), so that a wrong idea of a layout shows on the GPU.
 #include "../registry.h"
 
 namespace seqloom_test {
@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(128)
     for (int i = 0; i < 4; ++i) a[i] = in[thread() * 4 + i];
     ptx::wgmma_rs<T, N, TransB>(d, a, b, 1);
   } else {
-    ptx::wgmma_ss<T, N, TransA, TransB>(
-        d, ptx::wgmma_descriptor(base, lead_a, stride_a, swizzle), b, 1);
+    ptx::wgmma_ss<T, N, TransA, TransB>(d, ptx::wgmma_descriptor(base, lead_a, stride_a, swizzle),
+                                        b, 1);
   }
   ptx::wgmma_commit();
   ptx::wgmma_wait<0>();
@@ -56,16 +56,15 @@ void run_wgmma(const uint32_t* in, uint32_t* out, ptx::Swizzle swizzle) {
   LaunchConfig c;
   c.block = dim3(128);
   c.shared_bytes = kAreaA + 256 * 128;
-  launch(wgmma_kernel<T, N, Registers, TransA, TransB>, c, in, out, lead(TransA, 64), stride(TransA),
-         lead(TransB, N), stride(TransB), swizzle, 256 * 128 / 4);
+  launch(wgmma_kernel<T, N, Registers, TransA, TransB>, c, in, out, lead(TransA, 64),
+         stride(TransA), lead(TransB, N), stride(TransB), swizzle, 256 * 128 / 4);
 }
 
-#define WGMMA(name, type, inputs, n, registers, trans_a, trans_b, swizzle)                     \
-  const AddConformance add_##name({#name, inputs, "mma", 1536, 64 * n, 91,                     \
-                                   [](const uint32_t* in, uint32_t* out) {                     \
-                                     run_wgmma<type, n, registers, trans_a, trans_b>(          \
-                                         in, out, ptx::Swizzle::swizzle);                      \
-                                   }});
+#define WGMMA(name, type, inputs, n, registers, trans_a, trans_b, swizzle)                \
+  const AddConformance add_##name(                                                        \
+      {#name, inputs, "mma", 1536, 64 * n, 91, [](const uint32_t* in, uint32_t* out) {    \
+         run_wgmma<type, n, registers, trans_a, trans_b>(in, out, ptx::Swizzle::swizzle); \
+       }});
 WGMMA(wgmma_n8, BFloat16, "bfloat16", 8, false, 0, 0, k128)
 WGMMA(wgmma_n16, BFloat16, "bfloat16", 16, false, 0, 0, k128)
 WGMMA(wgmma_n32, BFloat16, "bfloat16", 32, false, 0, 0, k128)
