@@ -74,7 +74,6 @@ SEQLOOM_INTEGER(Where, 3, x[0] != 0 ? x[1] : x[2])
 #undef SEQLOOM_INTEGER
 
 // f(formula) for the formula of `op`; false where integers have none.
-// clang-format off
 template <class F>
 SEQLOOM_HOST_DEVICE bool visit_integer_formula(ops::ElementwiseOp op, F&& f) {
   using Op = ops::ElementwiseOp;
@@ -82,21 +81,38 @@ SEQLOOM_HOST_DEVICE bool visit_integer_formula(ops::ElementwiseOp op, F&& f) {
   case Op::k##name:        \
     f(Integer##name{});    \
     return true;
+  // clang-format off
   switch (op) {
     SEQLOOM_CASE(Copy)
     SEQLOOM_CASE(Neg)
     SEQLOOM_CASE(Abs)
     SEQLOOM_CASE(Sign)
     SEQLOOM_CASE(Relu)
-    SEQLOOM_CASE(LogicalNot) SEQLOOM_CASE(BitwiseNot) SEQLOOM_CASE(Clamp) SEQLOOM_CASE(Add)
-        SEQLOOM_CASE(Sub) SEQLOOM_CASE(Mul) SEQLOOM_CASE(FloorDivide) SEQLOOM_CASE(Remainder)
-            SEQLOOM_CASE(Pow) SEQLOOM_CASE(Maximum) SEQLOOM_CASE(Minimum) SEQLOOM_CASE(Eq)
-                SEQLOOM_CASE(Ne) SEQLOOM_CASE(Lt) SEQLOOM_CASE(Le) SEQLOOM_CASE(Gt) SEQLOOM_CASE(Ge)
-                    SEQLOOM_CASE(And) SEQLOOM_CASE(Or) SEQLOOM_CASE(Xor) SEQLOOM_CASE(Where) default
-        : return false;
+    SEQLOOM_CASE(LogicalNot)
+    SEQLOOM_CASE(BitwiseNot)
+    SEQLOOM_CASE(Clamp)
+    SEQLOOM_CASE(Add)
+    SEQLOOM_CASE(Sub)
+    SEQLOOM_CASE(Mul)
+    SEQLOOM_CASE(FloorDivide)
+    SEQLOOM_CASE(Remainder)
+    SEQLOOM_CASE(Pow)
+    SEQLOOM_CASE(Maximum)
+    SEQLOOM_CASE(Minimum)
+    SEQLOOM_CASE(Eq)
+    SEQLOOM_CASE(Ne)
+    SEQLOOM_CASE(Lt)
+    SEQLOOM_CASE(Le)
+    SEQLOOM_CASE(Gt)
+    SEQLOOM_CASE(Ge)
+    SEQLOOM_CASE(And)
+    SEQLOOM_CASE(Or)
+    SEQLOOM_CASE(Xor)
+    SEQLOOM_CASE(Where)
+    default: return false;
   }
+    // clang-format on
 #undef SEQLOOM_CASE
 }
-// clang-format on
 
 }  // namespace seqloom::SEQLOOM_MATH_NS
