@@ -178,6 +178,7 @@ SEQLOOM_HOST_DEVICE bool visit_formula(ops::ElementwiseOp op, F&& f) {
   case Op::k##name:        \
     f(name{});             \
     return true;
+  // clang-format off
   switch (op) {
     SEQLOOM_CASE(Copy)
     SEQLOOM_CASE(Neg)
@@ -186,39 +187,78 @@ SEQLOOM_HOST_DEVICE bool visit_formula(ops::ElementwiseOp op, F&& f) {
     SEQLOOM_CASE(Exp)
     SEQLOOM_CASE(Log)
     SEQLOOM_CASE(Sqrt)
-    SEQLOOM_CASE(Rsqrt) SEQLOOM_CASE(Sin) SEQLOOM_CASE(Cos) SEQLOOM_CASE(Tanh) SEQLOOM_CASE(
-        Sigmoid) SEQLOOM_CASE(Erf) SEQLOOM_CASE(Relu) SEQLOOM_CASE(Gelu) SEQLOOM_CASE(GeluTanh)
-        SEQLOOM_CASE(Silu) SEQLOOM_CASE(Floor) SEQLOOM_CASE(Round) SEQLOOM_CASE(
-            Reciprocal) SEQLOOM_CASE(LogicalNot) SEQLOOM_CASE(Clamp) SEQLOOM_CASE(Dropout)
-            SEQLOOM_CASE(Add) SEQLOOM_CASE(Sub) SEQLOOM_CASE(Mul) SEQLOOM_CASE(Div) SEQLOOM_CASE(
-                FloorDivide) SEQLOOM_CASE(Remainder) SEQLOOM_CASE(Pow) SEQLOOM_CASE(Maximum)
-                SEQLOOM_CASE(Minimum) SEQLOOM_CASE(Eq) SEQLOOM_CASE(Ne) SEQLOOM_CASE(
-                    Lt) SEQLOOM_CASE(Le) SEQLOOM_CASE(Gt) SEQLOOM_CASE(Ge) SEQLOOM_CASE(Swiglu)
-                    SEQLOOM_CASE(Geglu) SEQLOOM_CASE(BiasRelu) SEQLOOM_CASE(BiasGelu) SEQLOOM_CASE(
-                        BiasGeluTanh) SEQLOOM_CASE(BiasSilu) SEQLOOM_CASE(DropoutAdd)
-                        SEQLOOM_CASE(ScaleAdd) SEQLOOM_CASE(ScaleMaskedFill) SEQLOOM_CASE(
-                            Where) SEQLOOM_CASE(BiasDropoutAdd) SEQLOOM_CASE(ExpBackward)
-                            SEQLOOM_CASE(LogBackward) SEQLOOM_CASE(SqrtBackward) SEQLOOM_CASE(
-                                RsqrtBackward) SEQLOOM_CASE(SinBackward) SEQLOOM_CASE(CosBackward)
-                                SEQLOOM_CASE(TanhBackward) SEQLOOM_CASE(
-                                    SigmoidBackward) SEQLOOM_CASE(ErfBackward)
-                                    SEQLOOM_CASE(ReluBackward) SEQLOOM_CASE(
-                                        GeluBackward) SEQLOOM_CASE(GeluTanhBackward)
-                                        SEQLOOM_CASE(SiluBackward) SEQLOOM_CASE(
-                                            ReciprocalBackward) SEQLOOM_CASE(AbsBackward)
-                                            SEQLOOM_CASE(ClampBackward) SEQLOOM_CASE(
-                                                DivBackward) SEQLOOM_CASE(PowBackwardBase)
-                                                SEQLOOM_CASE(PowBackwardExponent) SEQLOOM_CASE(
-                                                    MaximumBackward) SEQLOOM_CASE(MinimumBackward)
-                                                    SEQLOOM_CASE(BiasReluBackward)
-                                                        SEQLOOM_CASE(BiasGeluBackward)
-                                                            SEQLOOM_CASE(BiasGeluTanhBackward)
-                                                                SEQLOOM_CASE(BiasSiluBackward)
-                                                                    SEQLOOM_CASE(SwigluBackward)
-                                                                        SEQLOOM_CASE(
-                                                                            GegluBackward) default
-        : return false;
+    SEQLOOM_CASE(Rsqrt)
+    SEQLOOM_CASE(Sin)
+    SEQLOOM_CASE(Cos)
+    SEQLOOM_CASE(Tanh)
+    SEQLOOM_CASE(Sigmoid)
+    SEQLOOM_CASE(Erf)
+    SEQLOOM_CASE(Relu)
+    SEQLOOM_CASE(Gelu)
+    SEQLOOM_CASE(GeluTanh)
+    SEQLOOM_CASE(Silu)
+    SEQLOOM_CASE(Floor)
+    SEQLOOM_CASE(Round)
+    SEQLOOM_CASE(Reciprocal)
+    SEQLOOM_CASE(LogicalNot)
+    SEQLOOM_CASE(Clamp)
+    SEQLOOM_CASE(Dropout)
+    SEQLOOM_CASE(Add)
+    SEQLOOM_CASE(Sub)
+    SEQLOOM_CASE(Mul)
+    SEQLOOM_CASE(Div)
+    SEQLOOM_CASE(FloorDivide)
+    SEQLOOM_CASE(Remainder)
+    SEQLOOM_CASE(Pow)
+    SEQLOOM_CASE(Maximum)
+    SEQLOOM_CASE(Minimum)
+    SEQLOOM_CASE(Eq)
+    SEQLOOM_CASE(Ne)
+    SEQLOOM_CASE(Lt)
+    SEQLOOM_CASE(Le)
+    SEQLOOM_CASE(Gt)
+    SEQLOOM_CASE(Ge)
+    SEQLOOM_CASE(Swiglu)
+    SEQLOOM_CASE(Geglu)
+    SEQLOOM_CASE(BiasRelu)
+    SEQLOOM_CASE(BiasGelu)
+    SEQLOOM_CASE(BiasGeluTanh)
+    SEQLOOM_CASE(BiasSilu)
+    SEQLOOM_CASE(DropoutAdd)
+    SEQLOOM_CASE(ScaleAdd)
+    SEQLOOM_CASE(ScaleMaskedFill)
+    SEQLOOM_CASE(Where)
+    SEQLOOM_CASE(BiasDropoutAdd)
+    SEQLOOM_CASE(ExpBackward)
+    SEQLOOM_CASE(LogBackward)
+    SEQLOOM_CASE(SqrtBackward)
+    SEQLOOM_CASE(RsqrtBackward)
+    SEQLOOM_CASE(SinBackward)
+    SEQLOOM_CASE(CosBackward)
+    SEQLOOM_CASE(TanhBackward)
+    SEQLOOM_CASE(SigmoidBackward)
+    SEQLOOM_CASE(ErfBackward)
+    SEQLOOM_CASE(ReluBackward)
+    SEQLOOM_CASE(GeluBackward)
+    SEQLOOM_CASE(GeluTanhBackward)
+    SEQLOOM_CASE(SiluBackward)
+    SEQLOOM_CASE(ReciprocalBackward)
+    SEQLOOM_CASE(AbsBackward)
+    SEQLOOM_CASE(ClampBackward)
+    SEQLOOM_CASE(DivBackward)
+    SEQLOOM_CASE(PowBackwardBase)
+    SEQLOOM_CASE(PowBackwardExponent)
+    SEQLOOM_CASE(MaximumBackward)
+    SEQLOOM_CASE(MinimumBackward)
+    SEQLOOM_CASE(BiasReluBackward)
+    SEQLOOM_CASE(BiasGeluBackward)
+    SEQLOOM_CASE(BiasGeluTanhBackward)
+    SEQLOOM_CASE(BiasSiluBackward)
+    SEQLOOM_CASE(SwigluBackward)
+    SEQLOOM_CASE(GegluBackward)
+    default: return false;
   }
+    // clang-format on
 #undef SEQLOOM_CASE
 }
 
