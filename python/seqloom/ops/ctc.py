@@ -32,7 +32,12 @@ def _integers(name: str, value: Any) -> Ints:
     if isinstance(value, Tensor):
         a = value.detach().cpu().numpy()
     elif isinstance(value, (tuple, list)):
-        a = np.asarray(value)
+        try:
+            a = np.asarray(value)
+        except ValueError:
+            raise TypeError(
+                f"ctc_loss: {name} must be a list of integers, got a ragged one"
+            ) from None
         a = a.astype(np.int64) if a.size == 0 else a
     else:
         raise TypeError(f"ctc_loss: {name} must be an integer array, got {type(value).__name__}")
