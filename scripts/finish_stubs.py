@@ -58,8 +58,15 @@ class TensorBase:
     def is_contiguous(self) -> bool: ...
 
 '''
+# What C++ declares as an object is a Tensor made from whatever array came in, but for these and
+# for the operators of (a, b), which give None when neither operand is one they know.
+NOT_TENSORS = (
+    r"fit_context|layer_norm_forward|linear|rms_norm_forward|to_dlpack|(?!matmul\()\w+\(a: \S+ b: "
+)
 # Bound in builds with CUDA, or with the emulator, only.
 CUDA = """
+def current_stream(device: str) -> int: ...
+def order_streams(tensor: Tensor, other: int, we_wait: bool) -> None: ...
 def __getattr__(name: str) -> Any: ...
 """
 
@@ -79,6 +86,12 @@ def finish(text: str) -> str:
         flags=re.S,
     )
     body = body.replace("TensorBase", "Tensor")
+    body = re.sub(
+        rf"^(def (?!{NOT_TENSORS})\w+\([^()]*\)) -> (?:typing\.Any|object):",
+        r"\1 -> Tensor:",
+        body,
+        flags=re.M,
+    )
     body = re.sub(r"-> tuple:", "-> tuple[Any, ...]:", body)
     body = re.sub(r"-> dict:", "-> dict[str, Any]:", body)
     body = re.sub(r"-> list:", "-> list[Any]:", body)

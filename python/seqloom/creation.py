@@ -39,7 +39,7 @@ def full(
         kind = as_dtype(type(fill_value)) if isinstance(fill_value, (bool, int)) else float32
     else:
         kind = as_dtype(dtype)
-    extents = _shape_of("full", shape if isinstance(shape, (tuple, list)) else (shape,))
+    extents = _shape_of("full", tuple(shape) if isinstance(shape, (tuple, list)) else (shape,))
     t = _core.full(extents, fill_value, kind.code, "cpu" if device is None else str(device))
     t.requires_grad = requires_grad
     return t
@@ -135,7 +135,15 @@ def arange(
         raise ValueError("arange: step must not be 0")
     integral = all(isinstance(v, int) for v in (start, stop, step))
     kind = (int64 if integral else float32) if dtype is None else as_dtype(dtype)
-    return tensor(np.arange(start, stop, step), dtype=kind, device=device)
+    try:
+        values = np.arange(start, stop, step)
+    except (ValueError, OverflowError, MemoryError):
+        raise ValueError(
+            "arange: start, stop and step must give a number of values that fits in memory"
+        ) from None
+    if values.dtype == object:  # Python's integers, that no dtype of NumPy's holds
+        raise ValueError("arange: start and stop must be within the range of int64")
+    return tensor(values, dtype=kind, device=device)
 
 
 def _random(caller: str, shape: Any, dtype: Any, device: Any, kind: int) -> Tensor:
@@ -192,7 +200,7 @@ def randint(
         raise ValueError(f"randint: high must be above low = {low}, got {high}")
     d = int64 if dtype is None else as_dtype(dtype)
     where = "cpu" if device is None else str(device)
-    extents = _shape_of("randint", size if isinstance(size, (tuple, list)) else (size,))
+    extents = _shape_of("randint", tuple(size) if isinstance(size, (tuple, list)) else (size,))
     return _core.random_integers(extents, low, high, d.code, where)
 
 

@@ -270,7 +270,8 @@ class TensorMethods:
         return _ops.reciprocal(self)
 
     def square(self: Tensor) -> Tensor:
-        return _ops.mul(self, self)
+        out: Tensor = _ops.mul(self, self)
+        return out
 
     def pow(self: Tensor, exponent: Operand) -> Tensor:
         return self**exponent
@@ -321,46 +322,60 @@ class TensorMethods:
         return _ops.matmul(self, other)
 
     def __add__(self: Tensor, other: Any) -> Tensor:
-        return _ops.add(self, other)
+        out: Tensor = _ops.add(self, other)
+        return out
 
     def __radd__(self: Tensor, other: Any) -> Tensor:
-        return _ops.add(self, other)
+        out: Tensor = _ops.add(self, other)
+        return out
 
     def __sub__(self: Tensor, other: Any) -> Tensor:
-        return _ops.sub(self, other)
+        out: Tensor = _ops.sub(self, other)
+        return out
 
     def __rsub__(self: Tensor, other: Any) -> Tensor:
-        return _ops.sub(other, self)
+        out: Tensor = _ops.sub(other, self)
+        return out
 
     def __mul__(self: Tensor, other: Any) -> Tensor:
-        return _ops.mul(self, other)
+        out: Tensor = _ops.mul(self, other)
+        return out
 
     def __rmul__(self: Tensor, other: Any) -> Tensor:
-        return _ops.mul(self, other)
+        out: Tensor = _ops.mul(self, other)
+        return out
 
     def __truediv__(self: Tensor, other: Any) -> Tensor:
-        return _ops.div(self, other)
+        out: Tensor = _ops.div(self, other)
+        return out
 
     def __rtruediv__(self: Tensor, other: Any) -> Tensor:
-        return _ops.div(other, self)
+        out: Tensor = _ops.div(other, self)
+        return out
 
     def __floordiv__(self: Tensor, other: Any) -> Tensor:
-        return _ops.floor_divide(self, other)
+        out: Tensor = _ops.floor_divide(self, other)
+        return out
 
     def __rfloordiv__(self: Tensor, other: Any) -> Tensor:
-        return _ops.floor_divide(other, self)
+        out: Tensor = _ops.floor_divide(other, self)
+        return out
 
     def __mod__(self: Tensor, other: Any) -> Tensor:
-        return _ops.remainder(self, other)
+        out: Tensor = _ops.remainder(self, other)
+        return out
 
     def __rmod__(self: Tensor, other: Any) -> Tensor:
-        return _ops.remainder(other, self)
+        out: Tensor = _ops.remainder(other, self)
+        return out
 
     def __pow__(self: Tensor, other: Any) -> Tensor:
-        return _ops.pow(self, other)
+        out: Tensor = _ops.pow(self, other)
+        return out
 
     def __rpow__(self: Tensor, other: Any) -> Tensor:
-        return _ops.pow(other, self)
+        out: Tensor = _ops.pow(other, self)
+        return out
 
     def __neg__(self: Tensor) -> Tensor:
         return _ops.neg(self)
@@ -375,13 +390,16 @@ class TensorMethods:
         return _ops.bitwise_not(self)
 
     def __and__(self: Tensor, other: Any) -> Tensor:
-        return _ops.bitwise_and(self, other)
+        out: Tensor = _ops.bitwise_and(self, other)
+        return out
 
     def __or__(self: Tensor, other: Any) -> Tensor:
-        return _ops.bitwise_or(self, other)
+        out: Tensor = _ops.bitwise_or(self, other)
+        return out
 
     def __xor__(self: Tensor, other: Any) -> Tensor:
-        return _ops.bitwise_xor(self, other)
+        out: Tensor = _ops.bitwise_xor(self, other)
+        return out
 
     __rand__ = __and__
     __ror__ = __or__
@@ -406,16 +424,20 @@ class TensorMethods:
         return _ops.ne(self, other)
 
     def __lt__(self: Tensor, other: Any) -> Tensor:
-        return _ops.lt(self, other)
+        out: Tensor = _ops.lt(self, other)
+        return out
 
     def __le__(self: Tensor, other: Any) -> Tensor:
-        return _ops.le(self, other)
+        out: Tensor = _ops.le(self, other)
+        return out
 
     def __gt__(self: Tensor, other: Any) -> Tensor:
-        return _ops.gt(self, other)
+        out: Tensor = _ops.gt(self, other)
+        return out
 
     def __ge__(self: Tensor, other: Any) -> Tensor:
-        return _ops.ge(self, other)
+        out: Tensor = _ops.ge(self, other)
+        return out
 
 
 def _flat(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -244,7 +244,8 @@ def relative_buckets(
     ratio = np.log(np.maximum(n, 1).astype(np.float32) / np.float32(exact))
     ratio = ratio / np.float32(math.log(max_distance / exact)) * np.float32(num_buckets - exact)
     far = np.minimum(exact + ratio.astype(np.int64), num_buckets - 1)
-    return bucket + np.where(n < exact, n, far)
+    out: np.ndarray[Any, Any] = bucket + np.where(n < exact, n, far)
+    return out
 
 
 class RelativePositionBias(Module):

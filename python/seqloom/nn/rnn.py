@@ -89,15 +89,14 @@ class _Recurrent(Module):
             raise TypeError(
                 f"{type(self).__name__}: hx must be a Tensor, got {type(state).__name__}"
             )
-        if state.ndim == 2 and batch == 1:
-            state = state.unsqueeze(1)
+        found: Tensor = state.unsqueeze(1) if state.ndim == 2 and batch == 1 else state
         wanted = (len(self._names), batch, width)
-        if state.shape != wanted:
+        if found.shape != wanted:
             raise ValueError(
                 f"{type(self).__name__}: hx must have shape [layers * directions, B, H] ="
-                f" {list(wanted)}, got {list(state.shape)}"
+                f" {list(wanted)}, got {list(found.shape)}"
             )
-        return state
+        return found
 
     def _run(
         self, x: Tensor, states: tuple[Tensor, ...] | None, lengths: Any

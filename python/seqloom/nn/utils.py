@@ -22,7 +22,8 @@ def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
 def _norm(g: Tensor, kind: float) -> Tensor:
     wide = g.detach() if g.dtype.name == "float64" else g.detach().to(dtype="float32")
     if kind == math.inf:
-        return wide.abs().max()
+        largest: Tensor = wide.abs().max()
+        return largest
     if kind == 2.0:
         return (wide * wide).sum()
     return (wide.abs() ** kind).sum()
@@ -67,6 +68,7 @@ def clip_grad_norm_(
         return tensor(0.0)
     home = gradients[0].device
     parts = stack([_norm(g, kind).to(device=home, dtype="float32") for g in gradients])
+    total: Tensor
     if kind == math.inf:
         total = parts.max()
     else:

@@ -68,7 +68,8 @@ def _units(op: str, w_hh: Any, x: Tensor, gates: int) -> int:
         raise ValueError(
             f"{op}: w_hh must have shape [{gates} H, {columns}], got {list(w_hh.shape)}"
         )
-    return w_hh.shape[0] // gates
+    rows: int = w_hh.shape[0]
+    return rows // gates
 
 
 def _valid_steps(op: str, lengths: Tensor | None, x: Tensor) -> tuple[int, Tensor | None]:

@@ -85,12 +85,12 @@ def _window(window: Any, is_causal: bool) -> tuple[int, int]:
 def _mask(mask: Any, query: Tensor) -> Tensor | None:
     if mask is None:
         return None
-    mask = _tensor(_SDPA, "attn_mask", mask)
-    if mask.dtype.name == "bool" or mask.dtype is query.dtype or mask.dtype is float32:
-        return mask
-    if not mask.dtype.is_floating_point:
-        raise TypeError(f"{_SDPA}: attn_mask must be bool or floating point, got {mask.dtype.name}")
-    return mask.to(dtype=query.dtype)
+    t = _tensor(_SDPA, "attn_mask", mask)
+    if t.dtype.name == "bool" or t.dtype is query.dtype or t.dtype is float32:
+        return t
+    if not t.dtype.is_floating_point:
+        raise TypeError(f"{_SDPA}: attn_mask must be bool or floating point, got {t.dtype.name}")
+    return t.to(dtype=query.dtype)
 
 
 # ---- scaled dot-product attention ---------------------------------------------------------------
@@ -192,6 +192,7 @@ def scaled_dot_product_attention(
         p = _number(_SDPA, "dropout_p", dropout_p)
         if not 0 <= p <= 1:
             raise ValueError(f"{_SDPA}: dropout_p must be in [0, 1], got {p}")
+        _check_shapes(query, key, value)  # key may be of any rank so far
         drop = (p, *_core.next_random_key(query.size // max(width, 1) * key.shape[-2]))
 
     if return_weights or query.is_cuda or query.dtype is float64:
@@ -403,6 +404,8 @@ def additive_attention(
                 f"{op}: {name} must have the dtype of query = {query.dtype.name}, got"
                 f" {t.dtype.name}"
             )
+    if values is not None:
+        _tensor(op, "values", values)
     _check_decoder(op, query, keys, values)
     units = v.shape[0] if v.ndim == 1 else -1
     if v.ndim != 1:
@@ -494,10 +497,13 @@ def dot_attention(
     """
     op = "dot_attention"
     for name, t in (("query", query), ("keys", keys), ("weight", weight), ("values", values)):
-        if t is not None and _tensor(op, name, t).dtype is not query.dtype:
+        if t is None and name in ("weight", "values"):
+            continue
+        given = _tensor(op, name, t)
+        if given.dtype is not query.dtype:
             raise TypeError(
                 f"{op}: {name} must have the dtype of query = {query.dtype.name}, got"
-                f" {t.dtype.name}"
+                f" {given.dtype.name}"
             )
     _check_decoder(op, query, keys, values)
     if weight is not None and weight.shape != (query.shape[2], keys.shape[2]):

@@ -32,7 +32,12 @@ def _integers(name: str, value: Any) -> Ints:
     if isinstance(value, Tensor):
         a = value.detach().cpu().numpy()
     elif isinstance(value, (tuple, list)):
-        a = np.asarray(value)
+        try:
+            a = np.asarray(value)
+        except ValueError:
+            raise TypeError(
+                f"ctc_loss: {name} must be a list of integers, got a ragged one"
+            ) from None
         a = a.astype(np.int64) if a.size == 0 else a
     else:
         raise TypeError(f"ctc_loss: {name} must be an integer array, got {type(value).__name__}")
@@ -167,7 +172,7 @@ def _forward_backward(
     posterior[np.arange(steps)[:, None] >= steps_of] = 0.0
     cells = (np.arange(steps * batch) * classes).reshape(steps, batch, 1) + extended
     summed = np.bincount(cells.ravel(), posterior.ravel(), steps * batch * classes)
-    slope = np.exp(logp) - summed.reshape(logp.shape)
+    slope: Floats = np.exp(logp) - summed.reshape(logp.shape)
     slope[:, impossible] = np.nan
     slope[np.arange(steps)[:, None] >= steps_of] = 0.0
     return loss, slope
@@ -269,4 +274,5 @@ def _ctc_backward(node: Node, upstream: Tensor) -> Tensor:
     factor = upstream.to(dtype=gradient.dtype)
     if factor.ndim == 1:
         factor = factor.reshape(1, -1, 1)
-    return (gradient * factor).to(dtype=node.context)
+    scaled: Tensor = (gradient * factor).to(dtype=node.context)
+    return scaled

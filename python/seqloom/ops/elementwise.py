@@ -506,4 +506,5 @@ def to(x: Tensor, dtype: DType | None, device: str | None) -> Tensor:
 
 
 def _to_backward(node: Node, gradient: Tensor) -> Tensor:
-    return _core.convert(gradient, *node.context, False)
+    code, device = node.context
+    return _core.convert(gradient, code, device, False)

@@ -114,14 +114,14 @@ def copy_(x: Tensor, source: Operand) -> Tensor:
     >>> sl.tensor([1.0, 2.0]).copy_(sl.tensor([3, 4])).tolist()
     [3.0, 4.0]
     """
-    source = _take(source, x)
-    if isinstance(source, (bool, int, float)):
-        return fill_(x, source)
-    recorded = _core.check_in_place("copy_", x, source)
-    _core.copy_(x, source)
+    given = _take(source, x)
+    if isinstance(given, (bool, int, float)):
+        return fill_(x, given)
+    recorded = _core.check_in_place("copy_", x, given)
+    _core.copy_(x, given)
     if recorded:
-        fit = (None, (source.shape, source._dtype_code, source.device))
-        record(x, "copy_", (x, source), _copy_backward, (), fit)
+        fit = (None, (given.shape, given._dtype_code, given.device))
+        record(x, "copy_", (x, given), _copy_backward, (), fit)
     return x
 
 

@@ -43,13 +43,18 @@ def getitem(x: Tensor, key: Any) -> Tensor:
     if x._needs_grad:
         record(y, "getitem", (x,), _getitem_backward, (), (x.shape, key))
         _core.note_view(x)
-    return y  # type: ignore[no-any-return]
+    return y
+
+
+def _view(x: Tensor, key: Any) -> Tensor:
+    """``x[key]`` of a key without masks and arrays."""
+    return _core.index(x, key)  # type: ignore[return-value]  # None is for masks and arrays only
 
 
 def _getitem_backward(node: Node, grad: Tensor) -> Gradients:
     shape, key = node.context
     out = _core.full(shape, 0, grad._dtype_code, grad.device)
-    _core.copy_(_core.index(out, key), grad)
+    _core.copy_(_view(out, key), grad)
     return (out,)
 
 
@@ -75,11 +80,12 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
         plan = _plan("setitem", x, key)
         target = x.detach()
         if plan.basic:
-            target = _core.index(target, plan.basic)
+            target = _view(target, plan.basic)
         if plan.order is not None:
             target = _core.permute(target, plan.order)
         _core.put(target, plan.first, plan.indices, source.detach(), plan.unique)
     if records:
+        context: tuple[Any, tuple[int, ...], tuple[int, ...] | None]
         if plan is None:
             context = (key, source.shape, None)
         else:
@@ -128,12 +134,12 @@ def _setitem_backward(node: Node, grad: Tensor) -> Gradients:
     of_x: Tensor = _core.clone(grad)
     zero = _core.full((), 0, grad._dtype_code, grad.device)
     if not isinstance(key, _Plan):
-        picked = _core.index(grad, key)
-        _core.copy_(_core.index(of_x, key), zero)
+        picked = _view(grad, key)
+        _core.copy_(_view(of_x, key), zero)
     else:
 
         def through(t: Tensor) -> Tensor:
-            t = _core.index(t, key.basic) if key.basic else t
+            t = _view(t, key.basic) if key.basic else t
             return t if key.order is None else _core.permute(t, key.order)
 
         picked, _ = _core.take("setitem", through(grad), key.first, key.indices)

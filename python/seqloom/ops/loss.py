@@ -60,6 +60,8 @@ class _Options:
             raise TypeError(
                 f"{op}: ignore_index must be an integer, got {type(ignore_index).__name__}"
             )
+        if weight is not None and not isinstance(weight, Tensor):
+            raise TypeError(f"{op}: weight must be an array, got {type(weight).__name__}")
         self.ignore_index = ignore_index
         self.smoothing = smoothing
         self.reduction = reduction
@@ -71,7 +73,7 @@ class _Options:
                 targets.cpu(), None if self.weight is None else self.weight.cpu(), ignore_index
             )
 
-    def arguments(self) -> tuple[Any, ...]:
+    def arguments(self) -> tuple[Tensor | None, int, float, float]:
         return (self.weight, self.ignore_index, self.smoothing, self.weight_sum)
 
     @property
@@ -189,7 +191,7 @@ def _check_range(op: str, ids: Tensor, classes: int, ignore_index: int) -> None:
 
 
 def _float32(t: Tensor) -> Tensor:
-    return _core.convert(t, float32.code, t.device, False)  # type: ignore[no-any-return]
+    return _core.convert(t, float32.code, t.device, False)
 
 
 def _of_chunks(
@@ -250,7 +252,7 @@ def _of_chunks(
             return None
         if late and o.count not in (0.0, 1.0):
             t = _core.mul(t, o.scale)
-        return _core.convert(t, kind, hidden.device, False)  # type: ignore[no-any-return]
+        return _core.convert(t, kind, hidden.device, False)
 
     joined = finish(_core.cat(of_hidden, 0)) if wants[0] else None
     return _core.cat(losses, 0), joined, finish(of_weight)

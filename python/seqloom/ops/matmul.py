@@ -38,7 +38,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     y = _core.matmul(a, b)
     if y.requires_grad:
         record(y, "matmul", (a, b), _matmul_backward, (a, b), (a.requires_grad, b.requires_grad))
-    return y  # type: ignore[no-any-return]
+    return y
 
 
 def _matmul_backward(node: Node, grad: Tensor) -> Gradients:
@@ -90,9 +90,7 @@ def linear(
 def _linear_backward(node: Node, grad: Tensor) -> Gradients:
     x, weight, kept = node.saved_tensors()
     activation, needs = node.context
-    return _core.linear_backward(  # type: ignore[no-any-return]
-        grad, x, weight, kept, activation, *needs
-    )
+    return _core.linear_backward(grad, x, weight, kept, activation, *needs)
 
 
 # ---- einsum -------------------------------------------------------------------------------------

@@ -46,7 +46,8 @@ def layer_norm(
     array([[-1.,  1.]], dtype=float32)
     """
     if not _records(x, weight, bias):
-        return _core.layer_norm_forward(x, weight, bias, eps, False)
+        y: Tensor = _core.layer_norm_forward(x, weight, bias, eps, False)
+        return y
     y, mean, rstd = _core.layer_norm_forward(x, weight, bias, eps, True)
     saved = (x, weight, bias, mean, rstd)
     record(y, "layer_norm", (x, weight, bias), _layer_norm_backward, saved)
@@ -91,7 +92,8 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-6) -> T
     array([[ 1., -1.]], dtype=float32)
     """
     if not _records(x, weight):
-        return _core.rms_norm_forward(x, weight, eps, False)
+        y: Tensor = _core.rms_norm_forward(x, weight, eps, False)
+        return y
     y, rstd = _core.rms_norm_forward(x, weight, eps, True)
     record(y, "rms_norm", (x, weight), _rms_norm_backward, (x, weight, rstd))
     return y

@@ -69,9 +69,11 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:
     cell, reverse = node.context
     *inputs, lengths, y, saved, cells = node.saved_tensors()
-    x, _, _, w_ih, w_hh, b_ih, b_hh, peepholes = inputs
+    x, h0, c0, w_ih, w_hh, b_ih, b_hh, peepholes = inputs
     if saved is None and cell >= 2:  # recompute: only the outputs were kept
-        saved, cells = _core.rnn_forward(cell, *inputs, lengths, reverse, True)[3:]
+        saved, cells = _core.rnn_forward(
+            cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, peepholes, lengths, reverse, True
+        )[3:]
     weights = (w_ih, w_hh, b_ih, b_hh, peepholes)
     dx, dh0, dc0, dw_ih, dw_hh, *small = _core.rnn_backward(
         cell,

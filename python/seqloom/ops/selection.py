@@ -211,4 +211,4 @@ def one_hot(ids: Tensor, num_classes: int) -> Tensor:
     rows = arange(flat.size, device=ids.device)
     one = _core.full((), 1, 4, ids.device)
     _core.put(out, 0, (rows, flat), one, True)
-    return cast(Tensor, _core.reshape(out, (*ids.shape, num_classes)))
+    return _core.reshape(out, (*ids.shape, num_classes))
