@@ -141,6 +141,8 @@ def arange(
         raise ValueError(
             "arange: start, stop and step must give a number of values that fits in memory"
         ) from None
+    if values.dtype == object:  # Python's integers, that no dtype of NumPy's holds
+        raise ValueError("arange: start and stop must be within the range of int64")
     return tensor(values, dtype=kind, device=device)
 
 

@@ -192,6 +192,7 @@ def scaled_dot_product_attention(
         p = _number(_SDPA, "dropout_p", dropout_p)
         if not 0 <= p <= 1:
             raise ValueError(f"{_SDPA}: dropout_p must be in [0, 1], got {p}")
+        _check_shapes(query, key, value)  # key may be of any rank so far
         drop = (p, *_core.next_random_key(query.size // max(width, 1) * key.shape[-2]))
 
     if return_weights or query.is_cuda or query.dtype is float64:

@@ -32,7 +32,12 @@ def _integers(name: str, value: Any) -> Ints:
     if isinstance(value, Tensor):
         a = value.detach().cpu().numpy()
     elif isinstance(value, (tuple, list)):
-        a = np.asarray(value)
+        try:
+            a = np.asarray(value)
+        except ValueError:
+            raise TypeError(
+                f"ctc_loss: {name} must be a list of integers, got a ragged one"
+            ) from None
         a = a.astype(np.int64) if a.size == 0 else a
     else:
         raise TypeError(f"ctc_loss: {name} must be an integer array, got {type(value).__name__}")
@@ -254,7 +259,8 @@ def ctc_loss(
     elif reduction == "mean" and batch == 0:
         value = np.asarray(np.nan)
     else:
-        value = np.asarray(losses.sum())
+        with np.errstate(invalid="ignore"):  # inf and -inf together
+            value = np.asarray(losses.sum())
     loss = from_numpy(value).to(dtype=log_probs.dtype, device=log_probs.device)
     if slope is not None:
         slope *= share[:, None]

@@ -60,6 +60,8 @@ class _Options:
             raise TypeError(
                 f"{op}: ignore_index must be an integer, got {type(ignore_index).__name__}"
             )
+        if weight is not None and not isinstance(weight, Tensor):
+            raise TypeError(f"{op}: weight must be an array, got {type(weight).__name__}")
         self.ignore_index = ignore_index
         self.smoothing = smoothing
         self.reduction = reduction
