@@ -259,7 +259,8 @@ def ctc_loss(
     elif reduction == "mean" and batch == 0:
         value = np.asarray(np.nan)
     else:
-        value = np.asarray(losses.sum())
+        with np.errstate(invalid="ignore"):  # inf and -inf together
+            value = np.asarray(losses.sum())
     loss = from_numpy(value).to(dtype=log_probs.dtype, device=log_probs.device)
     if slope is not None:
         slope *= share[:, None]
