@@ -127,15 +127,23 @@ namespace {
 Dims resolved_shape(const char* op, const Array& a, Dims shape) {
   int unknown = -1;
   int64_t known = 1;
-  bool fits = true;
+  bool fits = true, empty = false;
   for (int i = 0; i < shape.size(); ++i) {
     if (shape[i] == -1) {
       check_value(unknown < 0, op, ": shape must have at most one -1, got ", shape);
       unknown = i;
     } else {
       check_value(shape[i] >= 0, op, ": shape must not be negative, got ", shape);
-      fits &= !__builtin_mul_overflow(known, shape[i], &known) || a.numel() == 0;
+      // With an extent 0 the product is 0, whatever the others overflow to.
+      if (shape[i] == 0)
+        empty = true;
+      else
+        fits &= !__builtin_mul_overflow(known, shape[i], &known);
     }
+  }
+  if (empty) {
+    known = 0;
+    fits = true;
   }
   if (unknown >= 0) {
     fits &= known != 0 && a.numel() % known == 0;
@@ -143,8 +151,6 @@ Dims resolved_shape(const char* op, const Array& a, Dims shape) {
                 shape);
     shape[unknown] = a.numel() / known;
   } else {
-    if (a.numel() == 0)
-      for (int64_t extent : shape) known = extent == 0 ? 0 : known;
     check_value(fits && known == a.numel(), op, ": shape must hold the ", a.numel(),
                 " elements of ", a.shape(), ", got ", shape);
   }

@@ -24,7 +24,7 @@ static __device__ SEQLOOM_NOINLINE float activate(Epilogue epilogue, float x) {
       return x;
   }
 }
-static __device__ SEQLOOM_NOINLINE double activate(Epilogue epilogue, double x) {
+[[maybe_unused]] static __device__ SEQLOOM_NOINLINE double activate(Epilogue epilogue, double x) {
   switch (epilogue) {
     case Epilogue::kRelu:
       return x < 0.0 ? 0.0 : x;
