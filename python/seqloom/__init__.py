@@ -70,6 +70,8 @@ _LAZY = (
     "bench",
     "cuda",
     "data",
+    "generation",
+    "models",
     "nn",
     "optim",
     "plot",

@@ -15,6 +15,7 @@ from ..tensor import Tensor, from_numpy
 
 T = TypeVar("T", bound=Tensor)
 _skipping = False
+_shapes_only = False
 
 
 @contextmanager
@@ -31,6 +32,25 @@ def skip() -> Iterator[None]:
         yield
     finally:
         _skipping = before
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Inside, parameters have a shape and no memory: a checkpoint's tensors take their places.
+
+    >>> import seqloom as sl
+    >>> with sl.nn.init.shapes_only():
+    ...     layer = sl.nn.Linear(10**6, 10**6)
+    >>> layer.weight.shape, layer.weight.is_contiguous()
+    ((1000000, 1000000), False)
+    """
+    global _shapes_only
+    before, _shapes_only = _shapes_only, True
+    try:
+        with skip():
+            yield
+    finally:
+        _shapes_only = before
 
 
 def _fill(t: T, values: Tensor) -> T:
@@ -194,4 +214,6 @@ def new_parameter(*shape: int, device: Any = None, dtype: Any = None) -> Any:
     from ..creation import empty
     from .parameter import Parameter
 
+    if _shapes_only:
+        return Parameter(empty(1, dtype=dtype).expand(*shape))
     return Parameter(empty(*shape, device=device, dtype=dtype))
