@@ -9,6 +9,7 @@
 #include "cuda/fault.h"
 #include "cuda/runtime.h"
 #if defined(SEQLOOM_WITH_CUDA)
+#include "cuda/cublaslt.h"
 #include "cuda/error.h"
 #endif
 #if defined(SEQLOOM_CUDA_EMULATED)
@@ -136,7 +137,28 @@ py::dict device_properties(int index) {
   return d;
 }
 
+// Python knows where packages are; the search for cuBLASLt must not fail because Python does.
+std::string find_cublaslt() {
+  py::gil_scoped_acquire gil;
+  try {
+    return py::module_::import("seqloom.cublaslt").attr("candidates")().cast<std::string>();
+  } catch (py::error_already_set& e) {
+    e.discard_as_unraisable("the search for cuBLASLt");
+    return {};
+  }
+}
+
+void warn_without_cublaslt(const std::string& why) {
+  py::gil_scoped_acquire gil;
+  const std::string text =
+      "seqloom's own tensor-core kernels compute matrix products on CUDA, which is slower: " + why +
+      " (pip install 'seqloom[cuda13]', or set SEQLOOM_CUBLASLT)";
+  if (PyErr_WarnEx(PyExc_RuntimeWarning, text.c_str(), 1) != 0) PyErr_Clear();
+}
+
 void register_runtime_calls(py::module_& m) {
+  cuda::set_cublaslt_hooks({&find_cublaslt, &warn_without_cublaslt});
+  m.def("cublaslt_status", &cuda::cublaslt_status, py::call_guard<py::gil_scoped_release>());
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   m.def(
       "cuda_require", [](int index) { require({DeviceType::kCuda, static_cast<int8_t>(index)}); },

@@ -33,7 +33,9 @@
 namespace seqloom::cpu {
 namespace {
 
-#if defined(__GNUC__) && defined(__linux__)
+// The static TLS block has no room for the 12 KB that CUDA's static runtime brings into the module.
+#if defined(__GNUC__) && defined(__linux__) && \
+    (!defined(SEQLOOM_WITH_CUDA) || defined(SEQLOOM_CUDA_EMULATED))
 #define SEQLOOM_FAST_TLS __attribute__((tls_model("initial-exec")))
 #else
 #define SEQLOOM_FAST_TLS

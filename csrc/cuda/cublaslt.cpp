@@ -8,7 +8,9 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <sstream>
 #include <tuple>
+#include <vector>
 
 #include "cuda/cublaslt_api.h"
 #include "cuda/error.h"
@@ -23,9 +25,11 @@ namespace {
 constexpr std::size_t kWorkspaceLimit = 32 << 20;
 
 struct Library {
-  std::mutex lock;
-  std::string path, status;
-  bool tried = false, loaded = false;
+  std::once_flag searched;
+  std::mutex lock;  // guards what follows `loaded`
+  CublasLtHooks hooks;
+  std::string status;
+  bool loaded = false;
   lt::Functions f{};
   std::map<int, lt::Handle> handles;  // by device
   // Everything that the choice of an algorithm depends on -> that choice.
@@ -60,29 +64,33 @@ bool bind(void* file, lt::Functions& f) {
          find(file, "cublasLtMatmul", f.Matmul);
 }
 
-// The path that Python found, then the loader's own search, then the usual toolkit folder.
-bool load(Library& l) {
-  if (l.tried) return l.loaded;
-  l.tried = true;
+void search(Library& l) {
+  std::vector<std::string> candidates;
+  std::istringstream found(l.hooks.find ? l.hooks.find() : std::string());
+  for (std::string line; std::getline(found, line);)
+    if (!line.empty()) candidates.push_back(line);
+  for (const char* name : {"libcublasLt.so.13", "/usr/local/cuda/lib64/libcublasLt.so.13",
+                           "/usr/local/cuda-13/lib64/libcublasLt.so.13", "libcublasLt.so.12"})
+    candidates.emplace_back(name);
   std::string failures;
-  for (const std::string& candidate :
-       {l.path, std::string("libcublasLt.so.13"),
-        std::string("/usr/local/cuda/lib64/libcublasLt.so.13"), std::string("libcublasLt.so.12")}) {
-    if (candidate.empty()) continue;
-    void* file = dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!file) {
-      const char* why = dlerror();
-      failures += (failures.empty() ? "" : "; ") + std::string(why ? why : candidate);
-      continue;
-    }
-    if (bind(file, l.f)) {
+  for (const std::string& candidate : candidates) {
+    void* file = dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL);  // stays open for good
+    if (file && bind(file, l.f)) {
       l.status = candidate;
-      return l.loaded = true;
+      l.loaded = true;
+      return;
     }
-    failures += (failures.empty() ? "" : "; ") + candidate + ": a function is missing";
+    const char* why = file ? nullptr : dlerror();
+    failures += (failures.empty() ? "" : "; ") +
+                (why ? std::string(why) : candidate + ": a function is missing");
   }
   l.status = "cuBLASLt was not found: " + failures;
-  return false;
+  if (l.hooks.warn) l.hooks.warn(l.status);
+}
+
+bool load(Library& l) {
+  std::call_once(l.searched, [&l] { search(l); });
+  return l.loaded;
 }
 
 void require(lt::Status status, const char* what) {
@@ -180,7 +188,7 @@ std::unique_ptr<lt::Heuristic> choose(const lt::Functions& f, lt::Handle handle,
 
 #if defined(SEQLOOM_CUDA_EMULATED)
 
-void set_cublaslt_path(const std::string&) {}
+void set_cublaslt_hooks(const CublasLtHooks&) {}
 std::string cublaslt_status() { return "emulated: a plain host product"; }
 bool cublaslt_is_loaded() { return true; }
 bool gemm(const GemmArgs& g, StreamHandle stream) {
@@ -191,33 +199,23 @@ bool gemm(const GemmArgs& g, StreamHandle stream) {
 
 #else
 
-void set_cublaslt_path(const std::string& path) {
-  Library& l = library();
-  std::lock_guard<std::mutex> hold(l.lock);
-  l.path = path;
-  if (!l.loaded) l.tried = false;
-}
+void set_cublaslt_hooks(const CublasLtHooks& hooks) { library().hooks = hooks; }
 std::string cublaslt_status() {
-  Library& l = library();
-  std::lock_guard<std::mutex> hold(l.lock);
-  return l.status;
+  load(library());
+  return library().status;
 }
-bool cublaslt_is_loaded() {
-  Library& l = library();
-  std::lock_guard<std::mutex> hold(l.lock);
-  return load(l);
-}
+bool cublaslt_is_loaded() { return load(library()); }
 
 bool gemm(const GemmArgs& g, StreamHandle stream) {
   if (g.m == 0 || g.n == 0 || g.batch == 0) return true;
   if (g.bias && g.out_dtype != g.dtype) return false;
   Library& l = library();
+  if (!load(l)) return false;
   lt::Heuristic choice;
   lt::Handle handle;
   std::unique_ptr<Descriptors> d;
   {
     std::lock_guard<std::mutex> hold(l.lock);
-    if (!load(l)) return false;
     const int device = current_device();
     lt::Handle& h = l.handles[device];
     if (!h) require(l.f.Create(&h), "cublasLtCreate");

@@ -31,10 +31,16 @@ struct GemmArgs {
 // kernel serves then. Throws CudaError when a product that was started fails.
 bool gemm(const GemmArgs&, StreamHandle stream);
 
-// Where to look first: an absolute path found by Python, or empty. Before the first product.
-void set_cublaslt_path(const std::string& path);
-// "" before the first product; the loaded file; or every step that was tried and failed.
+// What the library's search needs from outside: `find` gives the paths to try before the loader's
+// own search, one a line; `warn` is told when nothing was found. Both are called at most once, at
+// the first product, by the thread that asks for it, with no lock held.
+struct CublasLtHooks {
+  std::string (*find)() = nullptr;
+  void (*warn)(const std::string& why) = nullptr;
+};
+void set_cublaslt_hooks(const CublasLtHooks&);
+// The loaded file, or every step that was tried and failed. Both search if nobody has.
 std::string cublaslt_status();
-bool cublaslt_is_loaded();  // tries to
+bool cublaslt_is_loaded();
 
 }  // namespace seqloom::cuda

@@ -27,6 +27,7 @@ def show_config() -> None:
         lines.append(f"CUDA devices: none, {why}")
     else:
         driver = _core.cuda_driver_version() or "none"
+        lines.append(f"CUDA matrix product: {_core.cublaslt_status()}")
         lines.append(f"CUDA run time: {_core.cuda_runtime_version()}, driver: {driver}")
         for index in range(cuda.device_count()):
             p = cuda.get_device_properties(index)

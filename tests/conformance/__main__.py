@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import numpy as np
 from tests.conformance.common import (
@@ -21,7 +22,7 @@ from tests.conformance.common import (
 )
 
 
-def write(architecture: str) -> int:
+def write(architecture: str, target: Path) -> int:
     runner = Runner(build_for_gpu(architecture))
     if runner.library.c.test_device_count() < 1:
         print("no GPU: the goldens are what a GPU answers", file=sys.stderr)
@@ -32,8 +33,9 @@ def write(architecture: str) -> int:
             goldens[kernel.name] = runner.run(kernel)
         else:
             print(f"{kernel.name}: not on compute capability {runner.capability}")
-    np.savez_compressed(GOLDENS, **dict(sorted(goldens.items())))
-    print(f"{GOLDENS}: {len(goldens)} kernels. Commit it, then run with --compare.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(target, **dict(sorted(goldens.items())))
+    print(f"{target}: {len(goldens)} kernels. Commit it as {GOLDENS.name}, then run with --compare.")
     return 0
 
 
@@ -59,8 +61,12 @@ def main() -> int:
     )
     parser.add_argument("--compare", action="store_true", help="emulator against the goldens")
     parser.add_argument("--arch", default="native", help="nvcc -arch (sm_90a for wgmma)")
+    parser.add_argument("--out", metavar="DIR", help="where goldens.npz goes (this folder)")
     arguments = parser.parse_args()
-    return compare() if arguments.compare else write(arguments.arch)
+    if arguments.compare:
+        return compare()
+    target = Path(arguments.out, GOLDENS.name).resolve() if arguments.out else GOLDENS
+    return write(arguments.arch, target)
 
 
 if __name__ == "__main__":
