@@ -35,7 +35,9 @@ def write(architecture: str, target: Path) -> int:
             print(f"{kernel.name}: not on compute capability {runner.capability}")
     target.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(target, **dict(sorted(goldens.items())))
-    print(f"{target}: {len(goldens)} kernels. Commit it as {GOLDENS.name}, then run with --compare.")
+    print(
+        f"{target}: {len(goldens)} kernels. Commit it as {GOLDENS.name}, then run with --compare."
+    )
     return 0
 
 
