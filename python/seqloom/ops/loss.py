@@ -9,7 +9,9 @@ from .. import _core
 from ..autograd import Node, record
 from ..dtypes import float32, int64
 from ..tensor import Tensor
+from . import _double
 from ._arrays import public
+from .matmul import linear
 
 __all__ = ["cross_entropy", "linear_cross_entropy"]
 
@@ -100,7 +102,7 @@ def cross_entropy(
     Parameters
     ----------
     logits : array [N, C]
-        float32, float16 or bfloat16.
+        float32, float16 or bfloat16; float64 on the CPU.
     targets : integer array [N]
         Classes in [0, C), or `ignore_index`.
     weight : array [C], optional
@@ -129,6 +131,8 @@ def cross_entropy(
         raise TypeError(f"cross_entropy: logits must be an array, got {type(logits).__name__}")
     classes = logits.shape[1] if logits.ndim == 2 else 0
     o = _Options("cross_entropy", ids, classes, weight, ignore_index, label_smoothing, reduction)
+    if _double.is_double(logits):
+        return _in_double(logits, ids, weight, label_smoothing, o)
     # A scalar loss scales every row alike, so its gradient is made while a row is in cache.
     early = logits._needs_grad and reduction != "none"
     source = logits.detach()
@@ -143,6 +147,16 @@ def cross_entropy(
             saved = (lse, logits, ids)
             record(loss, "cross_entropy", (logits,), _rows_backward, saved, o)
     return loss
+
+
+def _in_double(
+    logits: Tensor, ids: Tensor, weight: Tensor | None, smoothing: float, o: _Options
+) -> Tensor:
+    # The kernel checks shapes and ranges; it is asked about a float32 copy.
+    _core.cross_entropy_forward(
+        logits.detach().to(dtype=float32), ids, *o.arguments(), None, None, False
+    )
+    return _double.cross_entropy(logits, ids, weight, o.ignore_index, smoothing, o.reduction)
 
 
 def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
@@ -171,7 +185,7 @@ def _rows_backward(node: Node, upstream: Tensor) -> Tensor:
 def _check_matrix(op: str, name: str, t: Any, spelled: str) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(f"{op}: {name} must be an array, got {type(t).__name__}")
-    if t.dtype.name not in ("float32", "float16", "bfloat16"):
+    if t.dtype.name not in ("float32", "float16", "bfloat16") and not _double.is_double(t):
         raise TypeError(f"{op}: {name} must be float32, float16 or bfloat16, got {t.dtype.name}")
     if t.ndim != 2:
         raise ValueError(f"{op}: {name} must have shape {spelled}, got {list(t.shape)}")
@@ -276,7 +290,7 @@ def linear_cross_entropy(
     Parameters
     ----------
     hidden : array [N, D]
-        float32, float16 or bfloat16.
+        float32, float16 or bfloat16; float64 on the CPU.
     weight : array [C, D]
     targets : integer array [N]
         Classes in [0, C), or `ignore_index`.
@@ -328,6 +342,9 @@ def linear_cross_entropy(
         raise ValueError(f"{op}: label_smoothing must be in [0, 1], got {label_smoothing}")
     o = _Options(op, ids, weight.shape[0], None, ignore_index, label_smoothing, reduction)
     _check_range(op, ids, weight.shape[0], ignore_index)
+    if _double.is_double(hidden):
+        logits = linear(hidden, weight)
+        return _double.cross_entropy(logits, ids, None, ignore_index, label_smoothing, reduction)
     recorded = hidden._needs_grad or weight._needs_grad
     early = recorded and reduction != "none"
     wants = (early and hidden._needs_grad, early and weight._needs_grad)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from .. import _core
 from ..autograd import Node, record
 from ..tensor import Tensor
+from . import _double
 from ._arrays import public
 
 __all__ = ["add_layer_norm", "add_rms_norm", "layer_norm", "rms_norm"]
@@ -30,7 +31,7 @@ def layer_norm(
     Parameters
     ----------
     x : array [..., N]
-        float32, float16 or bfloat16; statistics in float32.
+        float32, float16 or bfloat16, with statistics in float32; float64 on the CPU.
     weight, bias : array [N], optional
     eps : float
         Positive.
@@ -45,6 +46,8 @@ def layer_norm(
     >>> sl.ops.layer_norm(np.array([[1.0, 3.0]], np.float32), eps=1e-12)
     array([[-1.,  1.]], dtype=float32)
     """
+    if _double.is_double(x):
+        return _double.norm("layer_norm", x, weight, bias, eps, True)
     if not _records(x, weight, bias):
         y: Tensor = _core.layer_norm_forward(x, weight, bias, eps, False)
         return y
@@ -76,7 +79,7 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-6) -> T
     Parameters
     ----------
     x : array [..., N]
-        float32, float16 or bfloat16; statistics in float32.
+        float32, float16 or bfloat16, with statistics in float32; float64 on the CPU.
     weight : array [N], optional
     eps : float
         Positive.
@@ -91,6 +94,8 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-6) -> T
     >>> sl.ops.rms_norm(np.array([[2.0, -2.0]], np.float32), eps=1e-12)
     array([[ 1., -1.]], dtype=float32)
     """
+    if _double.is_double(x):
+        return _double.norm("rms_norm", x, weight, None, eps, False)
     if not _records(x, weight):
         y: Tensor = _core.rms_norm_forward(x, weight, eps, False)
         return y
@@ -137,6 +142,9 @@ def add_layer_norm(
     >>> s
     array([[0., 2.]], dtype=float32)
     """
+    if _double.is_double(x):
+        total = _double.added("add_layer_norm", x, residual)
+        return _double.norm("add_layer_norm", total, weight, bias, eps, True), total
     if not _records(x, residual, weight, bias):
         y, total = _core.add_layer_norm_forward(x, residual, weight, bias, eps, False)
         return y, total
@@ -171,6 +179,9 @@ def add_rms_norm(
     >>> s
     array([[ 2., -2.]], dtype=float32)
     """
+    if _double.is_double(x):
+        total = _double.added("add_rms_norm", x, residual)
+        return _double.norm("add_rms_norm", total, weight, None, eps, False), total
     if not _records(x, residual, weight):
         y, total = _core.add_rms_norm_forward(x, residual, weight, eps, False)
         return y, total

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every op runs in float64 on the CPU, and its gradients equal differences of its values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import reference as ref
+import seqloom as sl
+
+ops = sl.ops
+IDS = np.array([0, 4, -100])
+
+
+def tensors(*shapes: tuple[int, ...]) -> list[sl.Tensor]:
+    r = np.random.default_rng(sum(map(sum, shapes)))
+    return [sl.tensor(r.standard_normal(s), requires_grad=True) for s in shapes]
+
+
+def ctc(x: sl.Tensor) -> sl.Tensor:
+    return ops.ctc_loss(
+        ops.log_softmax(x), sl.tensor([[1, 2]]), sl.tensor([4]), sl.tensor([2])
+    )  # fmt: skip
+
+
+CASES: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
+    "softmax": (ops.softmax, [(3, 5)]),
+    "log_softmax": (ops.log_softmax, [(3, 5)]),
+    "layer_norm": (ops.layer_norm, [(3, 5), (5,), (5,)]),
+    "rms_norm": (ops.rms_norm, [(3, 5), (5,)]),
+    "add_layer_norm": (lambda *a: sum(ops.add_layer_norm(*a)), [(3, 5), (3, 5), (5,), (5,)]),
+    "add_rms_norm": (lambda *a: sum(ops.add_rms_norm(*a)), [(3, 5), (3, 5), (5,)]),
+    "linear": (lambda *a: ops.linear(*a, activation="gelu"), [(3, 4), (2, 4), (2,)]),
+    "matmul": (ops.matmul, [(2, 3, 4), (4, 2)]),
+    "gelu": (ops.gelu, [(3, 5)]),
+    "gelu_tanh": (lambda x: ops.gelu(x, "tanh"), [(3, 5)]),
+    "silu": (ops.silu, [(3, 5)]),
+    "tanh": (ops.tanh, [(3, 5)]),
+    "sigmoid": (ops.sigmoid, [(3, 5)]),
+    "swiglu": (ops.swiglu, [(3, 5), (3, 5)]),
+    "geglu": (ops.geglu, [(3, 5), (3, 5)]),
+    "dropout": (lambda x: ops.dropout(x, 0.4, seed=3), [(3, 5)]),
+    "embedding": (lambda w: ops.embedding(sl.tensor([[1, 0], [1, 2]]), w), [(3, 4)]),
+    "rotary": (lambda x: ops.rotary_embedding(x, *ROTATION), [(1, 2, 3, 4)]),
+    "attention": (
+        lambda q, k, v: ops.scaled_dot_product_attention(q, k, v, is_causal=True, softcap=2.0),
+        [(1, 2, 3, 4), (1, 1, 3, 4), (1, 1, 3, 2)],
+    ),
+    "additive": (ops.additive_attention, [(1, 2, 3), (1, 4, 3), (5, 3), (5, 3), (5,)]),
+    "dot": (lambda q, k, w: ops.dot_attention(q, k, weight=w), [(1, 2, 3), (1, 4, 3), (3, 3)]),
+    "cross_entropy": (lambda x: ops.cross_entropy(x, sl.tensor(IDS)), [(3, 5)]),
+    "cross_entropy_smooth": (
+        lambda x: ops.cross_entropy(
+            x, sl.tensor(IDS), label_smoothing=0.2, weight=sl.arange(1, 6, dtype="float32")
+        ),
+        [(3, 5)],
+    ),
+    "linear_cross_entropy": (
+        lambda h, w: ops.linear_cross_entropy(h, w, sl.tensor(IDS), reduction="sum"),
+        [(3, 4), (5, 4)],
+    ),
+    "ctc": (ctc, [(4, 1, 5)]),
+}
+ROTATION = (sl.tensor(np.full((3, 2), 0.6)), sl.tensor(np.full((3, 2), 0.8)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_equal_differences(name):
+    function, shapes = CASES[name]
+    inputs = tensors(*shapes)
+    output = function(*inputs)
+    output = output[0] if isinstance(output, tuple) else output
+    assert output.dtype is sl.float64
+    assert sl.autograd.gradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_cross_entropy_equals_the_reference(reduction):
+    x, w = np.random.default_rng(1).standard_normal((3, 5)), np.arange(1.0, 6.0, dtype=np.float32)
+    got = ops.cross_entropy(x, IDS, weight=w, label_smoothing=0.1, reduction=reduction)
+    want = ref.cross_entropy(
+        x, IDS, weight=w.astype(np.float64), label_smoothing=0.1, reduction=reduction
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+def test_norms_keep_the_last_bits():
+    x = np.random.default_rng(2).standard_normal((4, 33)) * 1e-3 + 1e4
+    np.testing.assert_allclose(
+        ops.layer_norm(x, eps=1e-12), ref.layer_norm(x, eps=1e-12), rtol=1e-9
+    )
+    np.testing.assert_allclose(ops.rms_norm(x), ref.rms_norm(x), rtol=1e-14)
+
+
+def test_wrong_arguments_are_refused_as_in_other_dtypes():
+    x = np.ones((3, 5))
+    for error, call in [
+        (ValueError, lambda: ops.layer_norm(x, eps=0.0)),
+        (ValueError, lambda: ops.rms_norm(x, np.ones(4))),
+        (TypeError, lambda: ops.layer_norm(x, np.ones(5, np.float32))),
+        (ValueError, lambda: ops.add_rms_norm(x, np.ones((3, 4)))),
+        (IndexError, lambda: ops.cross_entropy(x, np.array([5, 0, 0]))),
+        (ValueError, lambda: ops.cross_entropy(x, np.array([0, 0]))),
+        (TypeError, lambda: ops.linear_cross_entropy(x, np.ones((2, 5), np.float32), IDS % 2)),
+    ]:
+        with pytest.raises(error, match=r"^\w+: "):
+            call()
