@@ -176,7 +176,8 @@ class Generative:
         else:
             with evaluating(self):
                 loop = call.loop(scores=return_scores, exact=return_state)
-                for step in loop.run(*call.read()):
+                held, logits = call.read()
+                for step in loop.run(held, logits):
                     if put is not None:
                         put(step.copy())
                 if end is not None:
@@ -187,7 +188,7 @@ class Generative:
         if return_scores:
             out.append(scores[:, : int(counts.max(initial=0))])
         if return_state:
-            out.append(call.memory(loop))
+            out.append(call.memory(held, loop))
         return out[0] if len(out) == 1 else tuple(out)
 
     def stream(self, input_ids: Any, **options: Any) -> Iterator[Any]:
