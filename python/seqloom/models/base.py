@@ -37,7 +37,11 @@ class CheckpointRules:
     ignored : tuple of patterns
         Tensors that may be in a checkpoint and aren't needed (buffers, unused heads).
     optional : tuple of patterns
-        Own names that a checkpoint may lack; they keep their initial values.
+        Buffers that a checkpoint may lack; they keep their initial values.
+    heads : tuple of patterns
+        Tensors of one class of the family that its other classes lack. When a checkpoint is
+        loaded with another class than its own, such tensors may be there for nothing, or be
+        missing and start afresh.
     """
 
     prefix: str = ""
@@ -45,6 +49,7 @@ class CheckpointRules:
     renamed: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
     _cache: dict[str, re.Pattern[str]] = field(default_factory=dict, repr=False, compare=False)
 
     def matches(self, kind: str, name: str) -> bool:
@@ -105,6 +110,38 @@ class Model(Module):
     def checkpoint_rules(cls) -> CheckpointRules:
         """How checkpoints of this family differ from the module tree."""
         return CheckpointRules()
+
+    def _initialise(self, module: Module) -> None:
+        """Give one module of the tree its initial values."""
+        reset = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
+
+    @classmethod
+    def from_pretrained(
+        cls: type[M],
+        directory: PathLike,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+        quantize: str | None = None,
+        **fields: Any,
+    ) -> M:
+        """Load a directory with this class, whatever its `config.json` names of the same family.
+
+        A head that the checkpoint lacks starts afresh, with a warning that names its tensors: that
+        is how a pretrained encoder is given a new task.
+
+        Parameters
+        ----------
+        directory, device, dtype, quantize
+            As in :func:`from_pretrained`.
+        **fields
+            Fields of the configuration that are to differ (``num_labels=5``).
+        """
+        from .loading import load_as
+
+        return load_as(cls, directory, device, dtype, quantize, fields)
 
     @property
     def device(self) -> str:

@@ -4,24 +4,20 @@
 from __future__ import annotations
 
 import importlib
-import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-
-from ..creation import empty
 from ..dtypes import DType, as_dtype
 from ..files import PathLike, read_json
-from ..nn import init, state
-from ..tensor import Tensor, from_numpy
-from ..weights import CheckpointError, Weights, load_config, open_weights
-from .base import CheckpointRules, Model
+from ..nn import init
+from ..weights import CheckpointError, load_config, open_weights
+from . import filling
+from .base import Model
 from .config import Config
 from .registry import FAMILIES, Family
 
+M = TypeVar("M", bound=Model)
 _OP = "from_pretrained"
-_SHOWN = 8
 
 
 def from_pretrained(
@@ -58,24 +54,74 @@ def from_pretrained(
         ...
     FileNotFoundError: from_pretrained: ... holds no config.json; a model directory has one
     """
-    wanted = None if dtype is None else _floating(dtype)
-    if quantize not in (None, "int8", "int4"):
-        raise ValueError(f"{_OP}: quantize must be 'int8', 'int4' or None, got {quantize!r}")
     folder = Path(directory)
     where, values = _read_config(folder)
     family, cls = _choose(where, values)
+    return _load(cls, family, where, folder, values, _Wish(device, dtype, quantize), None)
+
+
+def load_as(
+    cls: type[M],
+    directory: PathLike,
+    device: Any,
+    dtype: Any,
+    quantize: str | None,
+    fields: dict[str, Any],
+) -> M:
+    """See :meth:`Model.from_pretrained`."""
+    folder = Path(directory)
+    where, values = _read_config(folder)
+    family, own = _choose(where, values)
+    names = [n for n, c in family.architectures.items() if c == cls.__name__]
+    if not names:
+        raise CheckpointError(
+            f"{where}: model_type must be one that {cls.__name__} can be, got"
+            f" {str(values.get('model_type'))!r}"
+        )
+    if "num_labels" in fields:
+        values = {k: v for k, v in values.items() if k not in ("id2label", "label2id")}
+    values.update(fields)
+    wish = _Wish(device, dtype, quantize)
+    model: M = _load(cls, family, where, folder, values, wish, None if own is cls else own)
+    return model
+
+
+class _Wish:
+    """How the caller wants it: device, dtype (None: the checkpoint's), quantisation."""
+
+    def __init__(self, device: Any, dtype: Any, quantize: str | None) -> None:
+        self.device = "cpu" if device is None else device
+        self.dtype = None if dtype is None else _floating(dtype)
+        if quantize not in (None, "int8", "int4"):
+            raise ValueError(f"{_OP}: quantize must be 'int8', 'int4' or None, got {quantize!r}")
+        self.quantize = quantize
+
+
+def _load(
+    cls: type[Any],
+    family: Family,
+    where: str,
+    folder: Path,
+    values: dict[str, Any],
+    wish: _Wish,
+    other: type[Model] | None,
+) -> Any:
     config = _make_config(where, family, values)
+    extra = folder / "generation_config.json"
+    generation = _generation_config(extra) if extra.exists() else {}
     weights = open_weights(folder, what=_OP)
     with init.shapes_only():
-        model: Model = cls(config)
-    _fill(model, weights, cls.checkpoint_rules(), wanted, device, str(folder))
-    extra = folder / "generation_config.json"
-    if extra.exists():
-        model.generation_config = _generation_config(extra)
+        try:
+            model: Model = cls(config)
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{where}: {error}") from None
+    filling.fill(model, weights, f"{_OP}: {folder}", wish.dtype, wish.device, other is not None)
+    model.generation_config = generation
+    model.to(device=wish.device)
     model.eval()
-    if quantize is not None:
+    if wish.quantize is not None:
         quantization = importlib.import_module(f"{__package__}.quantize")
-        quantization.quantize_model(model, quantize)
+        quantization.quantize_model(model, wish.quantize)
     return model
 
 
@@ -141,84 +187,11 @@ def _generation_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(str(error)) from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{_OP}: {path}: must hold a JSON object")
+    for name, value in values.items():
+        if name.endswith("_token_id") and not all(
+            v is None or type(v) is int for v in (value if isinstance(value, list) else [value])
+        ):
+            raise CheckpointError(
+                f"{_OP}: {path}: {name} must be an integer or a list of them, got {str(value)[:80]}"
+            )
     return values
-
-
-# ---- its tensors ---------------------------------------------------------------------------------
-
-
-def _own_names(model: Model, weights: Weights, rules: CheckpointRules) -> dict[str, str]:
-    """Own name -> name in the file, for all tensors of the file that aren't ignored."""
-    own = set(model.state_dict())
-    bare = rules.prefix and not any(name.startswith(rules.prefix) for name in weights)
-    found: dict[str, str] = {}
-    for name in weights:
-        new = name
-        for pattern, replacement in rules.renamed:
-            new = re.sub(pattern, replacement, new)
-        if bare and new not in own and rules.prefix + new in own:
-            new = rules.prefix + new
-        if new in own or not (rules.matches("ignored", name) or rules.matches("ignored", new)):
-            found[new] = name
-    return found
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(n[:80] for n in names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _fill(
-    model: Model,
-    weights: Weights,
-    rules: CheckpointRules,
-    wanted: DType | None,
-    device: Any,
-    where: str,
-) -> None:
-    own = dict(state.entries(model, ""))
-    groups: dict[int, list[str]] = {}
-    for name, t in own.items():
-        groups.setdefault(id(t), []).append(name)
-    found = _own_names(model, weights, rules)
-    missing = [
-        " = ".join(names)
-        for names in groups.values()
-        if not any(n in found or rules.matches("optional", n) for n in names)
-    ]
-    unexpected = [found[name] for name in found if name not in own]
-    faults = []
-    if missing:
-        faults.append(f"missing {_listed(missing)}")
-    if unexpected:
-        faults.append(f"unexpected {_listed(unexpected)}")
-    for name in own:
-        if name in found:
-            shape = weights.info(found[name]).shape
-            if rules.matches("transposed", name):
-                shape = shape[::-1]
-            if shape != own[name].shape:
-                faults.append(
-                    f"{found[name]} must have shape {list(own[name].shape)}, got {list(shape)}"
-                )
-    if faults:
-        raise CheckpointError(
-            f"{_OP}: {where}: the weights must fit {type(model).__name__}, got " + "; ".join(faults)
-        )
-    for names in groups.values():
-        given = [n for n in names if n in found]
-        if not given:
-            continue
-        target = own[names[0]]
-        array = weights[found[given[0]]]
-        if rules.matches("transposed", given[0]):
-            array = array.T
-        kind = wanted if target.dtype.is_floating_point else target.dtype
-        target._adopt(_copied(array, kind, device))
-
-
-def _copied(array: np.ndarray[Any, Any], dtype: DType | None, device: Any) -> Tensor:
-    source = from_numpy(array)
-    t = empty(*array.shape, dtype=dtype or source.dtype, device=device)
-    t.copy_(source.to(device=device, dtype=t.dtype))
-    return t

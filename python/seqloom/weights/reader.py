@@ -80,6 +80,16 @@ class SafetensorsFile(Mapping[str, Array]):
         array.flags.writeable = False
         return array
 
+    def release(self, begin: int, end: int) -> None:
+        """Give back the memory that holds these bytes of the file; they can be read again.
+
+        Pages of a mapped file count as the process's memory once they are touched. Who copies
+        tensors out of it calls this as it goes along, so that it never has both.
+        """
+        if hasattr(self._map, "madvise") and end > begin:
+            first = begin - begin % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_DONTNEED, first, end - first)
+
     def __iter__(self) -> Iterator[str]:
         yield from self.header.tensors
         yield from self._aliases
