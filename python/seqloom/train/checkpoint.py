@@ -89,14 +89,11 @@ def _checksum(path: Path) -> list[int]:
 def random_state() -> dict[str, Any]:
     """The random streams of seqloom, Python and NumPy as JSON data."""
     legacy: Any = np.random.get_state(legacy=False)
-    numpy_state = {
-        **legacy,
-        "state": {k: np.asarray(v).tolist() for k, v in legacy["state"].items()},
-    }
+    inner = {name: np.asarray(value).tolist() for name, value in legacy["state"].items()}
     return {
         "seqloom": list(_core.random_state()),
         "python": list(random.getstate()),
-        "numpy": numpy_state,
+        "numpy": {**legacy, "state": inner},
     }
 
 

@@ -54,7 +54,7 @@ class CSVLog:
             writer.writerow([_cell(row[c]) if c in row else "" for c in self.columns])
         with atomic_write(self.path) as handle:
             handle.write(text.getvalue().encode("utf-8"))
-        self._file: IO[str] = open(self.path, "a", newline="", encoding="utf-8")
+        self._file: IO[str] = self.path.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
 
     @staticmethod

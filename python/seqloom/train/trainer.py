@@ -207,13 +207,16 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.history: list[Row] = []
         self.stop_reason: str | None = None
+        self._final = True
+        self._saved = -1
+        self._position = self.loader.state_dict()
         self._window = [0.0, 0.0]  # loss times terms, terms, since the last row of the log
 
     # ---- the loop --------------------------------------------------------------------------------
 
-    def stop(self, reason: str = "a callback said so") -> None:
-        """End the training after the present step."""
-        self.stop_reason = reason
+    def stop(self, reason: str = "a callback said so", *, final: bool = True) -> None:
+        """End the training after the present step; one that isn't `final` can be resumed."""
+        self.stop_reason, self._final = reason, final
 
     def train(self, resume: bool | PathLike = False) -> list[Row]:
         """Train to the end and return the rows of the log.
@@ -239,17 +242,26 @@ class Trainer:
             for callback in self.callbacks:
                 callback.on_train_begin(self)
             groups = self._groups()
-            while not self._finished():
-                batches = next(groups, None)
-                if batches is None:
-                    break
+            batches = None if self._finished() else next(groups, None)
+            while batches is not None:
                 tick = time.monotonic()
                 row, tokens = self._one_step(batches)
                 self.elapsed = time.monotonic() - began
                 spent = time.monotonic() - tick
-                self._after_step(row, tokens, spent, logs)
+                self._position = self.loader.state_dict()
+                for callback in self.callbacks:
+                    callback.on_step(self, row)
+                # Looking ahead tells the last step of a stream, which doesn't know its length.
+                batches = None if self._finished() else next(groups, None)
+                self._report(row, tokens, spent, batches is None and self._final, logs)
                 bar.update(self.step, self.elapsed, row["loss"], tokens, spent)
-            self._end()
+                if self._finished():
+                    break
+            groups.close()
+            if self._final:
+                self._end()
+            elif self.out is not None and self._saved != self.step:
+                self.save()
         finally:
             bar.close()
             for log in logs:
@@ -328,16 +340,9 @@ class Trainer:
             self.schedule.last_epoch = max(0, round(done * _VIRTUAL_STEPS) - 1)
         self.schedule.step()
 
-    def _after_step(self, row: Row, tokens: int, spent: float, logs: list[Any]) -> None:
-        for callback in self.callbacks:
-            callback.on_step(self, row)
-        last = self._finished()
+    def _report(self, row: Row, tokens: int, spent: float, last: bool, logs: list[Any]) -> None:
+        """Log, evaluate, save, as it is their turn."""
         evaluated = self.eval_loader is not None and (self.step % self.eval_every == 0 or last)
-        if last or evaluated or self.step % self.log_every == 0:
-            row["loss"] = self._window[0] / self._window[1]
-            self._window = [0.0, 0.0]
-            row.update(tokens=self.tokens, seconds=round(self.elapsed, 3))
-            row["tokens_per_second"] = round(tokens / max(spent, 1e-9), 1)
         improved = False
         if evaluated:
             metrics = self.evaluate()
@@ -345,8 +350,12 @@ class Trainer:
                 callback.on_evaluate(self, metrics)
             row.update(metrics)
             improved = self._judge(metrics)
-            last = last or self._finished()
-        if "tokens" in row:
+            last = last or (self._finished() and self._final)
+        if last or evaluated or self.step % self.log_every == 0:
+            row["loss"] = self._window[0] / self._window[1]
+            self._window = [0.0, 0.0]
+            row.update(tokens=self.tokens, seconds=round(self.elapsed, 3))
+            row["tokens_per_second"] = round(tokens / max(spent, 1e-9), 1)
             self.history.append(row)
             for log in logs:
                 log.write(row)
@@ -442,13 +451,14 @@ class Trainer:
             "seconds": self.elapsed,
             "best": self.best,
             "window": self._window,
-            "loader": self.loader.state_dict(),
+            "loader": self._position,
             "schedule": self.schedule.state_dict(),
             "random": checkpoint.random_state(),
             "callbacks": [callback.state_dict() for callback in self.callbacks],
-            "stop_reason": self.stop_reason,
+            "stop_reason": self.stop_reason if self._final else None,
         }
         checkpoint.save_checkpoint(path, self.model, self.optimizer, state, self.extras)
+        self._saved = self.step
         found = checkpoint.checkpoints(self.checkpoint_folder)
         wanted = {step for step, _ in found[-self.keep :]}
         if self.best is not None:
@@ -507,8 +517,8 @@ class Trainer:
         self.step, self.tokens, self.elapsed = state["step"], state["tokens"], state["seconds"]
         self.epoch = self.loader.epoch
         self.best, self._window = state["best"], list(state["window"])
-        # A training that was stopped by hand goes on.
-        self.stop_reason = None
+        self.stop_reason = state["stop_reason"]
+        self._position, self._saved = state["loader"], self.step
 
     def _logs(self) -> list[Any]:
         if self.out is None:
