@@ -76,6 +76,7 @@ _LAZY = (
     "optim",
     "plot",
     "text",
+    "train",
     "weights",
 )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import _core
 from ..autograd import Node, record
-from ..dtypes import float32, int64
+from ..dtypes import DType, as_dtype, float32, int64
 from ..tensor import Tensor
 from . import _double
 from ._arrays import public
@@ -32,6 +32,15 @@ def _indices(op: str, name: str, t: Any) -> Tensor:
     if t.dtype.is_floating_point or t.dtype.name == "bool":
         raise TypeError(f"{op}: {name} must be integers, got {t.dtype.name}")
     return t if t.dtype is int64 else t.to(dtype=int64)
+
+
+def _loss_dtype(op: str, wanted: Any, rows: Tensor) -> DType:
+    if wanted is None:
+        return rows.dtype
+    dtype = as_dtype(wanted)
+    if not dtype.is_floating_point:
+        raise TypeError(f"{op}: loss_dtype must be floating, got {dtype.name}")
+    return dtype
 
 
 class _Options:
@@ -96,6 +105,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     reduction: str = "mean",
     in_place: bool = False,
+    loss_dtype: Any = None,
 ) -> Tensor:
     """Negative log-likelihood of class indices under softmax(logits).
 
@@ -114,10 +124,12 @@ def cross_entropy(
     reduction : {"mean", "sum", "none"}
     in_place : bool
         Write the gradient over the memory of `logits`, which must not be used afterwards.
+    loss_dtype : dtype, optional
+        Of the result; float32 keeps a loss of 16-bit logits exact.
 
     Returns
     -------
-    scalar, or array [N] with ``reduction="none"``, in the dtype of logits
+    scalar, or array [N] with ``reduction="none"``, in the dtype of logits unless said otherwise
 
     Examples
     --------
@@ -139,7 +151,7 @@ def cross_entropy(
     losses, lse, gradient = _core.cross_entropy_forward(
         source, ids, *o.arguments(), None, o.scale if early else None, in_place and early
     )
-    loss = o.reduce(losses).to(dtype=logits.dtype)
+    loss = o.reduce(losses).to(dtype=_loss_dtype("cross_entropy", loss_dtype, logits))
     if logits._needs_grad:
         if early:
             record(loss, "cross_entropy", (logits,), _scaled_backward, (gradient,))
@@ -281,6 +293,7 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    loss_dtype: Any = None,
 ) -> Tensor:
     """``cross_entropy(hidden @ weight.T, targets)`` without ever holding those logits.
 
@@ -299,10 +312,12 @@ def linear_cross_entropy(
     label_smoothing : float
         In [0, 1]: this much of the target is spread over all classes.
     reduction : {"mean", "sum", "none"}
+    loss_dtype : dtype, optional
+        Of the result; float32 keeps a loss of 16-bit rows exact.
 
     Returns
     -------
-    scalar, or array [N] with ``reduction="none"``, in the dtype of hidden
+    scalar, or array [N] with ``reduction="none"``, in the dtype of hidden unless said otherwise
 
     Examples
     --------
@@ -349,7 +364,7 @@ def linear_cross_entropy(
     early = recorded and reduction != "none"
     wants = (early and hidden._needs_grad, early and weight._needs_grad)
     losses, of_hidden, of_weight = _of_chunks(hidden, weight, ids, o, None, wants)
-    loss = o.reduce(losses).to(dtype=hidden.dtype)
+    loss = o.reduce(losses).to(dtype=_loss_dtype(op, loss_dtype, hidden))
     if early:
         saved = (of_hidden, of_weight)
         record(loss, op, (hidden, weight), _scaled_pair_backward, saved)

@@ -1,0 +1,506 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training minimises: tasks turn a model and a batch of NumPy arrays into a loss.
+
+A loss is a mean over the batch's terms (tokens, sequences), and a task can say beforehand how many
+terms a batch has. So several small batches can be weighed to give exactly one large one's gradient.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import ops
+from ..nn import Module
+from ..tensor import Tensor, from_numpy
+
+Array = npt.NDArray[Any]
+Batch = Any
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and when a loss is computed."""
+
+    device: str = "cpu"
+    step: int = 0
+    training: bool = True
+
+
+@dataclass
+class Outcome:
+    """A mean loss, and sums of metrics over the same terms."""
+
+    loss: Tensor
+    sums: dict[str, float]
+
+
+def on_device(array: Any, device: str) -> Tensor:
+    """An array of a batch as a Tensor; shares the memory on the CPU."""
+    if isinstance(array, Tensor):
+        return array.to(device=device)
+    made = np.ascontiguousarray(array)
+    if made.dtype == np.float64:
+        made = made.astype(np.float32)
+    return from_numpy(made).to(device=device)
+
+
+def _field(batch: Batch, *names: str, task: str) -> Any:
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"{task}: a batch must be a dict of arrays, got {type(batch).__name__}")
+    for name in names:
+        if name in batch:
+            return batch[name]
+    raise ValueError(f"{task}: a batch must have {' or '.join(names)}, got {', '.join(batch)}")
+
+
+_ACCEPTED: dict[type, frozenset[str]] = {}
+
+
+def accepted(model: Module) -> frozenset[str]:
+    """Names of the parameters of a model's forward."""
+    found = _ACCEPTED.get(type(model))
+    if found is None:
+        found = _ACCEPTED[type(model)] = frozenset(inspect.signature(model.forward).parameters)
+    return found
+
+
+def masks(model: Module, batch: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """What a batch says about padding and segments, as far as the model takes it."""
+    names = accepted(model)
+    found: dict[str, Any] = {}
+    mask, lengths = batch.get("attention_mask"), batch.get("lengths")
+    if mask is not None and bool(np.asarray(mask).all()):
+        mask = lengths = None  # nothing is padded
+    if "lengths" in names and lengths is None and mask is not None:
+        lengths = np.asarray(mask).sum(axis=1)
+    if lengths is not None and "lengths" in names:
+        found["lengths"] = on_device(lengths, device)
+    elif mask is not None and "attention_mask" in names:
+        found["attention_mask"] = on_device(mask, device)
+    if "token_type_ids" in names and "token_type_ids" in batch:
+        found["token_type_ids"] = on_device(batch["token_type_ids"], device)
+    return found
+
+
+def _only(output: Any) -> Tensor:
+    """The logits of models that give (logits, state)."""
+    found = output[0] if isinstance(output, tuple) else output
+    assert isinstance(found, Tensor)
+    return found
+
+
+class Task:
+    """Base of the tasks: define `labels` and `loss`.
+
+    Parameters
+    ----------
+    label_smoothing : float
+        For tasks with classes.
+    """
+
+    name: ClassVar[str] = "task"
+    metrics: ClassVar[tuple[str, ...]] = ()
+    with_perplexity: ClassVar[bool] = False
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        self.label_smoothing = label_smoothing
+
+    def settings(self) -> dict[str, Any]:
+        """What must be the same when a training goes on."""
+        return {"name": self.name, "label_smoothing": self.label_smoothing}
+
+    def labels(self, batch: Batch) -> Array:
+        """Targets of a batch; those of -100 don't count."""
+        return np.asarray(_field(batch, "labels", task=self.name))
+
+    def size(self, batch: Batch) -> int:
+        """Number of terms that the mean loss of a batch is over."""
+        return int(np.count_nonzero(self.labels(batch) != IGNORED))
+
+    def tokens(self, batch: Batch) -> int:
+        """Input tokens (or time steps) of a batch, for the speed."""
+        if isinstance(batch, Mapping):
+            for name in ("attention_mask", "lengths", "src_lengths"):
+                if name in batch:
+                    extra = np.asarray(batch["tgt_ids"]).size if "tgt_ids" in batch else 0
+                    return int(np.asarray(batch[name]).sum()) + extra
+            first = next(iter(batch.values()))
+        else:
+            first = batch[0]
+        shape = np.shape(first)
+        return int(np.prod(shape[:2]))
+
+    def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
+        """The mean loss of a batch."""
+        raise NotImplementedError
+
+    def finish(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Metrics of an evaluation that follow from its means."""
+        if self.with_perplexity:
+            metrics["eval_perplexity"] = math.exp(min(metrics["eval_loss"], 700.0))
+        return metrics
+
+    def columns(self) -> list[str]:
+        """Names of all metrics of an evaluation."""
+        names = ["eval_loss", *(f"eval_{name}" for name in self.metrics)]
+        return [*names, "eval_perplexity"] if self.with_perplexity else names
+
+    def _of_logits(self, logits: Tensor, labels: Array, context: Context) -> Outcome:
+        """Cross-entropy of logits [..., C] and labels [...], with the accuracy outside training."""
+        rows = logits.reshape(-1, logits.shape[-1])
+        flat = np.ascontiguousarray(labels.reshape(-1))
+        loss = ops.cross_entropy(
+            rows,
+            on_device(flat.astype(np.int64, copy=False), context.device),
+            label_smoothing=self.label_smoothing if context.training else 0.0,
+            loss_dtype="float32",
+        )
+        sums: dict[str, float] = {}
+        if "accuracy" in self.metrics and not context.training:
+            chosen = rows.detach().argmax(-1).cpu().numpy()
+            sums["accuracy"] = float(((chosen == flat) & (flat != IGNORED)).sum())
+        return Outcome(loss, sums)
+
+
+class NextToken(Task):
+    """Predict every token from those before it.
+
+    Batches are `(inputs, targets)` as `LMWindows` gives them, or dictionaries with `input_ids` and
+    perhaps `labels` (not yet shifted, -100 ignored) and `attention_mask`.
+
+    Examples
+    --------
+    >>> NextToken().size((np.zeros((2, 3), int), np.zeros((2, 3), int)))
+    6
+    """
+
+    name = "next-token"
+    with_perplexity = True
+
+    def _parts(self, batch: Batch) -> tuple[Array, Array, dict[str, Any]]:
+        if isinstance(batch, Mapping):
+            ids = np.asarray(_field(batch, "input_ids", task=self.name))
+            labels = np.asarray(batch.get("labels", ids))
+            mask = batch.get("attention_mask")
+            rest: dict[str, Any] = {}
+            if mask is not None:
+                mask = np.asarray(mask)
+                labels = np.where(mask != 0, labels, IGNORED)
+                rest["attention_mask"] = mask[:, :-1]
+            return ids[:, :-1], labels[:, 1:], rest
+        inputs, targets = batch
+        return np.asarray(inputs), np.asarray(targets), {}
+
+    def labels(self, batch: Batch) -> Array:
+        return self._parts(batch)[1]
+
+    def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
+        ids, labels, rest = self._parts(batch)
+        inputs = on_device(ids, context.device)
+        more = masks(model, rest, context.device)
+        head = getattr(model, "lm_head", None)
+        if hasattr(model, "hidden") and head is not None and getattr(head, "bias", None) is None:
+            hidden = _only(model.hidden(inputs, **more))
+            loss = ops.linear_cross_entropy(
+                hidden.reshape(-1, hidden.shape[-1]),
+                head.weight,
+                on_device(labels.reshape(-1).astype(np.int64), context.device),
+                label_smoothing=self.label_smoothing if context.training else 0.0,
+                loss_dtype="float32",
+            )
+            return Outcome(loss, {})
+        return self._of_logits(_only(model(inputs, **more)), labels, context)
+
+
+class MaskedToken(Task):
+    """Predict the tokens that `MaskCollate` hid: `input_ids`, `attention_mask`, `labels`."""
+
+    name = "masked-token"
+    metrics = ("accuracy",)
+    with_perplexity = True
+
+    def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
+        inputs = on_device(_field(batch, "input_ids", task=self.name), context.device)
+        logits = _only(model(inputs, **masks(model, batch, context.device)))
+        return self._of_logits(logits, self.labels(batch), context)
+
+
+class Classification(Task):
+    """One label for a sequence: `input_ids` (or `inputs`), `labels` [B]."""
+
+    name = "classification"
+    metrics = ("accuracy",)
+
+    def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
+        inputs = on_device(_field(batch, "input_ids", "inputs", task=self.name), context.device)
+        logits = _only(model(inputs, **masks(model, batch, context.device)))
+        return self._of_logits(logits, self.labels(batch), context)
+
+
+class Tagging(Classification):
+    """One label for every token: `input_ids` (or `inputs`), `labels` [B, T], -100 ignored."""
+
+    name = "tagging"
+
+
+class QuestionAnswering(Task):
+    """Where an answer begins and ends: `input_ids`, `start_positions` [B], `end_positions` [B]."""
+
+    name = "question-answering"
+    metrics = ("exact_match",)
+
+    def labels(self, batch: Batch) -> Array:
+        return np.asarray(_field(batch, "start_positions", task=self.name))
+
+    def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
+        inputs = on_device(_field(batch, "input_ids", task=self.name), context.device)
+        ends = np.asarray(_field(batch, "end_positions", task=self.name))
+        scores = model(inputs, **masks(model, batch, context.device))
+        if not isinstance(scores, tuple) or len(scores) != 2:
+            raise TypeError(f"{self.name}: the model must give (start_logits, end_logits)")
+        starts = self.labels(batch)
+        # An answer beyond the text has no place; its start and end are left out together.
+        known = (starts >= 0) & (ends >= 0)
+        wanted = [np.where(known, part, IGNORED) for part in (starts, ends)]
+        parts = [
+            self._of_logits(score, part, context).loss
+            for score, part in zip(scores, wanted, strict=True)
+        ]
+        sums: dict[str, float] = {}
+        if not context.training:
+            hits = [
+                score.detach().argmax(-1).cpu().numpy() == part
+                for score, part in zip(scores, wanted, strict=True)
+            ]
+            sums["exact_match"] = float((hits[0] & hits[1] & known).sum())
+        return Outcome((parts[0] + parts[1]) * 0.5, sums)
+
+
+class Seq2SeqTask(Task):
+    """Translation with teacher forcing; batches as `PairCollate` gives them.
+
+    Parameters
+    ----------
+    teacher_forcing : float or callable
+        Share of decoder inputs that are the true tokens rather than the model's own choices, for
+        models whose call takes `teacher_forcing`; a function of the step makes a schedule.
+    label_smoothing : float
+
+    Examples
+    --------
+    >>> task = Seq2SeqTask(teacher_forcing=lambda step: max(0.5, 1 - step / 10_000))
+    >>> task.ratio(2000)
+    0.8
+    """
+
+    name = "seq2seq"
+    metrics = ("accuracy",)
+    with_perplexity = True
+
+    def __init__(
+        self,
+        *,
+        teacher_forcing: float | Callable[[int], float] = 1.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(label_smoothing=label_smoothing)
+        if not callable(teacher_forcing) and not 0.0 <= teacher_forcing <= 1.0:
+            raise ValueError(f"seq2seq: teacher_forcing must be in [0, 1], got {teacher_forcing}")
+        self.teacher_forcing = teacher_forcing
+
+    def settings(self) -> dict[str, Any]:
+        ratio = "schedule" if callable(self.teacher_forcing) else float(self.teacher_forcing)
+        return {**super().settings(), "teacher_forcing": ratio}
+
+    def ratio(self, step: int) -> float:
+        """The share of true tokens at a step."""
+        if not callable(self.teacher_forcing):
+            return self.teacher_forcing
+        return min(1.0, max(0.0, float(self.teacher_forcing(step))))
+
+    def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
+        source = np.asarray(_field(batch, "src_ids", "input_ids", task=self.name))
+        target = on_device(
+            _field(batch, "tgt_ids", "decoder_input_ids", task=self.name), context.device
+        )
+        names, more = accepted(model), {}
+        lengths = batch.get("src_lengths", batch.get("lengths"))
+        if "src_lengths" in names and lengths is not None:
+            more["src_lengths"] = on_device(lengths, context.device)
+        elif "attention_mask" in names:
+            mask = batch.get("attention_mask")
+            if mask is None and lengths is not None:
+                mask = np.arange(source.shape[1]) < np.asarray(lengths)[:, None]
+            if mask is not None and not np.asarray(mask).all():
+                more["attention_mask"] = on_device(np.asarray(mask, np.int64), context.device)
+        if "teacher_forcing" in names:
+            more["teacher_forcing"] = self.ratio(context.step) if context.training else 1.0
+        logits = _only(model(on_device(source, context.device), target, **more))
+        return self._of_logits(logits, self.labels(batch), context)
+
+
+class Forecasting(Task):
+    """The future of a series; batches `(past, future)` as `ForecastWindows` gives them.
+
+    Parameters
+    ----------
+    loss : {"mse", "l1"}
+    """
+
+    name = "forecasting"
+    metrics = ("mae",)
+
+    def __init__(self, *, loss: str = "mse") -> None:
+        super().__init__()
+        if loss not in ("mse", "l1"):
+            raise ValueError(f"forecasting: loss must be 'mse' or 'l1', got {loss!r}")
+        self.kind = loss
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "loss": self.kind}
+
+    def _parts(self, batch: Batch) -> tuple[Array, Array]:
+        if isinstance(batch, Mapping):
+            past = _field(batch, "inputs", "past", task=self.name)
+            return np.asarray(past), np.asarray(_field(batch, "labels", "future", task=self.name))
+        past, future = batch
+        return np.asarray(past), np.asarray(future)
+
+    def labels(self, batch: Batch) -> Array:
+        return self._parts(batch)[1]
+
+    def size(self, batch: Batch) -> int:
+        return int(self.labels(batch).size)
+
+    def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
+        past, future = self._parts(batch)
+        inputs = on_device(past, context.device)
+        first = next(model.parameters())
+        said = _only(model(inputs.to(dtype=first.dtype))).to(dtype="float32")
+        truth = on_device(future, context.device)
+        if said.size != truth.size:
+            raise ValueError(
+                f"forecasting: the model must give {list(truth.shape)} values, got "
+                f"{list(said.shape)}"
+            )
+        error = said.reshape(*truth.shape) - truth
+        sums: dict[str, float] = {}
+        if not context.training:
+            sums["mae"] = float(error.detach().abs().sum().item())
+        return Outcome((error.abs() if self.kind == "l1" else error * error).mean(), sums)
+
+
+class CTC(Task):
+    """Labels without alignment: `inputs` [B, T, F] (or `input_ids`), `lengths`, `labels` [B, L].
+
+    Labels are filled up with -100. The evaluation counts edits a label, of the best path.
+
+    Parameters
+    ----------
+    blank : int
+    """
+
+    name = "ctc"
+    metrics = ("label_error_rate",)
+
+    def __init__(self, *, blank: int = 0) -> None:
+        super().__init__()
+        self.blank = blank
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "blank": self.blank}
+
+    def size(self, batch: Batch) -> int:
+        return len(self.labels(batch))
+
+    def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
+        given = np.asarray(_field(batch, "inputs", "input_ids", task=self.name))
+        inputs = on_device(given, context.device)
+        if given.dtype.kind == "f":
+            inputs = inputs.to(dtype=next(model.parameters()).dtype)
+        labels = self.labels(batch)
+        sizes = (labels != IGNORED).sum(axis=1)
+        lengths = np.asarray(batch.get("lengths", np.full(len(given), given.shape[1])))
+        logits = _only(model(inputs, **masks(model, {"lengths": lengths}, context.device)))
+        # A model that shortens its input says so by the length of its output.
+        times = -(-lengths * logits.shape[1] // given.shape[1])
+        scores = ops.log_softmax(logits.to(dtype="float32"), -1)
+        loss = ops.ctc_loss(
+            scores.transpose(0, 1).contiguous(),
+            on_device(np.where(labels == IGNORED, 0, labels).astype(np.int64), context.device),
+            on_device(times.astype(np.int64), context.device),
+            on_device(sizes.astype(np.int64), context.device),
+            blank=self.blank,
+        )
+        sums: dict[str, float] = {}
+        if not context.training:
+            paths = logits.detach().argmax(-1).cpu().numpy()
+            sums["label_error_rate"] = sum(
+                _edits(best_path(path[:time], self.blank), row[:size].tolist()) / max(1, size)
+                for path, time, row, size in zip(paths, times, labels, sizes, strict=True)
+            )
+        return Outcome(loss, sums)
+
+
+def best_path(path: Any, blank: int = 0) -> list[int]:
+    """Labels of a path: repeats are one, blanks are none.
+
+    Examples
+    --------
+    >>> best_path([0, 3, 3, 0, 3, 5])
+    [3, 3, 5]
+    """
+    steps = np.asarray(path).tolist()
+    return [
+        label
+        for label, before in zip(steps, [None, *steps[:-1]], strict=True)
+        if label not in (blank, before)
+    ]
+
+
+def _edits(left: Sequence[int], right: Sequence[int]) -> int:
+    """Levenshtein distance."""
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        before, row[0] = row[0], i
+        for j, b in enumerate(right, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
+    return row[-1]
+
+
+TASKS: dict[str, type[Task]] = {
+    kind.name: kind
+    for kind in (
+        NextToken,
+        MaskedToken,
+        Classification,
+        Tagging,
+        QuestionAnswering,
+        Seq2SeqTask,
+        Forecasting,
+        CTC,
+    )
+}
+
+
+def task_of(task: str | Task) -> Task:
+    """A task by its name, or the task itself.
+
+    Examples
+    --------
+    >>> task_of("tagging").name
+    'tagging'
+    """
+    if isinstance(task, Task):
+        return task
+    if task not in TASKS:
+        raise ValueError(f"Trainer: task must be one of {', '.join(TASKS)}, got {task!r}")
+    return TASKS[task]()
