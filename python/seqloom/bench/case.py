@@ -60,17 +60,30 @@ class Context:
     copy: int = 0
 
 
+class Answer(NamedTuple):
+    """What a contestant computed, and the truth as a function of the dtype to compute it in.
+
+    A deep model rounds once more in each of its `layers`.
+    """
+
+    value: Any
+    truth: Callable[[Any], Array]
+    layers: int = 1
+
+
 @dataclass(frozen=True)
 class Built:
     """A contestant that is more than a function of arrays (a session, a model, an optimizer).
 
     ``build(context)`` returns the call to be timed. It does its own conversion of the inputs.
-    ``modes`` and ``dtypes`` name what it can do.
+    ``modes`` and ``dtypes`` name what it can do. ``judged(context, reference)``, where it is
+    there, computes the same once and returns an `Answer`.
     """
 
     build: Callable[[Context], Callable[[], Any]]
     modes: tuple[str, ...] = ("fwd",)
     dtypes: tuple[str, ...] = ("f32",)
+    judged: Callable[[Context, Any], Answer] | None = None
 
 
 Contender = Callable[..., Any] | Built

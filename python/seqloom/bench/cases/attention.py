@@ -229,8 +229,16 @@ def dot(batch: int, queries: int, keys: int, width: int, **changes: Any) -> Case
 
 def multihead(batch: int, length: int, width: int, heads: int, **changes: Any) -> Case:
     """The module: projections, self-attention, output projection."""
+
+    def truth(ref: Any, p: dict[str, Any], x: Any) -> Any:
+        joined = x @ p["in_proj_weight"].T + p["in_proj_bias"]
+        split = joined.reshape(batch, length, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
+        y = ref.scaled_dot_product_attention(*split).transpose(0, 2, 1, 3)
+        return y.reshape(batch, length, width) @ p["out_proj.weight"].T + p["out_proj.bias"]
+
     contestant = module(
         lambda nn: nn.MultiheadAttention(width, heads, batch_first=True),
+        truth,
         lambda built, x: built(x, x, x, need_weights=False)[0],
     )
 

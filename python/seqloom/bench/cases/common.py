@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from seqloom.bench.case import DTYPE_NAMES, Array, Built, Context, Work
+from seqloom.bench.case import DTYPE_NAMES, Answer, Array, Built, Context, Work
 
 # Rows by columns of the row-wise families: a transformer's activations, ones that outgrow every
 # cache, a vocabulary, and one so small that only the call is left.
@@ -46,23 +46,33 @@ def cache_of(count: float) -> str:
     return "warm" if count <= 4096 else "cold"
 
 
-def module(make: Callable[[Any], Any], call: Callable[[Any, Any], Any] | None = None) -> Built:
+def module(
+    make: Callable[[Any], Any],
+    truth: Callable[[Any, dict[str, Array], Array], Array],
+    call: Callable[[Any, Any], Any] | None = None,
+) -> Built:
     """A contestant from an ``nn`` module that torch and seqloom spell the same way.
 
-    ``make(nn)`` builds it, ``call(module, x)`` gives its output (by default ``module(x)``).
-    Forward runs in evaluation mode without a graph; with a backward pass the gradients of the
-    input and of all parameters are computed.
+    ``make(nn)`` builds it, ``call(module, x)`` gives its output (by default ``module(x)``), and
+    ``truth(reference, parameters, x)`` the same from NumPy arrays. Forward runs in evaluation mode
+    without a graph; with a backward pass the gradients of the input and of all parameters are
+    computed.
     """
     apply = call if call is not None else (lambda built, x: built(x))
 
-    def build(context: Context) -> Callable[[], Any]:
+    def prepare(context: Context) -> tuple[Any, Any]:
         library, training = context.library, context.mode != "fwd"
         built = make(library.nn)
-        dtype = getattr(library, DTYPE_NAMES[context.dtype])
+        dtype = dtype_of(context)
         built = built.to(dtype=dtype, device=context.device)
         built.train() if training else built.eval()
         x = to_tensor(library, context.inputs["x"]).to(dtype=dtype, device=context.device)
-        if not training:
+        return built, x
+
+    def build(context: Context) -> Callable[[], Any]:
+        library = context.library
+        built, x = prepare(context)
+        if context.mode == "fwd":
 
             def forward() -> Any:
                 with library.no_grad():
@@ -74,11 +84,32 @@ def module(make: Callable[[Any], Any], call: Callable[[Any, Any], Any] | None = 
         shape = _first(apply(built, x)).shape
         rng = np.random.default_rng(7)
         dy = to_tensor(library, rng.standard_normal(tuple(shape), np.float32))
-        dy = dy.to(dtype=dtype, device=context.device)
+        dy = dy.to(dtype=dtype_of(context), device=context.device)
         grad = library.autograd.grad
         return lambda: grad(_first(apply(built, x)), leaves, dy)
 
-    return Built(build, modes=("fwd", "fwdbwd"), dtypes=("f32", "bf16"))
+    def judged(context: Context, reference: Any) -> Answer:
+        built, x = prepare(context)
+        with context.library.no_grad():
+            value = _first(apply(built, x))
+        parameters = {name: _array(p) for name, p in built.named_parameters()}
+
+        def expected(dtype: Any) -> Array:
+            exact = {name: p.astype(dtype) for name, p in parameters.items()}
+            return truth(reference, exact, _array(x).astype(dtype))
+
+        return Answer(value, expected)
+
+    return Built(build, modes=("fwd", "fwdbwd"), dtypes=("f32", "bf16"), judged=judged)
+
+
+def dtype_of(context: Context) -> Any:
+    """The dtype of the case as the library spells it."""
+    return getattr(context.library, DTYPE_NAMES[context.dtype])
+
+
+def _array(tensor: Any) -> Array:
+    return np.asarray(tensor.detach().cpu().numpy())
 
 
 def to_tensor(library: Any, array: Array) -> Any:

@@ -152,8 +152,21 @@ def ragged(cell: str, steps: int, batch: int, width: int, hidden: int, **changes
 def stack(cell: str, steps: int, batch: int, width: int, hidden: int, **changes: Any) -> Case:
     """Two bidirectional layers, through the modules."""
     class_name = _ONNX_NAME[cell]
+
+    def truth(ref: Any, p: dict[str, Any], x: Any) -> Any:
+        states = (None, None) if cell == "lstm" else (None,)
+        for layer in range(2):
+            ways = []
+            for suffix in ("", "_reverse"):
+                names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+                weights = [p[f"{name}_l{layer}{suffix}"] for name in names]
+                ways.append(getattr(ref, cell)(x, *states, *weights, reverse=bool(suffix))[0])
+            x = np.concatenate(ways, axis=-1)
+        return x
+
     contestant = module(
         lambda nn: getattr(nn, class_name)(width, hidden, num_layers=2, bidirectional=True),
+        truth,
         lambda built, x: built(x)[0],
     )
     first = recurrent_work(cell, steps, batch, width, hidden)
