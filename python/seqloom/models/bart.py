@@ -163,6 +163,7 @@ class BartStack(Module):
     """The encoder, or the decoder: embedded words and positions, then layers."""
 
     sinusoids: Tensor
+    layers: ModuleList
 
     def __init__(self, config: BartConfig, embed: Embedding, decoder: bool) -> None:
         super().__init__()
@@ -206,10 +207,10 @@ class BartStack(Module):
     ) -> Tensor:
         """Ids [B, T] to states [B, T, D]; `padding` is that of the encoder's keys."""
         config = self.config
-        x = self.embed_tokens(ids)
+        x: Tensor = self.embed_tokens(ids)
         if config.scale_embedding:
             x = x * math.sqrt(config.d_model)
-        x = x + self._positions(state, ids.shape[1])
+        x = x + self._positions(state, ids.shape[1]).to(dtype=x.dtype)
         if self.learned:
             x = self.layernorm_embedding(x)
         x = dropped(self, x, config.dropout)
