@@ -145,13 +145,17 @@ class KVCache:
         scale: float | None = None,
         left: int | None = None,
         slopes: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """Keep key and value [B, Hkv, n, D], attend to all that is kept: [B, Hq, n, D]."""
+        """Keep key and value [B, Hkv, n, D], attend to all that is kept: [B, Hq, n, D].
+
+        A `mask` is added to the scores against all the room, [B, H, n, capacity].
+        """
         keys, values = self.keys[layer], self.values[layer]
         cache_write(keys, key, self._starts, self._counts)
         cache_write(values, value, self._starts, self._counts)
         return cached_attention(
-            query, keys, values, self._key_lengths, self.offset, scale, left, slopes
+            query, keys, values, self._key_lengths, self.offset, scale, left, slopes, mask
         )
 
     def commit(self) -> None:

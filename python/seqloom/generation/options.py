@@ -169,7 +169,9 @@ def _words(owner: str, value: Any, vocabulary: int | None) -> tuple[tuple[int, .
                 f"{owner}: bad_words_ids must be lists of tokens, got {type(word).__name__}"
             )
         if not word:
-            raise ValueError(f"{owner}: bad_words_ids must hold words of at least one token, got []")
+            raise ValueError(
+                f"{owner}: bad_words_ids must hold words of at least one token, got []"
+            )
         words.append(tuple(token(owner, "bad_words_ids", t, vocabulary) for t in word))
     return tuple(words)
 
@@ -319,5 +321,3 @@ def resolve(
         seed=None if seed is None else integer(owner, "seed", seed, 0, 2**63 - 1),
         processors=tuple(processors),
     )
-
-

@@ -193,7 +193,8 @@ class BartStack(Module):
             return table[offset + skipped : last + skipped]
         assert state is not None
         where = from_numpy(np.ascontiguousarray(state.positions(length) + skipped))
-        return ops.embedding(where.to(device=table.device), table)
+        rows: Tensor = ops.embedding(where.to(device=table.device), table)
+        return rows
 
     def forward(
         self,
@@ -283,6 +284,11 @@ class Bart(EncoderDecoder):
             ignored=(r"(model\.)?(en|de)coder\.version",),
             optional=("final_logits_bias",),
         )
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest text that the decoder has positions for."""
+        return int(self.config.max_position_embeddings)
 
     @property
     def lm_bias(self) -> Tensor:

@@ -50,6 +50,12 @@ class EncoderDecoder(Generative, Model):
         """Decoder layers, heads, and the width of one."""
         raise NotImplementedError
 
+    def _is_encoder_decoder(self) -> bool:
+        return True
+
+    def _vocabularies(self) -> tuple[int | None, int | None]:
+        return self.config.vocab_size, self.lm_head.out_features
+
     # ---- the whole sequence at once ------------------------------------------------------------
 
     def _source(self, input_ids: Any, attention_mask: Any) -> tuple[Tensor, Padding]:
@@ -113,7 +119,7 @@ class EncoderDecoder(Generative, Model):
         return (logits, maps) if return_weights else logits
 
     def shift_right(self, labels: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """What the decoder reads to predict `labels` [B, T]: the start token, then all but the last.
+        """What the decoder reads to predict `labels` [B, T]: the start token and all but the last.
 
         Labels of -100 become padding.
         """
@@ -143,9 +149,7 @@ class EncoderDecoder(Generative, Model):
             raise ValueError(f"{owner}: start needs input_ids for the encoder")
         ids, padding = self._source(input_ids, attention_mask)
         if ids.shape[0] != batch:
-            raise ValueError(
-                f"{owner}: input_ids must have B = {batch} rows, got {ids.shape[0]}"
-            )
+            raise ValueError(f"{owner}: input_ids must have B = {batch} rows, got {ids.shape[0]}")
         memory = self._encode(ids, padding, None)
         lengths: np.ndarray[Any, np.dtype[np.int64]] | None = None
         if padding.key_lengths is not None:
@@ -182,9 +186,7 @@ class EncoderDecoder(Generative, Model):
         return self._logits(last)
 
 
-def _packed(
-    memory: Tensor, mask: Tensor
-) -> tuple[Tensor, np.ndarray[Any, np.dtype[np.int64]]]:
+def _packed(memory: Tensor, mask: Tensor) -> tuple[Tensor, np.ndarray[Any, np.dtype[np.int64]]]:
     """Encoder states [B, S, D] with those that are seen in front, and how many they are."""
     kept = mask.cpu().numpy()[:, 0, 0]
     lengths = kept.sum(axis=1).astype(np.int64)

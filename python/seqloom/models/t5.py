@@ -274,8 +274,9 @@ class T5(EncoderDecoder):
                 init.normal_(bias.weight, 0.0, factor * d**-0.5)
         elif isinstance(module, T5FeedForward):
             for name, layer in module.named_children():
+                assert isinstance(layer, Linear)
                 width = config.d_ff if name == "wo" else d
-                init.normal_(getattr(layer, "weight"), 0.0, factor * width**-0.5)
+                init.normal_(layer.weight, 0.0, factor * width**-0.5)
         elif module is self:
             init.normal_(self.shared.weight, 0.0, factor)
             if not config.tie_word_embeddings:

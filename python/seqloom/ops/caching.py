@@ -48,6 +48,7 @@ def cached_attention(
     scale: float | None,
     left: int | None,
     slopes: Tensor | None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of query [B, Hq, n, D] over whole buffers [B, Hkv, capacity, D].
 
@@ -56,7 +57,7 @@ def cached_attention(
     """
     if query.is_cuda or query.dtype is float64:
         result: Tensor = scaled_dot_product_attention(
-            query, keys, values, is_causal=True, causal_offset=offset, scale=scale,
+            query, keys, values, mask, is_causal=True, causal_offset=offset, scale=scale,
             key_lengths=key_lengths, window=None if left is None else (left, 0),
             alibi_slopes=slopes,
         )  # fmt: skip
@@ -69,7 +70,7 @@ def cached_attention(
     else:
         first, offsets = 0, offset
     output, _ = _core.attention_forward(
-        query, keys, values, None, key_lengths, offsets, slopes,
+        query, keys, values, mask, key_lengths, offsets, slopes,
         scale, first, reach, 0, 0.0, 0.0, 0, 0, False,
     )  # fmt: skip
     return output
