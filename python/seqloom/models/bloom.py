@@ -79,7 +79,7 @@ class BloomBody(Module):
         batch, length = ids.shape
         x = self.word_embeddings_layernorm(self.word_embeddings(ids))
         blocks = list(self.h)
-        h = blocks[0].input_layernorm(x)
+        h: Tensor = blocks[0].input_layernorm(x)
         for i, block in enumerate(blocks):
             attention, mlp = block.self_attention, block.mlp
             qkv = attention.query_key_value(h).reshape(batch, length, heads, 3, width)

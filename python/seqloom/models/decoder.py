@@ -84,7 +84,8 @@ def merged(x: Tensor) -> Tensor:
 def added_rows(x: Tensor, table: Embedding, positions: Positions) -> Tensor:
     """x [B, T, D] plus the table's rows at these positions."""
     if isinstance(positions, int):
-        return x + table.weight[positions : positions + x.shape[1]]
+        y: Tensor = x + table.weight[positions : positions + x.shape[1]]
+        return y
     # Positions past the table are those of padding.
     where = np.minimum(positions, table.num_embeddings - 1)
     return x + table(from_numpy(np.ascontiguousarray(where)).to(device=x.device))

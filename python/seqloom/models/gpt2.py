@@ -93,7 +93,7 @@ class GPT2Body(Module):
         batch, length = ids.shape
         x = dropped(self, added_rows(self.wte(ids), self.wpe, positions), config.embd_pdrop)
         blocks = list(self.h)
-        h = blocks[0].ln_1(x)
+        h: Tensor = blocks[0].ln_1(x)
         for i, block in enumerate(blocks):
             qkv = block.attn.c_attn(h).reshape(batch, length, 3, heads, width)
             q, k, v = ops.unbind(qkv.permute(2, 0, 3, 1, 4))

@@ -112,7 +112,7 @@ class MistralConfig(LlamaConfig):
 
 @dataclass
 class Qwen2Config(LlamaConfig):
-    """Fields of Qwen2's `config.json`: biases, windows in the layers from `max_window_layers` on."""
+    """Fields of Qwen2's `config.json`: biases, windows from layer `max_window_layers` on."""
 
     model_type: ClassVar[str] = "qwen2"
     may_be_zero: ClassVar[frozenset[str]] = frozenset({"max_window_layers"})
@@ -177,7 +177,8 @@ class LlamaBlock(Module):
         d, inner, eps = config.hidden_size, config.intermediate_size, config.rms_norm_eps
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         width = config.head_dim
-        assert width is not None and kv_heads is not None
+        assert width is not None
+        assert kv_heads is not None
         bias, out_bias = config.biases
         self.window = config.window(layer)
         self.input_layernorm = RMSNorm(d, eps)
@@ -224,7 +225,7 @@ class LlamaBody(Module):
         cos, sin = self.rope.tables(positions, length, ids.device)
         x = self.embed_tokens(ids)
         blocks = list(self.layers)
-        h = blocks[0].input_layernorm(x)
+        h: Tensor = blocks[0].input_layernorm(x)
         for i, block in enumerate(blocks):
             attention, mlp = block.self_attn, block.mlp
             q = attention.q_proj(h).reshape(shape)

@@ -88,9 +88,7 @@ def _stretched_base(base: float, dim: int, factor: float, length: int, longest: 
 
 def _llama3(freq: Floats, scaling: dict[str, Any]) -> Floats:
     """Long waves are stretched, short ones stay, those between are mixed."""
-    factor, low, high = (
-        scaling[n] for n in ("factor", "low_freq_factor", "high_freq_factor")
-    )
+    factor, low, high = (scaling[n] for n in ("factor", "low_freq_factor", "high_freq_factor"))
     context = scaling["original_max_position_embeddings"]
     wave = 2 * math.pi / freq
     stretched = np.where(wave > context / low, freq / factor, freq)
@@ -149,9 +147,7 @@ class Rope:
     ((3, 2), [0.0, 0.0])
     """
 
-    def __init__(
-        self, dim: int, base: float, scaling: dict[str, Any] | None, longest: int
-    ) -> None:
+    def __init__(self, dim: int, base: float, scaling: dict[str, Any] | None, longest: int) -> None:
         self.dim, self.base, self.longest = dim, base, longest
         scaling = scaling or {}
         kind = scaling.get("rope_type", scaling.get("type", "default"))
