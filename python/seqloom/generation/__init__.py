@@ -6,7 +6,6 @@ from __future__ import annotations
 from .cache import Decodable, KVCache, State
 from .call import Memory
 from .generative import Generative
-from .options import read_defaults
 from .processors import BadWords, Forced, NoRepeatNGram, RepetitionPenalty, Suppress
 from .sampling import candidates
 
@@ -22,5 +21,4 @@ __all__ = [
     "State",
     "Suppress",
     "candidates",
-    "read_defaults",
 ]

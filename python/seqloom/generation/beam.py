@@ -141,7 +141,7 @@ class BeamSearch:
             elif self.stop is not None:
                 ends |= self._stops(found.tokens[:, :, : step + 1])
 
-            going = best + ends * _NEVER
+            going: Floats = best + np.where(ends, _NEVER, np.float32(0))
             order = _order(going, beams)
             running, totals = found.pick(order), np.take_along_axis(going, order, axis=1)
             parent = np.take_along_axis(parent, order, axis=1)

@@ -101,6 +101,7 @@ class KVCache:
             return [zeros(*shape, dtype=dtype, device=device) for _ in range(layers)]
 
         self.keys, self.values = buffers(), buffers()
+        self.on_cuda = bool(self.keys and self.keys[0].is_cuda)
         self.cross: list[tuple[Tensor, Tensor]] = []
         self.cross_lengths: Ints | None = None
         # Of the step that is going on:

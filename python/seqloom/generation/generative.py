@@ -10,21 +10,14 @@ import numpy as np
 
 from .call import Call, Memory
 from .loop import evaluating
-from .options import flag
-
-_OPTIONS = frozenset(
-    """max_new_tokens min_new_tokens do_sample temperature top_k top_p min_p repetition_penalty
-    no_repeat_ngram_size num_beams length_penalty early_stopping num_return_sequences eos_token_id
-    pad_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id bad_words_ids
-    suppress_tokens begin_suppress_tokens seed logits_processors""".split()
-)
+from .options import OPTIONS, flag
 
 
 class Generative:
     """Mixin with :meth:`generate` and :meth:`stream` for a model with ``start`` and ``decode``."""
 
     config: Any
-    generation_config: dict[str, Any] | None = None
+    generation_config: dict[str, Any]
 
     @property
     def max_positions(self) -> int | None:
@@ -153,7 +146,7 @@ class Generative:
         >>> model.generate(np.array([[1, 2, 3]]), max_new_tokens=4).shape
         (1, 7)
         """
-        arguments = {k: v for k, v in locals().items() if k in _OPTIONS}
+        arguments = {k: v for k, v in locals().items() if k in OPTIONS}
         call = Call(
             "generate", self, input_ids, attention_mask, arguments, stop, tokenizer,
             decoder_input_ids, state, prefill_chunk,
@@ -211,9 +204,9 @@ class Generative:
         """
         beside = {"attention_mask", "stop", "tokenizer", "decoder_input_ids", "state"}
         for name in options:
-            if name not in _OPTIONS | beside | {"prefill_chunk"}:
+            if name not in OPTIONS | beside | {"prefill_chunk"}:
                 raise TypeError(f"stream: got an option that it has not, {name!r}")
-        arguments = {k: v for k, v in options.items() if k in _OPTIONS}
+        arguments = {k: v for k, v in options.items() if k in OPTIONS}
         call = Call(
             "stream", self, input_ids, options.get("attention_mask"), arguments,
             options.get("stop"), options.get("tokenizer"), options.get("decoder_input_ids"),

@@ -44,7 +44,7 @@ def feed(model: Decodable, state: State, ids: Ints, counts: Ints | None) -> Tens
 def prefill(
     model: Decodable, state: State, rows: Ints, lengths: Ints, chunk: int
 ) -> Tensor | Floats:
-    """Read rows[i, :lengths[i]] in pieces of `chunk` columns; logits after each row's last token."""
+    """Read rows[i, :lengths[i]] in pieces of `chunk` columns; logits after their last tokens."""
     width = rows.shape[1]
     even = bool((lengths == width).all())
     if even and width <= chunk:

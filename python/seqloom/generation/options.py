@@ -7,14 +7,10 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..files import PathLike, read_json
-
-FILE = "generation_config.json"
 DEFAULT_NEW_TOKENS = 20
 
 # What a checkpoint may say and the value that it has when nobody says anything.
@@ -44,6 +40,11 @@ _DEFAULTS: dict[str, Any] = {
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
 }
+# What generate takes of them, and more.
+OPTIONS = frozenset(_DEFAULTS) - {"max_length", "min_length", "bos_token_id"} | {
+    "seed",
+    "logits_processors",
+}
 # Fields of the format that would change the text and have no counterpart here, with the value
 # that means "off".
 _UNKNOWN: dict[str, tuple[Any, ...]] = {
@@ -65,29 +66,16 @@ _UNKNOWN: dict[str, tuple[Any, ...]] = {
 }
 
 
-def read_defaults(directory: PathLike) -> dict[str, Any] | None:
-    """The `generation_config.json` of a model directory, None without one."""
-    path = Path(directory) / FILE
-    if not path.is_file():
-        return None
-    found = read_json(path, "from_pretrained")
-    if not isinstance(found, dict):
-        raise ValueError(
-            f"from_pretrained: {path} must hold a JSON object, got {type(found).__name__}"
-        )
-    return found
+def checkpoint_defaults(model: Any, vocabulary: int | None) -> dict[str, Any]:
+    """What the checkpoint says: its generation_config.json, of its config the special tokens.
 
-
-def checkpoint_defaults(model: Any) -> dict[str, Any]:
-    """What the model's files say: generation_config.json, before it the config's special tokens."""
+    Without a generation_config.json the config is asked for everything, as older files have it.
+    Special tokens that the vocabulary lacks are left out.
+    """
     config = getattr(model, "config", None)
-    told = config.to_dict() if hasattr(config, "to_dict") else dict(config or {})
+    told: dict[str, Any] = {} if config is None else config.to_dict()
     own = getattr(model, "generation_config", None)
-    if own is None:
-        source: Mapping[str, Any] = told
-    else:
-        source = {k: v for k, v in told.items() if k.endswith("_token_id")}
-        source = {**source, **own}
+    if own:
         for name, off in _UNKNOWN.items():
             value = own.get(name)
             if value is not None and value not in off:
@@ -95,9 +83,22 @@ def checkpoint_defaults(model: Any) -> dict[str, Any]:
                     f"generate: the checkpoint's {name} = {value!r} is not supported and is"
                     " ignored",
                     UserWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
-    return {name: source[name] for name in _DEFAULTS if source.get(name) is not None}
+        told = {**{k: v for k, v in told.items() if k.endswith("_token_id")}, **own}
+    found = {name: told[name] for name in _DEFAULTS if told.get(name) is not None}
+    for name in [n for n in found if n.endswith("_token_id")]:
+        value = found[name]
+        known = [
+            t
+            for t in (value if isinstance(value, (list, tuple)) else [value])
+            if isinstance(t, int) and t >= 0 and (vocabulary is None or t < vocabulary)
+        ]
+        if not known:
+            del found[name]
+        elif isinstance(value, (list, tuple)):
+            found[name] = known
+    return found
 
 
 # ---- checks -------------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ def resolve(
 
     `prompt` is the length of the longest prompt, `longest` what the model can hold.
     """
-    told = checkpoint_defaults(model)
+    told = checkpoint_defaults(model, vocabulary)
     named = {k: v for k, v in given.items() if v is not None}
     o: dict[str, Any] = {**_DEFAULTS, **told, **named}
 
@@ -287,10 +288,6 @@ def resolve(
         processors = (processors,)
     if not isinstance(processors, Sequence) or not all(callable(p) for p in processors):
         raise TypeError(f"{owner}: logits_processors must be callables, got {_got(processors)}")
-    pad = o["pad_token_id"]
-    if "pad_token_id" not in named and pad is not None:
-        # Some checkpoints say -1 for "none".
-        pad = pad if isinstance(pad, int) and 0 <= pad < (vocabulary or pad + 1) else None
     infinite = math.inf
     return Options(
         max_new_tokens=new,
@@ -309,7 +306,7 @@ def resolve(
         early_stopping=early,
         num_return_sequences=count,
         eos=tokens(owner, "eos_token_id", o["eos_token_id"], vocabulary),
-        pad=None if pad is None else token(owner, "pad_token_id", pad, vocabulary),
+        pad=optional("pad_token_id"),
         decoder_start=optional("decoder_start_token_id" if starts else "bos_token_id"),
         forced_bos=optional("forced_bos_token_id"),
         forced_eos=tokens(owner, "forced_eos_token_id", o["forced_eos_token_id"], vocabulary),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts of unequal length in one batch: padding taken off on the way in, put back on the way out."""
+"""Prompts of unequal length in one batch: padding comes off on the way in, back on the way out."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Prompts:
     @property
     def width(self) -> int:
         """The longest prompt."""
-        return self.rows.shape[1]
+        return int(self.rows.shape[1])
 
     def history(self, room: int) -> Ints:
         """[B, P + room]: prompts aligned at the end of P, -1 before them and after."""

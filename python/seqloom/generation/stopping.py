@@ -68,7 +68,7 @@ def hits(tokens: Ints, eos: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.bool
     """Where a token is one of the end tokens."""
     if not eos:
         return np.zeros(tokens.shape, np.bool_)
-    out = tokens == eos[0]
+    out: np.ndarray[Any, np.dtype[np.bool_]] = tokens == eos[0]
     for e in eos[1:]:
         out |= tokens == e
     return out

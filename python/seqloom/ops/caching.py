@@ -69,6 +69,7 @@ def cached_attention(
         first, offsets = offset, None
     else:
         first, offsets = 0, offset
+    output: Tensor
     output, _ = _core.attention_forward(
         query, keys, values, mask, key_lengths, offsets, slopes,
         scale, first, reach, 0, 0.0, 0.0, 0, 0, False,
