@@ -17,7 +17,7 @@ from seqloom.cli import CommandError, command_parser
 from seqloom.commands import options as kinds
 
 EXAMPLE = """seqloom train --model gpt2 --data book.txt --out my-gpt --steps 2000
-  seqloom train --model lstm --data book.txt --out my-lstm --layers 2 --width 512 --precision bfloat16
+  seqloom train --model lstm --data book.txt --out my-lstm --width 512 --precision bfloat16
   seqloom train --model classifier --data reviews.csv --out reviews --label-column stars --epochs 5
   seqloom train --model transformer --data en-fr.tsv --out en-fr --epochs 20 --early-stopping 3
   seqloom train --model gpt2 --data book.txt --out my-gpt --config gpt.toml --dry-run

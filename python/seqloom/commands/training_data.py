@@ -331,12 +331,12 @@ def _series(options: argparse.Namespace, model: str) -> Data:
     for path in options.data:
         delimiter = "\t" if _kind(path) == "tsv" else ","
         try:
-            for number, row in enumerate(read_csv(path, columns=columns, delimiter=delimiter), 2):
+            for row in read_csv(path, columns=columns, delimiter=delimiter):
                 rows.append([float(value) for value in (row[c] for c in columns or row)])
         except (ValueError, csv.Error) as error:
             if isinstance(error, DataError):
                 raise
-            raise CommandError(f"{path}: line {number}: {error}; name --columns") from None
+            raise CommandError(f"{path}: row {len(rows) + 1}: {error}; name --columns") from None
     series = np.asarray(rows, np.float32)
     cut = len(series) - round(len(series) * options.eval_share)
     scaler = Standardizer(series[:cut])
