@@ -229,8 +229,15 @@ class MaskedToken(Task):
 
     def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
         inputs = on_device(_field(batch, "input_ids", task=self.name), context.device)
-        logits = _only(model(inputs, **masks(model, batch, context.device)))
-        return self._of_logits(logits, self.labels(batch), context)
+        more, labels = masks(model, batch, context.device), self.labels(batch)
+        head = getattr(model, "lm_head", None)
+        if head is None or not hasattr(model, "hidden"):
+            return self._of_logits(_only(model(inputs, **more)), labels, context)
+        # Only hidden tokens count, so only they need logits: a seventh of the product.
+        rows = np.flatnonzero(labels.reshape(-1) != IGNORED)
+        hidden = _only(model.hidden(inputs, **more))
+        chosen = hidden.reshape(-1, hidden.shape[-1])[on_device(rows, context.device)]
+        return self._of_logits(head(chosen), labels.reshape(-1)[rows], context)
 
 
 class Classification(Task):
@@ -331,7 +338,8 @@ class Seq2SeqTask(Task):
         target = on_device(
             _field(batch, "tgt_ids", "decoder_input_ids", task=self.name), context.device
         )
-        names, more = accepted(model), {}
+        names = accepted(model)
+        more: dict[str, Any] = {}
         lengths = batch.get("src_lengths", batch.get("lengths"))
         if "src_lengths" in names and lengths is not None:
             more["src_lengths"] = on_device(lengths, context.device)

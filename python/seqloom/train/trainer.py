@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +268,7 @@ class Trainer:
                 log.close()
         return self.history
 
-    def _groups(self) -> Iterator[list[Any]]:
+    def _groups(self) -> Generator[list[Any]]:
         """The batches of every step; a step never spans two epochs."""
         while self.epochs is None or self.loader.epoch < self.epochs:
             self.epoch = self.loader.epoch
