@@ -64,7 +64,8 @@ void over_blocks(const AdafactorArgs& a, const F& f) {
   cpu::parallel_for(a.blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       const AdafactorItem& item = a.items[ops::item_of_block(a.items, a.count, b)];
-      const int64_t inside = b - item.start, length = item.row != nullptr ? item.rows : item.columns;
+      const int64_t inside = b - item.start,
+                    length = item.row != nullptr ? item.rows : item.columns;
       const int64_t first = inside % item.blocks * item.block;
       f(Block{&item, inside / item.blocks, first, min(length, first + item.block), b});
     }
@@ -162,8 +163,9 @@ SEQLOOM_ALWAYS_INLINE void over_updates(const Block& block,
     const int64_t at = matrix ? r * n : block.first;
     const int64_t length = matrix ? n : block.last - block.first;
     const S* const v = static_cast<const S*>(item.column) + (matrix ? block.matrix * n : at);
-    const S row = matrix ? static_cast<const S*>(item.row)[r] * work.inverse[item.matrix + block.matrix]
-                         : S(1);
+    const S row =
+        matrix ? static_cast<const S*>(item.row)[r] * work.inverse[item.matrix + block.matrix]
+               : S(1);
     const T* const g = static_cast<const T*>(item.gradient) + at;
     over_vectors<V::kLanes>(length, [&](int64_t i, int c) {
       // max(least, NaN) is NaN: the second operand.

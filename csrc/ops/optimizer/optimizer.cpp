@@ -23,8 +23,8 @@ const Array& element(const char* op, const char* name, const py::list& list, siz
 }
 
 void check_length(const char* op, const char* name, const py::list& list, size_t length) {
-  check_value(list.size() == length, op, ": ", name, " must have as many elements as params = ",
-              length, ", got ", list.size());
+  check_value(list.size() == length, op, ": ", name,
+              " must have as many elements as params = ", length, ", got ", list.size());
 }
 
 DType state_dtype(DType parameter) {
@@ -92,15 +92,15 @@ void set_factor(const char* op, Batch& batch, const std::optional<Array>& norm, 
   check_type(norm->dtype() == DType::kFloat32 && norm->numel() == 1, op,
              ": norm must be one float32");
   batch.list.max_norm = static_cast<float>(max_norm);
-  check_value(norm->device() == batch.device, op, ": norm must be on the device of params = ",
-              batch.device, ", got ", norm->device());
+  check_value(norm->device() == batch.device, op,
+              ": norm must be on the device of params = ", batch.device, ", got ", norm->device());
   batch.list.norm = norm->data_as<float>();
 }
 
 struct States {
   const char* name;
   const py::list* list;
-  void* OptimizerItem::*slot;
+  void* OptimizerItem::* slot;
 };
 
 // Items of all parameters, by device and dtype. States of empty lists stay null.
@@ -222,7 +222,8 @@ void divide(AdafactorItem& item, AdafactorArgs& args) {
   constexpr int64_t kBlockElements = 16384;
   const bool matrix = item.row != nullptr;
   const int64_t length = matrix ? item.rows : item.columns;
-  const int64_t least = matrix ? (kBlockElements + item.columns - 1) / item.columns : kBlockElements;
+  const int64_t least =
+      matrix ? (kBlockElements + item.columns - 1) / item.columns : kBlockElements;
   const int64_t even = (length + kAdafactorMaxBlocks - 1) / kAdafactorMaxBlocks;
   item.block = least > even ? least : even;
   // Vectors are cut between whole vectors of any width.
@@ -289,8 +290,7 @@ void adafactor(const py::list& params, const py::list& gradients, const py::list
     };
     if (p.rank() >= 2)
       item.row = state("row_var", element(op, "row_var", rows, i), item.batch * item.rows);
-    item.column =
-        state(p.rank() >= 2 ? "col_var" : "variance", column, item.batch * item.columns);
+    item.column = state(p.rank() >= 2 ? "col_var" : "variance", column, item.batch * item.columns);
     item.fresh = std::pow(step, beta2_decay);
     item.relative = std::min(lr, 1.0 / std::sqrt(step));
     constexpr double kSpacing[] = {0x1p-23, 0x1p-10, 0x1p-7, 0x1p-52};
@@ -383,9 +383,9 @@ void register_optimizer(py::module_& m) {
         py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("decoupled"),
         py::arg("maximize"), py::arg("norm"), py::arg("max_norm"));
   m.def("adafactor_step", &adafactor, py::arg("params"), py::arg("gradients"), py::arg("rows"),
-        py::arg("columns"), py::arg("steps"), py::arg("lr"), py::arg("beta2_decay"),
-        py::arg("eps"), py::arg("floor"), py::arg("d"), py::arg("weight_decay"),
-        py::arg("maximize"), py::arg("norm"), py::arg("max_norm"));
+        py::arg("columns"), py::arg("steps"), py::arg("lr"), py::arg("beta2_decay"), py::arg("eps"),
+        py::arg("floor"), py::arg("d"), py::arg("weight_decay"), py::arg("maximize"),
+        py::arg("norm"), py::arg("max_norm"));
   m.def("gradient_norms", &gradient_norms, py::arg("gradients"));
   m.def("clip_gradients", &clip_gradients, py::arg("gradients"), py::arg("norm"),
         py::arg("max_norm"));

@@ -29,23 +29,23 @@ namespace seqloom::ops {
 constexpr int64_t kOptimizerUnit = 2048;
 
 struct OptimizerItem {
-  void* parameter;       // [size]; null for gradient_norm and gradient_scale
-  void* gradient;        // [size], dtype of the parameter; written by gradient_scale alone
-  void* first;           // [size] b of SGD (null without momentum), m of Adam; dtype of the state
-  void* second;          // [size] v of Adam
-  void* largest;         // [size] v^ of Adam, null without amsgrad
-  int64_t size;          // > 0
-  int64_t start;         // units of the items before
-  double step_size;      // Adam
-  double root;           // Adam
-  bool fresh;            // SGD: b is uninitialised
-  bool aligned;          // every address is a multiple of 16
+  void* parameter;   // [size]; null for gradient_norm and gradient_scale
+  void* gradient;    // [size], dtype of the parameter; written by gradient_scale alone
+  void* first;       // [size] b of SGD (null without momentum), m of Adam; dtype of the state
+  void* second;      // [size] v of Adam
+  void* largest;     // [size] v^ of Adam, null without amsgrad
+  int64_t size;      // > 0
+  int64_t start;     // units of the items before
+  double step_size;  // Adam
+  double root;       // Adam
+  bool fresh;        // SGD: b is uninitialised
+  bool aligned;      // every address is a multiple of 16
 };
 
 struct OptimizerList {
   const OptimizerItem* items;  // [count], in host memory
   int64_t count, units;
-  DType dtype;        // of parameters and gradients; the state is float64 beside float64, or float32
+  DType dtype;  // of parameters and gradients; the state is float64 beside float64, or float32
   const float* norm;  // [1] of the gradients, where they are; or null
   float max_norm;
   bool negate;  // maximize

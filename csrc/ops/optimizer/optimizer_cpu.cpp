@@ -18,8 +18,8 @@ using ops::kOptimizerUnit;
 using ops::OptimizerItem;
 using ops::OptimizerList;
 
-constexpr int64_t kUnitGrain = 8;     // units worth a thread
-constexpr int64_t kNormUnits = 32;    // units of one partial sum of the norm
+constexpr int64_t kUnitGrain = 8;      // units worth a thread
+constexpr int64_t kNormUnits = 32;     // units of one partial sum of the norm
 constexpr int64_t kAheadBytes = 1024;  // distance of the prefetch
 
 template <class T>

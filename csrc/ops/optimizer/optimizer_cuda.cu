@@ -128,7 +128,8 @@ struct SgdNumbers {
 
 template <class S>
 SEQLOOM_DEVICE void sgd_one(const SgdNumbers<S>& a, S& w, S g, S& b) {
-  S d = g * a.factor + w * a.decay;
+  S d = g * a.factor;
+  if (a.decay != S(0)) d += w * a.decay;
   if (a.held) {
     b = a.fresh ? d : b * a.momentum + d * a.share;
     d = a.nesterov ? d + b * a.momentum : b;
@@ -183,7 +184,8 @@ struct AdamNumbers {
 
 template <bool kAmsgrad, class S>
 SEQLOOM_DEVICE void adam_one(const AdamNumbers<S>& a, S& w, S g, S& m, S& v, S& largest) {
-  const S d = g * a.factor + w * a.decay;
+  S d = g * a.factor;
+  if (a.decay != S(0)) d += w * a.decay;
   m = m * a.beta1 + d * a.share1;
   v = v * a.beta2 + d * a.share2 * d;
   S square = v;
@@ -272,8 +274,8 @@ __global__ void __launch_bounds__(kThreads) squares_kernel(OptimizerList list, d
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(kThreads) root_kernel(const double* partial, int64_t count,
-                                                        float* norm) {
+__global__ void __launch_bounds__(kThreads)
+    root_kernel(const double* partial, int64_t count, float* norm) {
   SHARED_ARRAY(double, scratch, [cuda::kMaxWarps]);
   double sum = 0.0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += partial[i];

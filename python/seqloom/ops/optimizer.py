@@ -7,7 +7,7 @@ and is not part of the public ops. A step is one kernel for all parameters of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from .. import _core
@@ -77,7 +77,7 @@ def adam_step(
     means: Tensors,
     squares: Tensors,
     largest: Tensors,
-    steps: Sequence[int],
+    steps: list[int],
     *,
     lr: float,
     betas: tuple[float, float],
@@ -105,7 +105,7 @@ def adafactor_step(
     gradients: Tensors,
     rows: list[Tensor | None],
     columns: Tensors,
-    steps: Sequence[int],
+    steps: list[int],
     *,
     lr: float,
     beta2_decay: float,
