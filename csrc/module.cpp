@@ -19,6 +19,7 @@ PYBIND11_MODULE(_core, m) {
   seqloom::ops::register_loss(m);
   seqloom::ops::register_matmul(m);
   seqloom::ops::register_norm(m);
+  seqloom::ops::register_optimizer(m);
   seqloom::ops::register_reduction(m);
   seqloom::ops::register_rnn(m);
   seqloom::ops::register_softmax(m);

@@ -23,6 +23,7 @@ void register_layout(pybind11::module_& m);
 void register_loss(pybind11::module_& m);
 void register_matmul(pybind11::module_& m);
 void register_norm(pybind11::module_& m);
+void register_optimizer(pybind11::module_& m);
 void register_reduction(pybind11::module_& m);
 void register_rnn(pybind11::module_& m);
 void register_softmax(pybind11::module_& m);

@@ -8,7 +8,7 @@ import pytest
 
 import reference as ref
 import seqloom as sl
-from support import assert_close_to_reference, make_tensor, rounded
+from support import EPS, assert_close_to_reference, make_tensor, refuses, rounded
 
 CASES = {
     "sgd": ("SGD", "sgd", {"lr": 0.1}),
@@ -21,8 +21,10 @@ CASES = {
     "adam-eps": ("Adam", "adam", {"lr": 1e-2, "eps": 1e-3}),
     "adamw": ("AdamW", "adamw", {"lr": 1e-2}),
     "adamw-decay": ("AdamW", "adamw", {"lr": 1e-2, "weight_decay": 0.3}),
+    "adafactor": ("Adafactor", "adafactor_torch", {"lr": 0.1}),
+    "adafactor-decay": ("Adafactor", "adafactor_torch", {"lr": 0.1, "weight_decay": 0.1, "d": 2.0}),
 }
-# Lengths around the vectors. Adafactor is compared with torch's in test_optim.py.
+# Lengths around the vectors.
 SHAPES = [(1,), (7,), (33,), (5, 9), (17, 16), (2, 3, 5), ()]
 
 
@@ -73,6 +75,189 @@ def test_one_step_of_narrow_parameters(name, narrow, device, rng):
     want = step(start, g, {}, **options)[0]
     own = step(start.astype(np.float32), g.astype(np.float32), {}, **options)[0]
     assert_close_to_reference(p, want, own, dtype=narrow)
+
+
+# Around the units of work and beyond several of them; more blocks than one for Adafactor.
+LONG = [(1,), (2047,), (2048,), (2049,), (3, 700), (30, 1500), (2, 90, 301), (40_000,)]
+STEPS = {
+    "sgd": {"lr": 0.1, "momentum": 0.9, "nesterov": True},
+    "adam": {"lr": 1e-2, "weight_decay": 0.1},
+    "adamw": {"lr": 1e-2, "weight_decay": 0.3},
+    "adafactor_torch": {"lr": 0.1, "weight_decay": 0.1},
+}
+CLASSES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "adafactor_torch": "Adafactor"}
+
+
+@pytest.mark.parametrize("formula", STEPS)
+def test_lists_of_all_sizes(formula, dtype, isa, device, rng):
+    """One kernel for the list: every element of every parameter, on every instruction set."""
+    options = dict(STEPS[formula])
+    start = [rounded(rng.standard_normal(s), dtype) for s in LONG]
+    parameters = [make_tensor(a, dtype, device, requires_grad=True) for a in start]
+    optimizer = getattr(sl.optim, CLASSES[formula])(parameters, **options)
+    if formula == "adafactor_torch":
+        options["spacing"] = EPS[dtype]
+    step = getattr(ref.optimizer, formula)
+    states, own_states = [{} for _ in LONG], [{} for _ in LONG]
+    for _ in range(1 if dtype != "float32" else 2):  # the first step sets states, the second adds
+        gradients = [rounded(rng.standard_normal(s), dtype) for s in LONG]
+        wants, owns = [], []
+        for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
+            p.grad = make_tensor(g, dtype, device)
+            before = np.asarray(p.detach().cpu().numpy(), np.float64)
+            want, states[i] = step(before, g, states[i], **options)
+            own, own_states[i] = step(
+                before.astype(np.float32), g.astype(np.float32), own_states[i], **options
+            )
+            wants.append(want)
+            owns.append(own)
+        optimizer.step()
+        for p, want, own in zip(parameters, wants, owns, strict=True):
+            assert_close_to_reference(p, want, own, dtype=dtype, kind="recurrence")
+
+
+MIXED = {
+    "SGD": {"lr": 0.1, "momentum": 0.9},
+    "AdamW": {"lr": 1e-2, "amsgrad": True},
+    "Adafactor": {"lr": 0.1},
+}
+
+
+def steps_of(kind, parameters, gradients, **step):
+    optimizer = getattr(sl.optim, kind)(parameters, **MIXED[kind])
+    for p, g in zip(parameters, gradients, strict=True):
+        p.grad = g
+    optimizer.step(**step)
+    optimizer.step(**step)
+    return optimizer
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_bits_do_not_depend_on_threads_or_neighbours(kind, device, rng):
+    values = [rng.standard_normal(s) for s in [*LONG, (300, 400)]]
+    dtypes = ["float32", "bfloat16", "float64"] * 3
+
+    def run(chosen):
+        start = [make_tensor(values[i], dtypes[i], device, requires_grad=True) for i in chosen]
+        gradients = [make_tensor(values[i] * 3 + 1, dtypes[i], device) for i in chosen]
+        steps_of(kind, start, gradients)
+        return [p.detach().cpu().numpy() for p in start]
+
+    before = sl.get_num_threads()
+    together = run(range(len(values)))
+    try:
+        for threads in (1, 2, 4):
+            sl.set_num_threads(threads)
+            for a, b in zip(together, run(range(len(values))), strict=True):
+                np.testing.assert_array_equal(a, b)
+    finally:
+        sl.set_num_threads(before)
+    for i, a in enumerate(together):
+        np.testing.assert_array_equal(a, run([i])[0])
+
+
+@pytest.mark.parametrize("kind", MIXED)
+@pytest.mark.parametrize("limit", [0.5, 1e6])
+def test_clipping_inside_the_step_is_clipping_before_it(kind, limit, dtype, device, rng):
+    values = [rounded(rng.standard_normal(s), dtype) for s in LONG[:6]]
+    results = []
+    for inside in (False, True):
+        start = [make_tensor(v, dtype, device, requires_grad=True) for v in values]
+        gradients = [make_tensor(v, dtype, device) for v in values]
+        optimizer = getattr(sl.optim, kind)(start, **MIXED[kind])
+        for p, g in zip(start, gradients, strict=True):
+            p.grad = g
+        if inside:
+            optimizer.step(max_norm=limit)
+            norm = optimizer.grad_norm
+            for g, v in zip(gradients, values, strict=True):  # as they were
+                np.testing.assert_array_equal(np.asarray(g.cpu().numpy(), np.float64), v)
+        else:
+            norm = sl.optim.clip_grad_norm_(start, limit)
+            optimizer.step()
+        exact = np.sqrt(sum((v.astype(np.float64) ** 2).sum() for v in values))
+        assert_close_to_reference(norm, exact, dtype="float32")
+        results.append([np.asarray(p.detach().cpu().numpy(), np.float64) for p in start])
+    for a, b in zip(*results, strict=True):
+        if dtype == "float32" or limit > 1:
+            np.testing.assert_array_equal(a, b)
+        else:  # clipping before rounds the gradients to 16 bits once more
+            np.testing.assert_allclose(a, b, atol=0.02)
+
+
+def test_norm_of_mixed_dtypes_and_views(device, rng):
+    values = [rng.standard_normal((70, 50)) for _ in range(3)]
+    dtypes, layouts = ["float32", "bfloat16", "float64"], ["transposed", "misaligned", "contiguous"]
+    parameters = []
+    for v, dtype, layout in zip(values, dtypes, layouts, strict=True):
+        p = make_tensor(v, dtype, device, requires_grad=True)
+        p.grad = make_tensor(v, dtype, device, layout)
+        parameters.append(p)
+    held = [rounded(v, d) for v, d in zip(values, dtypes, strict=True)]
+    norm = np.sqrt(sum((v**2).sum() for v in held))
+    got = sl.optim.clip_grad_norm_(parameters, 2.0)
+    assert_close_to_reference(got, norm, dtype="float32")
+    for p, v, d in zip(parameters, held, dtypes, strict=True):
+        want = v * 2.0 / (norm + 1e-6)
+        np.testing.assert_allclose(
+            np.asarray(p.grad.cpu().numpy(), np.float64), want, rtol=4 * max(EPS[d], 1e-7)
+        )
+
+
+def test_gradients_of_another_dtype(device, rng):
+    """A float32 gradient of a 16-bit parameter is not rounded on its way."""
+    value, gradient = rounded(rng.standard_normal(100), "bfloat16"), rng.standard_normal(100)
+    p = make_tensor(value, "bfloat16", device, requires_grad=True)
+    p.grad = make_tensor(gradient, "float32", device)
+    sl.optim.SGD([p], lr=1.0).step()
+    g = rounded(gradient, "float32")
+    assert_close_to_reference(p, value - g, (value - g).astype(np.float32), dtype="bfloat16")
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_not_a_number_reaches_the_parameters_and_no_neighbour(kind, device):
+    a, b = (make_tensor(np.ones((4, 40)), "float32", device, requires_grad=True) for _ in range(2))
+    bad = np.ones((4, 40))
+    bad[2, 3] = np.nan
+    steps_of(kind, [a, b], [make_tensor(bad, "float32", device), sl.ones(4, 40, device=device)])
+    assert np.isnan(a.detach().cpu().numpy()[2, 3])
+    assert np.isfinite(b.detach().cpu().numpy()).all()
+    c = make_tensor(np.ones((4, 40)), "float32", device, requires_grad=True)
+    steps_of(kind, [c], [make_tensor(bad, "float32", device)], max_norm=1.0)
+    assert np.isnan(c.detach().cpu().numpy()).all()
+
+
+def test_steps_refuse_what_they_cannot_write(device):
+    p = sl.ones(3, device=device, requires_grad=True)
+    p.grad = sl.ones(3, device=device)
+    optimizer = sl.optim.AdamW([p])
+    optimizer.step()
+    optimizer.state[p]["exp_avg"] = sl.ones(4, device=device)
+    with refuses(ValueError, "AdamW"):
+        optimizer.step()
+    optimizer.state[p]["exp_avg"] = sl.ones(3, dtype="float64", device=device)
+    with refuses(TypeError, "AdamW"):
+        optimizer.step()
+    optimizer.state[p]["exp_avg"] = None
+    with refuses(TypeError, "AdamW"):
+        optimizer.step()
+    if device == "cpu":
+        fixed = np.ones(3, np.float32)
+        fixed.flags.writeable = False
+        q = sl.from_numpy(fixed)
+        q.requires_grad = True
+        q.grad = sl.ones(3)
+        with refuses(ValueError, "SGD"):
+            sl.optim.SGD([q]).step()
+
+
+def test_a_step_counts_as_a_change_in_place():
+    p = sl.ones(3, requires_grad=True)
+    loss = (p * p).sum()
+    p.grad = sl.ones(3)
+    sl.optim.SGD([p]).step()
+    with pytest.raises(RuntimeError, match="in place"):
+        loss.backward()
 
 
 def test_parameters_without_a_gradient_stay(device):

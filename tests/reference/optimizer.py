@@ -84,3 +84,38 @@ def adafactor(
         update = beta1 * state.get("m", 0.0) + (1 - beta1) * update
         new["m"] = update
     return p - weight_decay * lr * p - update, new
+
+
+def adafactor_torch(
+    p,
+    g,
+    state,
+    *,
+    lr=1e-2,
+    beta2_decay=-0.8,
+    eps=(None, 1e-3),
+    d=1.0,
+    weight_decay=0.0,
+    spacing=2.0**-23,
+):
+    """torch.optim's form: floors instead of an added eps, the step bounded by lr.
+
+    `spacing`, of the dtype at one, is the floor where eps[0] is None.
+    """
+    step = state.get("step", 0) + 1
+    new = {"step": step}
+    least = spacing if eps[0] is None else eps[0]
+    fresh = step**beta2_decay
+    scale = max(eps[1], float(_rms(p))) * min(lr, 1 / math.sqrt(step))
+    square = g * g
+    if p.ndim >= 2:
+        row = (1 - fresh) * state.get("row", 0.0) + fresh * square.mean(axis=-1)
+        column = (1 - fresh) * state.get("column", 0.0) + fresh * square.mean(axis=-2)
+        new |= {"row": row, "column": column}
+        mean = np.maximum(row.mean(axis=-1), least)
+        variance = row[..., :, None] * column[..., None, :] / mean[..., None, None]
+    else:
+        variance = new["v"] = (1 - fresh) * state.get("v", 0.0) + fresh * square
+    update = g / np.sqrt(np.maximum(variance, least * least))
+    update = scale * update / max(1.0, float(_rms(update)) / d)
+    return (1 - lr * weight_decay) * p - update, new

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from ..autograd import no_grad
 from ..ops import stack
+from ..ops.optimizer import clip_gradients, gradient_norm
 from ..tensor import Tensor, tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
@@ -24,9 +25,14 @@ def _norm(g: Tensor, kind: float) -> Tensor:
     if kind == math.inf:
         largest: Tensor = wide.abs().max()
         return largest
-    if kind == 2.0:
-        return (wide * wide).sum()
     return (wide.abs() ** kind).sum()
+
+
+def _other_norm(gradients: list[Tensor], kind: float) -> Tensor:
+    home = gradients[0].device
+    parts = stack([_norm(g, kind).to(device=home, dtype="float32") for g in gradients])
+    total: Tensor = parts.max() if kind == math.inf else parts.sum() ** (1.0 / kind)
+    return total
 
 
 @no_grad()
@@ -66,20 +72,10 @@ def clip_grad_norm_(
     gradients = _gradients(parameters)
     if not gradients:
         return tensor(0.0)
-    home = gradients[0].device
-    parts = stack([_norm(g, kind).to(device=home, dtype="float32") for g in gradients])
-    total: Tensor
-    if kind == math.inf:
-        total = parts.max()
-    else:
-        total = parts.sum().sqrt() if kind == 2.0 else parts.sum() ** (1.0 / kind)
-    value = total.item()
-    if error_if_nonfinite and not math.isfinite(value):
-        raise RuntimeError(f"clip_grad_norm_: the norm of the gradients is {value}")
-    factor = float(max_norm) / (value + 1e-6)
-    if not factor >= 1.0:  # NaN goes on to the gradients, as in torch
-        for g in gradients:
-            g.mul_(factor)
+    total = gradient_norm(gradients) if kind == 2.0 else _other_norm(gradients, kind)
+    if error_if_nonfinite and not math.isfinite(total.item()):
+        raise RuntimeError(f"clip_grad_norm_: the norm of the gradients is {total.item()}")
+    clip_gradients(gradients, total, float(max_norm))
     return total
 
 

@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ..ops.optimizer import Clip, adafactor_step
 from ..tensor import Tensor
-from .optimizer import Group, Optimizer, State, widened, zeros_for
-
-_EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "float64": 2.0**-52}
+from .optimizer import Group, Optimizer, State, zeros_for
 
 
 class Adafactor(Optimizer):
@@ -79,29 +78,26 @@ class Adafactor(Optimizer):
         return {"step": 0, "row_var": zeros_for(p, *row), "col_var": zeros_for(p, *column)}
 
     def _update(
-        self, params: list[Tensor], grads: list[Tensor], states: list[State], group: Group
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        group: Group,
+        clip: Clip,
     ) -> None:
-        for p, grad, state in zip(params, grads, states, strict=True):
+        for state in states:
             state["step"] += 1
-            step = state["step"]
-            smallest, floor = group["eps"]
-            eps = _EPS[p.dtype.name] if smallest is None else smallest
-            g, w = widened(grad, p), widened(p, p)
-            if group["maximize"]:
-                g = -g
-            fresh = step ** group["beta2_decay"]
-            relative = min(group["lr"], step**-0.5)
-            scale = max(floor, (w * w).mean().sqrt().item()) * relative
-            if group["weight_decay"]:
-                w = w * (1 - group["lr"] * group["weight_decay"])
-            squares = g * g
-            if p.ndim >= 2:
-                row, column = state["row_var"], state["col_var"]
-                row.mul_(1 - fresh).add_(squares.mean(-1, keepdim=True) * fresh)
-                column.mul_(1 - fresh).add_(squares.mean(-2, keepdim=True) * fresh)
-                variance = row * column / row.mean(-2, keepdim=True).clamp(eps)
-            else:
-                variance = state["variance"].mul_(1 - fresh).add_(squares * fresh)
-            update = variance.clamp(eps * eps).rsqrt().mul_(g)
-            size = (update * update).mean().sqrt().item()
-            p.detach().copy_(w - update * (scale / max(1.0, size / group["d"])))
+        adafactor_step(
+            params,
+            grads,
+            [s.get("row_var") for s in states],
+            [s["col_var"] if "col_var" in s else s["variance"] for s in states],
+            [s["step"] for s in states],
+            lr=group["lr"],
+            beta2_decay=group["beta2_decay"],
+            eps=group["eps"],
+            d=group["d"],
+            weight_decay=group["weight_decay"],
+            maximize=group["maximize"],
+            clip=clip,
+        )

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..ops import maximum
+from ..ops.optimizer import Clip, adam_step
 from ..tensor import Tensor
-from .optimizer import Group, Optimizer, State, widened, zeros_for
+from .optimizer import Group, Optimizer, State, zeros_for
 
 
 class Adam(Optimizer):
@@ -75,27 +74,30 @@ class Adam(Optimizer):
         return state
 
     def _update(
-        self, params: list[Tensor], grads: list[Tensor], states: list[State], group: Group
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        group: Group,
+        clip: Clip,
     ) -> None:
-        beta1, beta2 = group["betas"]
-        for p, grad, state in zip(params, grads, states, strict=True):
+        for state in states:
             state["step"] += 1
-            step, mean, square = state["step"], state["exp_avg"], state["exp_avg_sq"]
-            g, w = widened(grad, p), widened(p, p)
-            if group["maximize"]:
-                g = -g
-            if group["weight_decay"]:
-                if self._decoupled:
-                    w = w * (1 - group["lr"] * group["weight_decay"])
-                else:
-                    g = g + w * group["weight_decay"]
-            mean.mul_(beta1).add_(g * (1 - beta1))
-            square.mul_(beta2).add_(g * g * (1 - beta2))
-            if group["amsgrad"]:
-                largest = state["max_exp_avg_sq"]
-                square = largest.copy_(maximum(largest, square))
-            root = square.sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
-            p.detach().copy_(w - mean / root * (group["lr"] / (1 - beta1**step)))
+        adam_step(
+            params,
+            grads,
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            [s["max_exp_avg_sq"] for s in states] if group["amsgrad"] else [],
+            [s["step"] for s in states],
+            lr=group["lr"],
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            decoupled=self._decoupled,
+            maximize=group["maximize"],
+            clip=clip,
+        )
 
 
 class AdamW(Adam):

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..autograd import enable_grad, no_grad
-from ..creation import zeros
-from ..dtypes import float32
+from ..creation import empty, zeros
+from ..ops.optimizer import Clip, gradient_norm, state_dtype
 from ..tensor import Tensor, _native, from_dlpack, from_numpy, tensor
 
 Group = dict[str, Any]
@@ -34,12 +34,15 @@ class Optimizer:
         Options may be changed between steps, ``group["lr"]`` above all.
     state : dict
         What is kept for each parameter.
+    grad_norm : scalar Tensor or None
+        The norm of all gradients at the last ``step(max_norm=...)``.
     """
 
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
         self.defaults: Group = dict(defaults)
         self.param_groups: list[Group] = []
         self.state: dict[Tensor, State] = {}
+        self.grad_norm: Tensor | None = None
         if isinstance(params, Tensor):
             raise TypeError(
                 f"{type(self).__name__}: params must be an iterable of Tensors or dicts, got a"
@@ -101,32 +104,61 @@ class Optimizer:
                 elif p.grad is not None:
                     p.grad.zero_()
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Change the parameters by their gradients; `closure` computes the loss again before."""
+    def step(
+        self, closure: Callable[[], Any] | None = None, *, max_norm: float | None = None
+    ) -> Any:
+        """Change the parameters by their gradients.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Computes the loss again before; its result is returned.
+        max_norm : float, optional
+            Step as if :func:`clip_grad_norm_` had been called with it, without writing the
+            gradients; their norm before clipping is then ``self.grad_norm``.
+        """
         loss = None
         if closure is not None:
             with enable_grad():
                 loss = closure()
+        work: list[tuple[list[Tensor], list[Tensor], list[State], Group]] = []
         with no_grad():
+            known = self.state.get
             for group in self.param_groups:
-                active = [p for p in group["params"] if p.grad is not None]
+                active: list[Tensor] = []
+                grads: list[Tensor] = []
+                states: list[State] = []
+                for p in group["params"]:
+                    grad = p.grad
+                    if grad is None:
+                        continue
+                    state = known(p)
+                    if state is None:
+                        state = self.state[p] = self._fresh(p, group)
+                    active.append(p)
+                    grads.append(grad)
+                    states.append(state)
                 if active:
-                    states = [self._state_of(p, group) for p in active]
-                    self._update(active, [p.grad for p in active], states, group)
+                    work.append((active, grads, states, group))
+            clip: Clip = None
+            if max_norm is not None and work:
+                self.grad_norm = gradient_norm([g for _, grads, _, _ in work for g in grads])
+                clip = self.grad_norm, float(max_norm)
+            for active, grads, states, group in work:
+                self._update(active, grads, states, group, clip)
         return loss
-
-    def _state_of(self, p: Tensor, group: Group) -> State:
-        state = self.state.get(p)
-        if state is None:
-            state = self.state[p] = self._fresh(p, group)
-        return state
 
     def _fresh(self, p: Tensor, group: Group) -> State:
         """The state of a parameter before its first step."""
         raise NotImplementedError
 
     def _update(
-        self, params: list[Tensor], grads: list[Tensor], states: list[State], group: Group
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        group: Group,
+        clip: Clip,
     ) -> None:
         """One step of one group, everything in place."""
         raise NotImplementedError
@@ -195,16 +227,11 @@ class Optimizer:
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
 
-def state_dtype(p: Tensor) -> Any:
-    """float32 beside 16-bit parameters, else their own dtype."""
-    return p.dtype if p.dtype.itemsize >= 4 else float32
-
-
 def zeros_for(p: Tensor, *shape: int) -> Tensor:
     """Zeros of this shape in the dtype of p's state, on its device."""
     return zeros(*shape, dtype=state_dtype(p), device=p.device)
 
 
-def widened(t: Tensor, p: Tensor) -> Tensor:
-    """A gradient or parameter in the dtype of the state; the tensor itself if it has it."""
-    return t.detach().to(dtype=state_dtype(p))
+def empty_for(p: Tensor) -> Tensor:
+    """Uninitialised state of p's shape, in its dtype and on its device."""
+    return empty(*p.shape, dtype=state_dtype(p), device=p.device)

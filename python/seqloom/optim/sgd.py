@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ..ops.optimizer import Clip, sgd_step
 from ..tensor import Tensor
-from .optimizer import Group, Optimizer, State, widened
+from .optimizer import Group, Optimizer, State, empty_for
 
 
 class SGD(Optimizer):
@@ -66,20 +67,32 @@ class SGD(Optimizer):
         return {}
 
     def _update(
-        self, params: list[Tensor], grads: list[Tensor], states: list[State], group: Group
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        group: Group,
+        clip: Clip,
     ) -> None:
-        for p, grad, state in zip(params, grads, states, strict=True):
-            g = widened(grad, p)
-            w = widened(p, p)
-            if group["maximize"]:
-                g = -g
-            if group["weight_decay"]:
-                g = g + w * group["weight_decay"]
-            if group["momentum"]:
+        buffers: list[Tensor] = []
+        fresh: list[bool] = []
+        if group["momentum"]:
+            for p, state in zip(params, states, strict=True):
                 held = state.get("momentum_buffer")
+                fresh.append(held is None)
                 if held is None:
-                    held = state["momentum_buffer"] = g.clone()
-                else:
-                    held.mul_(group["momentum"]).add_(g * (1 - group["dampening"]))
-                g = g + held * group["momentum"] if group["nesterov"] else held
-            p.detach().copy_(w - g * group["lr"])
+                    held = state["momentum_buffer"] = empty_for(p)
+                buffers.append(held)
+        sgd_step(
+            params,
+            grads,
+            buffers,
+            fresh,
+            lr=group["lr"],
+            momentum=group["momentum"],
+            dampening=group["dampening"],
+            weight_decay=group["weight_decay"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            clip=clip,
+        )
