@@ -20,26 +20,30 @@ constexpr int64_t kInPlaceRows = 32;  // and a B [k, n]
 
 // -- dot products --------------------------------------------------------------------------------
 
+// Tasks are runs of B's lines, some 256 KB each and a multiple of four in number, so that two or
+// four threads have equal shares of a B that only memory bounds.
 template <class TA, class TB>
 void run_dots(const GemmArgs& g, const TA* a, int64_t lda, int64_t a_batch, const TB* b,
               int64_t ldb, int64_t b_batch) {
-  constexpr int64_t kRows = 16, kColumns = kNR;  // kNR is a multiple of four
-  const int64_t row_blocks = ceil_div(g.m, kRows), column_blocks = ceil_div(g.n, kColumns);
-  const int64_t work =
-      max<int64_t>(1, min<int64_t>(g.m, kRows) * min<int64_t>(g.n, kColumns) * g.k);
+  constexpr int64_t kColumns = 128;
+  const int64_t bytes = g.n * max<int64_t>(1, g.k) * int64_t{sizeof(TB)};
+  const int64_t work = g.m * g.n * max<int64_t>(1, g.k);  // of one product
+  const int64_t cuts = max<int64_t>(1, min(4 * ceil_div(bytes, 1 << 20), work / (kTaskWork / 2)));
   const auto run = [&](int64_t begin, int64_t end) {
-    alignas(64) float sums[kRows * kColumns];
+    alignas(64) float sums[kDotRows * kColumns];
     for (int64_t t = begin; t < end; ++t) {
-      const int64_t i = t % row_blocks * kRows, j = t / row_blocks % column_blocks * kColumns;
-      const int64_t batch = t / (row_blocks * column_blocks);
-      const int64_t rows = min<int64_t>(kRows, g.m - i), columns = min<int64_t>(kColumns, g.n - j);
-      dot_block(rows, columns, g.k, a + batch * a_batch + i * lda, lda,
-                b + batch * b_batch + j * ldb, ldb, sums, kColumns);
-      finish_tile(g, batch, i, rows, j, columns, sums, kColumns, nullptr, nullptr);
+      const int64_t batch = t / cuts, cut = t % cuts;
+      const int64_t j1 = cut + 1 < cuts ? (cut + 1) * g.n / cuts / 4 * 4 : g.n;
+      for (int64_t j = cut * g.n / cuts / 4 * 4; j < j1; j += kColumns) {
+        const int64_t columns = min(kColumns, j1 - j);
+        dot_streams(g.m, columns, g.k, a + batch * a_batch, lda, b + batch * b_batch + j * ldb, ldb,
+                    sums, kColumns);
+        finish_tile(g, batch, 0, g.m, j, columns, sums, kColumns, nullptr, nullptr);
+      }
     }
   };
-  const int64_t tasks = g.batch * row_blocks * column_blocks;
-  const int64_t grain = ceil_div(kTaskWork / 2, work);
+  const int64_t tasks = g.batch * cuts;
+  const int64_t grain = ceil_div(kTaskWork / 2 * cuts, work);
   if (tasks <= grain) return run(0, tasks);
   cpu::parallel_for(tasks, grain, run);
 }

@@ -66,7 +66,7 @@ PackedCopy::~PackedCopy() {
 }
 
 PackedUse packed_weight(const Array& weight, int64_t rows) {
-  if (rows < 2 || rows > kMaxPackedRows || weight.numel() < 4096) return {};
+  if (rows < kMinPackedRows || rows > kMaxPackedRows || weight.numel() < 4096) return {};
   Storage* s = weight.storage();
   if (!is_kernel_float(weight.dtype()) || (s->shared && !s->read_only) || !weight.is_contiguous() ||
       limit.load(std::memory_order_relaxed) == 0)

@@ -4,8 +4,9 @@
 // The packed copy hangs on the weight's storage and dies with it; it is used only while the
 // storage's version is the one that was packed, so any in-place change invalidates it. Memory that
 // somebody else may write without our knowing (NumPy and DLPack views, wrapped arrays) is never
-// packed. A weight is packed at its second use without a gradient, for products of 2 to
-// kMaxPackedRows rows, where packing inside the call would cost the most. All copies together stay
+// packed. A weight is packed at its second use without a gradient, for products of kMinPackedRows
+// to kMaxPackedRows rows: fewer stream the weight as it lies at the speed of memory, with more
+// packing inside the call costs little. All copies together stay
 // within SEQLOOM_PACKED_MB (default 1024) megabytes; set_packed_limit changes that, 0 turns packing
 // off.
 #pragma once
@@ -21,6 +22,7 @@ class module_;
 
 namespace seqloom::ops {
 
+inline constexpr int64_t kMinPackedRows = 5;
 inline constexpr int64_t kMaxPackedRows = 256;
 
 struct PackedCopy {
