@@ -215,3 +215,23 @@ def manual_seed(seed: int) -> None:
     if not isinstance(seed, int):
         raise TypeError(f"manual_seed: seed must be an integer, got {type(seed).__name__}")
     _core.manual_seed(seed % 2**64)
+
+
+def get_random_state() -> tuple[int, int]:
+    """Where the default random stream is: its seed and how far it has come.
+
+    >>> import seqloom as sl
+    >>> state = sl.get_random_state(); a = sl.rand(3)
+    >>> sl.set_random_state(state); bool((a == sl.rand(3)).all())
+    True
+    """
+    seed, offset = _core.random_state()
+    return seed, offset
+
+
+def set_random_state(state: tuple[int, int]) -> None:
+    """Go on where :func:`get_random_state` was called."""
+    seed, offset = state
+    if not isinstance(seed, int) or not isinstance(offset, int):
+        raise TypeError("set_random_state: state must be what get_random_state gave")
+    _core.set_random_state(seed, offset)

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
+from ..creation import get_random_state
+from ..creation import set_random_state as set_own_state
 from ..files import atomic_directory, read_json, write_json
 from ..nn import Module
 from ..optim import Optimizer
@@ -91,7 +92,7 @@ def random_state() -> dict[str, Any]:
     legacy: Any = np.random.get_state(legacy=False)
     inner = {name: np.asarray(value).tolist() for name, value in legacy["state"].items()}
     return {
-        "seqloom": list(_core.random_state()),
+        "seqloom": list(get_random_state()),
         "python": list(random.getstate()),
         "numpy": {**legacy, "state": inner},
     }
@@ -99,7 +100,8 @@ def random_state() -> dict[str, Any]:
 
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Go on where `random_state` was called."""
-    _core.set_random_state(*state["seqloom"])
+    seed, offset = state["seqloom"]
+    set_own_state((seed, offset))
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     legacy = dict(state["numpy"])

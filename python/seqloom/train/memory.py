@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import _core
+from ..creation import get_random_state, set_random_state
 from ..tensor import Tensor
 from .tasks import Context
 
@@ -101,13 +101,13 @@ def needed(trainer: Trainer) -> Memory:
     position = trainer.loader.state_dict()
     row, count = _first_row(next(iter(trainer.loader)))
     trainer.loader.load_state_dict(position)
-    before = _core.random_state()
+    before = get_random_state()
     model.train()
     with trainer.precision:
         known = {_place(p) for p in every}
         loss = trainer.task.loss(model, row, Context(trainer.device)).loss
         activations = saved_bytes(loss, known) * count
         del loss
-    _core.set_random_state(*before)
+    set_random_state(before)
     copies = size // 2 if trainer.precision.name != "float32" else 0
     return Memory(size, of_trained, int(of_trained * states), copies, activations)
