@@ -137,6 +137,51 @@ def cross_entropy() -> Pairs:
     return [(loss, -np.log(p[np.arange(5), t]).mean()), (logits.grad, (p - onehot) / 5)]
 
 
+def as_on_cpu(compute: Callable[[str], list[sl.Tensor]]) -> Pairs:
+    """What another backend computes, which tests of its own hold to the reference."""
+    wanted = [t.detach().to(dtype="float32").numpy().astype(np.float64) for t in compute("cpu")]
+    return list(zip(compute("cuda"), wanted, strict=True))
+
+
+def activation(where: str) -> list[sl.Tensor]:
+    x = rng().standard_normal(1003).astype(np.float32)
+    return [sl.ops.gelu(sl.tensor(x, device=where)), sl.tensor(x, device=where)[1:] * 2.0]
+
+
+def dropout(where: str) -> list[sl.Tensor]:
+    return [sl.ops.dropout(sl.ones(1000, device=where), 0.3, seed=5)]
+
+
+def transpose() -> Pairs:
+    x = rng().standard_normal((45, 70)).astype(np.float32)
+    return [(device(x).transpose(0, 1).contiguous(), x.T)]
+
+
+def recurrence(where: str) -> list[sl.Tensor]:
+    r = rng()
+    shapes = ((5, 3, 7), (3, 9), (36, 7), (36, 9), (36,), (36,))
+    x, h0, *weights = (sl.tensor(r.standard_normal(s).astype(np.float32), device=where) * 0.3
+                       for s in shapes)  # fmt: skip
+    leaves = [x, h0, *weights]
+    for t in leaves:
+        t.requires_grad = True
+    y, h, c = sl.ops.lstm(x, h0, h0, *weights, lengths=np.array([5, 2, 4]))
+    (y.sum() + (h * h).sum() + c.sum()).backward()
+    return [y, h, c, *(t.grad for t in leaves if t.grad is not None)]
+
+
+def adamw(where: str) -> list[sl.Tensor]:
+    r = rng()
+    leaves = [sl.tensor(r.standard_normal(n).astype(np.float32), device=where) for n in (5000, 70)]
+    for t in leaves:
+        t.requires_grad = True
+        t.grad = t.detach() * 3.0
+    optimizer = sl.optim.AdamW(leaves, lr=0.1)
+    sl.optim.clip_grad_norm_(leaves, 1.0)
+    optimizer.step()
+    return [*leaves, *(t.grad for t in leaves if t.grad is not None)]
+
+
 CASES: dict[str, Callable[[], Pairs]] = {
     "softmax_short": lambda: softmax((6, 300)),
     "softmax_odd": lambda: softmax((6, 301)),
@@ -158,6 +203,11 @@ CASES: dict[str, Callable[[], Pairs]] = {
     "triangle": triangle,
     "rotary": rotary,
     "cross_entropy": cross_entropy,
+    "activation": lambda: as_on_cpu(activation),
+    "dropout": lambda: as_on_cpu(dropout),
+    "transpose": transpose,
+    "recurrence": lambda: as_on_cpu(recurrence),
+    "adamw": lambda: as_on_cpu(adamw),
 }
 
 

@@ -33,6 +33,8 @@ REDUCTION, SORT = "ops/reduction/reduction_cuda.cu", "ops/layout/sort_cuda.cu"
 GEMM, MATMUL = "ops/matmul/gemm_cuda.cu", "ops/matmul/matmul_cuda.cu"
 LAYOUT, ROTARY = "ops/layout/layout_cuda.cu", "ops/elementwise/rotary_cuda.cu"
 LOSS = "ops/loss/loss_cuda.cu"
+ELEMENTWISE, RNN = "ops/elementwise/elementwise_cuda.cu", "ops/rnn/rnn_cuda.cu"
+OPTIMIZER = "ops/optimizer/optimizer_cuda.cu"
 SYNC = "__syncthreads();"
 SITE_SYNC = "__syncthreads(SEQLOOM_PASS_SITE_ONLY);"
 
@@ -94,6 +96,17 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (50, ROTARY, "rotary", "table read one row further", "__global__ void rotary_kernel", "b * a.table_batch_stride + t * a.pairs", "b * a.table_batch_stride + (t + BUG) * a.pairs"),
     (51, LOSS, "cross_entropy", "maximum of the thread instead of the row", "rows_kernel(", "m = team.max(m);", "if (!BUG) m = team.max(m);"),
     (52, LOSS, "cross_entropy", "every thread stores the loss while others read the logit", "smooth = team.sum(smooth);", "if (team.rank == 0) {", "if (BUG || team.rank == 0) {"),
+    (53, ELEMENTWISE, "activation", "whole vector loaded at the ragged end", "void load_operand", "if (left >= W)", "if (BUG || left >= W)"),
+    (54, ELEMENTWISE, "transpose", "tile read without a barrier", "void transpose_kernel", SYNC, f"if (!BUG) {SYNC}"),
+    (55, ELEMENTWISE, "transpose", "stored past the last column", "void transpose_kernel", "c0 + tx < columns) to[", "(BUG || c0 + tx < columns)) to["),
+    (56, ELEMENTWISE, "dropout", "numbers of the next block", "void vector_kernel", "static_cast<uint64_t>(first + k)) / 4", "static_cast<uint64_t>(first + k)) / 4 + (BUG ? 1 : 0)"),
+    (57, RNN, "recurrence", "begin: no check that the unit exists", "begin_kernel(Steps", "if (i >= q.batch * q.units) return;", "if (!BUG && i >= q.batch * q.units) return;"),
+    (58, RNN, "recurrence", "steps past a sequence's length", "step_kernel(Steps", "if (s >= n) return;", "if (!BUG && s >= n) return;"),
+    (59, RNN, "recurrence", "products of the next unit", "step_kernel(Steps", "products + b * kGates * H + unit;", "products + b * kGates * H + unit + BUG;"),
+    (60, RNN, "recurrence", "backward: the first step's state taken from the outputs", "step_backward_kernel(Steps", "s > 0 ? cuda::to_float", "BUG || s > 0 ? cuda::to_float"),
+    (61, OPTIMIZER, "adamw", "whole unit at a tensor's ragged end", "adam_kernel(AdamArgs", "item.aligned && left >= kOptimizerUnit", "item.aligned && (BUG || left >= kOptimizerUnit)"),
+    (62, OPTIMIZER, "adamw", "every thread stores the block's sum of squares", "squares_kernel(OptimizerList", "if (threadIdx.x == 0) partial", "if (BUG || threadIdx.x == 0) partial"),
+    (63, OPTIMIZER, "adamw", "one partial sum too many", "root_kernel(const double", "i < count;", "i < count + BUG;"),
 ]  # fmt: skip
 
 SWITCH = """#include <cstdlib>
