@@ -162,20 +162,18 @@ def _marian_sinusoids(length: int, width: int) -> np.ndarray[Any, Any]:
 class BartStack(Module):
     """The encoder, or the decoder: embedded words and positions, then layers."""
 
-    sinusoids: Tensor
     layers: ModuleList
 
     def __init__(self, config: BartConfig, embed: Embedding, decoder: bool) -> None:
         super().__init__()
         self.config, self.decoder = config, decoder
         self.embed_tokens = embed
-        d, most = config.d_model, config.max_position_embeddings
+        d = config.d_model
         self.learned = not isinstance(config, MarianConfig)
         if self.learned:
             # The first two rows of the table belong to no position.
-            self.embed_positions = Embedding(most + 2, d)
-        else:
-            self.register_buffer("sinusoids", from_numpy(_marian_sinusoids(most, d)), False)
+            self.embed_positions = Embedding(config.max_position_embeddings + 2, d)
+        self._sinusoids: Tensor | None = None
         depth = config.decoder_layers if decoder else config.encoder_layers
         self.layers = ModuleList([BartLayer(config, decoder) for _ in range(depth)])
         if self.learned:
@@ -184,18 +182,27 @@ class BartStack(Module):
     def _positions(self, state: KVCache | None, length: int) -> Tensor:
         """[T, D], or [B, T, D] where rows differ."""
         most, skipped = self.config.max_position_embeddings, 2 if self.learned else 0
-        table = self.embed_positions.weight if self.learned else self.sinusoids
         offset = 0 if state is None else state.offset
         last = length + (offset if isinstance(offset, int) else int(offset.numpy().max()))
         if last > most:
             owner = "Bart" if self.learned else "Marian"
             raise ValueError(f"{owner}: a sequence must have at most {most} positions, got {last}")
+        table = self.embed_positions.weight if self.learned else self._table(last)
         if isinstance(offset, int):
             return table[offset + skipped : last + skipped]
         assert state is not None
         where = from_numpy(np.ascontiguousarray(state.positions(length) + skipped))
         rows: Tensor = ops.embedding(where.to(device=table.device), table)
         return rows
+
+    def _table(self, length: int) -> Tensor:
+        """Sinusoids of at least so many positions, kept for the next call."""
+        kept, device = self._sinusoids, self.embed_tokens.weight.device
+        if kept is None or kept.shape[0] < length or kept.device != device:
+            rows = max(length, 64, 0 if kept is None else 2 * kept.shape[0])
+            kept = from_numpy(_marian_sinusoids(rows, self.config.d_model)).to(device=device)
+            self._sinusoids = kept
+        return kept
 
     def forward(
         self,
@@ -272,7 +279,8 @@ class Bart(EncoderDecoder):
             self.lm_head = Linear(config.d_model, config.target_vocab, bias=False)
             if config.tie_word_embeddings:
                 self.lm_head.weight = self.model.decoder.embed_tokens.weight
-        self.register_buffer("final_logits_bias", zeros(1, config.target_vocab))
+        bias = zeros(1, 1).expand(1, config.target_vocab)
+        self.register_buffer("final_logits_bias", bias if init.only_shapes() else bias.clone())
         self.apply(self._initialise)
 
     def _initialise(self, module: Module) -> None:

@@ -56,6 +56,8 @@ def fill(
     for names in groups.values():
         given = [name for name in names if name in found]
         if not given:
+            if names[0] not in fresh:  # an optional buffer, which may have had a shape only
+                own[names[0]]._adopt(own[names[0]].to(device=device).clone())
             continue
         target, source = own[names[0]], found[given[0]]
         for name in given[1:]:

@@ -53,6 +53,11 @@ def shapes_only() -> Iterator[None]:
         _shapes_only = before
 
 
+def only_shapes() -> bool:
+    """Whether :func:`shapes_only` is on: a large buffer needs no memory yet, either."""
+    return _shapes_only
+
+
 def _fill(t: T, values: Tensor) -> T:
     t.detach().copy_(values)
     return t
