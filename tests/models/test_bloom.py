@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import causal
 import pytest
 
+import causal
 import seqloom as sl
 
 TINY = {"hidden_size": 24, "n_layer": 2, "n_head": 3}

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import json
 
-import causal
 import numpy as np
 import pytest
 
+import causal
 import seqloom as sl
 
 TINY = {
