@@ -101,7 +101,7 @@ class Generative:
         num_return_sequences : int
             The best of so many beams, or draws, for each prompt, one after the other. [1]
         eos_token_id : int or list of int
-            Tokens that end a row. [the checkpoint's]
+            Tokens that end a row; ``[]`` for none. [the checkpoint's]
         pad_token_id : int
             What fills rows that are over. [the checkpoint's, else the first end token, else 0]
         decoder_start_token_id, forced_bos_token_id, forced_eos_token_id

@@ -67,9 +67,13 @@ class BloomBody(Module):
         self.word_embeddings_layernorm = LayerNorm(d, eps)
         self.h = ModuleList(BloomBlock(config) for _ in range(config.n_layer))
         self.ln_f = LayerNorm(d, eps)
-        self.register_buffer("slopes", Alibi(config.n_head).slopes, persistent=False)
+        self._slopes = Alibi(config.n_head).slopes  # float32 whatever the dtype of the model
 
-    slopes: Tensor
+    def slopes(self, device: str) -> Tensor:
+        """ALiBi's slope of each head."""
+        if self._slopes.device != device:
+            self._slopes = self._slopes.to(device=device)
+        return self._slopes
 
     def forward(self, ids: Tensor, memory: Memory) -> Tensor:
         """Ids [B, T] to [B, T, D]. A sum and the norm after it are one op, across blocks too."""
@@ -77,6 +81,7 @@ class BloomBody(Module):
         heads, width = config.n_head, config.hidden_size // config.n_head
         p, post = config.hidden_dropout, config.apply_residual_connection_post_layernorm
         batch, length = ids.shape
+        slopes = self.slopes(ids.device)
         x = self.word_embeddings_layernorm(self.word_embeddings(ids))
         blocks = list(self.h)
         h: Tensor = blocks[0].input_layernorm(x)
@@ -84,7 +89,7 @@ class BloomBody(Module):
             attention, mlp = block.self_attention, block.mlp
             qkv = attention.query_key_value(h).reshape(batch, length, heads, 3, width)
             q, k, v = ops.unbind(qkv.permute(3, 0, 2, 1, 4))
-            a = merged(memory.attend(i, q, k, v, slopes=self.slopes))
+            a = merged(memory.attend(i, q, k, v, slopes=slopes))
             a = dropped(self, attention.dense(a), p)
             norm = block.post_attention_layernorm
             h, x = ops.add_layer_norm(a, h if post else x, norm.weight, norm.bias, eps=norm.eps)

@@ -264,10 +264,12 @@ class Llama(DecoderOnly):
     """
 
     config_class = LlamaConfig
-    architectures = ("LlamaForCausalLM", "LlamaModel")
+    architectures: ClassVar[tuple[str, ...]] = ("LlamaForCausalLM", "LlamaModel")
 
     def __init__(self, config: LlamaConfig | None = None, **fields: Any) -> None:
         super().__init__(config, **fields)
+        if isinstance(config, LlamaConfig):  # Llama(MistralConfig()) is a Mistral in its files
+            self.__dict__["architectures"] = _ARCHITECTURES[config.model_type]
         self.model = LlamaBody(self.config)
         self.lm_head = Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
         self.apply(self._initialise)
@@ -292,6 +294,17 @@ class Llama(DecoderOnly):
 
     def body(self, ids: Tensor, positions: Positions, memory: Memory) -> Tensor:
         return self.model.forward(ids, positions, memory)
+
+
+_ARCHITECTURES = {
+    kind: (f"{stem}ForCausalLM", f"{stem}Model")
+    for kind, stem in (
+        ("llama", "Llama"),
+        ("mistral", "Mistral"),
+        ("qwen2", "Qwen2"),
+        ("qwen3", "Qwen3"),
+    )
+}
 
 
 class Mistral(Llama):

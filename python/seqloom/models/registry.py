@@ -19,7 +19,7 @@ class Family:
 
 
 def _llama(config: str, stem: str) -> Family:
-    return Family("llama", config, {f"{stem}ForCausalLM": "Llama", f"{stem}Model": "Llama"})
+    return Family("llama", config, {f"{stem}ForCausalLM": stem, f"{stem}Model": stem})
 
 
 FAMILIES: dict[str, Family] = {

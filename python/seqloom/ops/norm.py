@@ -13,7 +13,10 @@ __all__ = ["add_layer_norm", "add_rms_norm", "layer_norm", "rms_norm"]
 
 
 def _records(*tensors: Tensor | None) -> bool:
-    return any(isinstance(t, Tensor) and t._needs_grad for t in tensors)
+    for t in tensors:  # noqa: SIM110  any() costs more than the loop
+        if isinstance(t, Tensor) and t._needs_grad:
+            return True
+    return False
 
 
 def _parameter_gradient(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:
