@@ -20,8 +20,20 @@ from seqloom.train import Callback, CSVLog, Trainer, parameter_groups
 sl: Any = importlib.import_module("seqloom")
 
 BATCH = 8
-SIZE: dict[str, Any] = {"n_layer": 3, "n_embd": 128, "n_head": 4, "n_positions": 128, "initializer_range": 0.08}
-QUICK_SIZE: dict[str, Any] = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64, "initializer_range": 0.08}
+SIZE: dict[str, Any] = {
+    "n_layer": 3,
+    "n_embd": 128,
+    "n_head": 4,
+    "n_positions": 128,
+    "initializer_range": 0.08,
+}
+QUICK_SIZE: dict[str, Any] = {
+    "n_layer": 2,
+    "n_embd": 32,
+    "n_head": 2,
+    "n_positions": 64,
+    "initializer_range": 0.08,
+}
 PEAK_RATE, LAST_SHARE, WARM_UP = 4e-3, 0.02, 50
 QUICK_STEPS, QUICK_TEXT = 8, 10_000
 EVALUATIONS = 12
@@ -164,9 +176,7 @@ def _save(
         with sl.no_grad():
             ids = np.array([tokenizer.encode(letters)])
             _, weights = model(ids, return_weights=True)
-        sl.plot.attention(
-            weights[-1], list(letters), path=heat, title="where the last layer looks"
-        )
+        sl.plot.attention(weights[-1], list(letters), path=heat, title="where the last layer looks")
     except ImportError:
         print("loss curve and attention: need matplotlib: pip install 'seqloom[plot]'")
     else:

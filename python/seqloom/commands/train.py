@@ -146,8 +146,6 @@ def _options(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.
             parser.error(f"--{name} is needed")
     if options.target is not None and len(options.data) != 1:
         parser.error("--target goes with one --data file")
-    if options.model == "forecaster" and options.body == "transformer":
-        parser.error("--body of a forecaster must be lstm, gru or rnn")
     models: Any = importlib.import_module("seqloom.commands.training_models")
     for text in options.model_config or ():
         try:
