@@ -247,7 +247,7 @@ def _run(trainer: Any, data: Any, where: str, options: argparse.Namespace) -> in
         if trainer.best_metric == "eval_loss" and trainer.task.with_perplexity:
             told.append(f"perplexity {math.exp(min(best['value'], 700)):.4g}")
         for metric in trainer.task.metrics:
-            row = next((r for r in rows if r["step"] == best["step"]), {})
+            row: dict[str, Any] = next((r for r in rows if r["step"] == best["step"]), {})
             if f"eval_{metric}" in row:
                 told.append(f"{metric.replace('_', ' ')} {row[f'eval_{metric}']:.4g}")
     if trainer.stop_reason:

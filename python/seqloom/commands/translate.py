@@ -128,7 +128,8 @@ def cross_attention(model: Any, ids: Any, out: Any) -> np.ndarray[Any, Any]:
     layers = found["cross"] if isinstance(found, dict) else found
     last = layers[-1] if isinstance(layers, (list, tuple)) else layers
     weights = np.asarray(last.to(dtype="float32").cpu().numpy())[0]
-    return weights.mean(axis=0) if weights.ndim == 3 else weights
+    mean: np.ndarray[Any, Any] = weights.mean(axis=0) if weights.ndim == 3 else weights
+    return mean
 
 
 def _picture(model: Any, tokenizer: Any, ids: Any, out: Any, path: str) -> None:
