@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import shlex
 import sys
 
+import numpy as np
 import pytest
 
+import seqloom as sl
 from seqloom import cli
 from seqloom.text import Tokenizer
-from seqloom.weights import load_config, load_weights
+from seqloom.train import CSVLog
 
 
 def run(folder, *options):
@@ -27,38 +31,47 @@ def test_it_trains_writes_and_leaves_a_model_directory(tmp_path, capsys, device)
     written = out.partition("The owl")[2].partition("\n\nmodel directory")[0]
     assert len(written) >= 40
 
-    config, tokenizer = load_config(folder), Tokenizer.from_pretrained(folder)
-    weights = load_weights(folder)
-    assert config["vocab_size"] == len(tokenizer) == len(weights["head.bias"])
-    assert weights["rnn.weight_hh_l0"].shape == (4 * config["hidden_size"], config["hidden_size"])
-
     # The directory holds the model that wrote: loaded again it writes the same.
+    tokenizer = Tokenizer.from_pretrained(folder)
+    model = sl.models.from_pretrained(folder, device=device)
+    assert model.config.vocab_size == len(tokenizer)
     demo = importlib.import_module("seqloom.commands.demo")
-    model = demo.LetterModel(
-        config["vocab_size"], config["embed_dim"], config["hidden_size"], device
-    )
-    model.load_state_dict(weights)
     options = demo._options(["--quick", "--letters", "40", "--device", device])
-    again = tokenizer.decode(list(demo._write(model, tokenizer.encode("The owl"), options)))
-    assert again == written
+    start = np.array([tokenizer.encode("The owl")])
+    assert "".join(demo._write(model, tokenizer, start, options)) == written
+    rows = CSVLog.read(folder / "log.csv")
+    assert rows[-1]["step"] == demo.QUICK_STEPS
+    assert "eval_loss" in rows[-1]
+    if importlib.util.find_spec("matplotlib") is not None:
+        for name in ("loss.png", "attention.png"):
+            assert (folder / name).stat().st_size > 10_000
 
 
-def test_the_loss_falls_and_a_seed_repeats_it():
-    sl = importlib.import_module("seqloom")
-    demo = importlib.import_module("seqloom.commands.demo")
-    text = demo.demo_text()[: demo.QUICK_TEXT]
-    tokenizer = Tokenizer.train_from_texts([text], kind="char", special_tokens={})
-    tokens = demo.encode_corpus([text], tokenizer)
-    options = demo._options(["--quick", "--steps", "40"])
+def test_generate_goes_on_from_the_directory(tmp_path, capsys):
+    assert run(tmp_path) == 0
+    hint = capsys.readouterr().out.splitlines()[-1]
+    assert hint.startswith("go on with: seqloom generate ")
+    words = shlex.split(hint.partition("seqloom ")[2])
+    assert cli.main([*words, "--max-new-tokens", "30", "--seed", "1"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Once upon a time")
+    assert len(out) > 40
 
-    def losses():
-        sl.manual_seed(3)
-        model = demo.LetterModel(len(tokenizer), 16, 32, "cpu")
-        return [row["loss"] for row in demo._train(model, tokens, options)[0]]
 
-    first = losses()
+def test_it_writes_beyond_the_models_positions(tmp_path, capsys):
+    assert run(tmp_path, "--letters", "150", "--steps", "1") == 0
+    out = capsys.readouterr().out
+    assert len(out.partition("Once upon a time")[2].partition("\n\nmodel dir")[0]) >= 150
+
+
+def test_the_loss_falls_and_a_seed_repeats_it(tmp_path):
+    def losses(name):
+        assert run(tmp_path / name, "--steps", "60", "--seed", "3") == 0
+        return [row["loss"] for row in CSVLog.read(tmp_path / name / "log.csv")]
+
+    first = losses("a")
     assert first[-1] < first[0] - 0.3
-    assert losses() == first
+    assert losses("b") == first
 
 
 def test_without_matplotlib_it_says_how_to_get_it(tmp_path, capsys, monkeypatch):
@@ -83,7 +96,6 @@ def test_trouble_is_one_line_and_exit_1(tmp_path, capsys):
     (tmp_path / "file").write_text("not a directory")
     assert run(tmp_path / "file") == 1
     assert run(tmp_path / "model", "--prompt", "caf\u00e9") == 1
-    sl = importlib.import_module("seqloom")
     expected = 2
     if not sl.cuda.is_available():
         assert run(tmp_path / "model", "--device", "cuda") == 1

@@ -150,4 +150,4 @@ def _room(model: Any, prompt: int, wanted: int) -> int:
         return wanted
     if prompt >= most:
         raise CommandError(f"the prompt has {prompt} tokens, the model reads at most {most}")
-    return min(wanted, most - prompt)
+    return min(wanted, int(most) - prompt)

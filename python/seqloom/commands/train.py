@@ -146,8 +146,6 @@ def _options(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.
             parser.error(f"--{name} is needed")
     if options.target is not None and len(options.data) != 1:
         parser.error("--target goes with one --data file")
-    if options.model == "forecaster" and options.body == "transformer":
-        parser.error("--body of a forecaster must be lstm, gru or rnn")
     models: Any = importlib.import_module("seqloom.commands.training_models")
     for text in options.model_config or ():
         try:
@@ -249,7 +247,7 @@ def _run(trainer: Any, data: Any, where: str, options: argparse.Namespace) -> in
         if trainer.best_metric == "eval_loss" and trainer.task.with_perplexity:
             told.append(f"perplexity {math.exp(min(best['value'], 700)):.4g}")
         for metric in trainer.task.metrics:
-            row = next((r for r in rows if r["step"] == best["step"]), {})
+            row: dict[str, Any] = next((r for r in rows if r["step"] == best["step"]), {})
             if f"eval_{metric}" in row:
                 told.append(f"{metric.replace('_', ' ')} {row[f'eval_{metric}']:.4g}")
     if trainer.stop_reason:

@@ -117,7 +117,9 @@ def _tokenizer(
     if kind not in ("char", "word", "bpe", "wordpiece", "unigram"):
         raise CommandError(f"--tokenizer {kind}: neither a kind of tokenizer nor a directory")
     more: dict[str, Any] = {"lowercase": True} if options.lowercase else {}
-    return Tokenizer.train_from_texts(texts, kind, options.vocab_size, **more)
+    made: Any = Tokenizer.train_from_texts
+    tokenizer: Tokenizer = made(texts, kind, options.vocab_size, **more)
+    return tokenizer
 
 
 def _parts(items: Sequence[Any], options: argparse.Namespace) -> tuple[list[Any], list[Any]]:
@@ -269,7 +271,7 @@ def _tagging(options: argparse.Namespace, model: str) -> Data:
     tokenizer = _tokenizer(options, "tagging", (" ".join(words) for words, _ in train), model)
     collate = PadCollate({"input_ids": tokenizer.pad_token_id or 0})
     parts = [tagged(part, tokenizer, numbers, options.length) for part in (train, held_out)]
-    loaders = _loaders(*parts, options, collate)
+    loaders = _loaders(parts[0], parts[1], options, collate)
     text = f"{len(train):,} sentences to learn from, {len(held_out):,} held out; {len(names)} tags"
     extras = [tokenizer, Saved(LABELS, names)]
     return Data(*loaders, tokenizer, labels=names, extras=extras, text=text)

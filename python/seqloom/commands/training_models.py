@@ -88,6 +88,7 @@ def _recurrent(cell: str) -> Callable[[argparse.Namespace, Data, str], Any]:
         return _made(
             o, "RNNLanguageModel", vocab_size=len(data.tokenizer), embed_dim=o.width,
             hidden_size=o.width, num_layers=o.layers, cell=cell, dropout=o.dropout,
+            tie_weights=True, **_ends(data),
         )  # fmt: skip
 
     return make
@@ -111,12 +112,18 @@ def _bert(o: argparse.Namespace, data: Data, task: str) -> Any:
     )  # fmt: skip
 
 
+def _heads(o: argparse.Namespace) -> dict[str, Any]:
+    if o.body != "transformer":
+        return {}
+    return {"nhead": o.heads, "dim_feedforward": 4 * o.width}
+
+
 def _labelled(name: str) -> Callable[[argparse.Namespace, Data, str], Any]:
     def make(o: argparse.Namespace, data: Data, task: str) -> Any:
-        more = {"nhead": o.heads} if o.body == "transformer" else {}
         return _made(
             o, name, num_classes=len(data.labels), vocab_size=len(data.tokenizer), body=o.body,
-            embed_dim=o.width, hidden_size=o.width, num_layers=o.layers, dropout=o.dropout, **more,
+            embed_dim=o.width, hidden_size=o.width, num_layers=o.layers, dropout=o.dropout,
+            **_heads(o),
         )  # fmt: skip
 
     return make
@@ -154,7 +161,7 @@ def _answer_tokens(data: Data) -> dict[str, Any]:
 def _forecaster(o: argparse.Namespace, data: Data, task: str) -> Any:
     return _made(
         o, "Forecaster", input_size=data.features, horizon=o.horizon, hidden_size=o.width,
-        num_layers=o.layers, cell=o.body, dropout=o.dropout,
+        num_layers=o.layers, cell=o.body, dropout=o.dropout, **_heads(o),
     )  # fmt: skip
 
 
