@@ -14,12 +14,14 @@ PYBIND11_MODULE(_core, m) {
   seqloom::binding::register_roofline(m);
 
   seqloom::ops::register_attention(m);
+  seqloom::ops::register_cache(m);
   seqloom::ops::register_elementwise(m);
   seqloom::ops::register_layout(m);
   seqloom::ops::register_loss(m);
   seqloom::ops::register_matmul(m);
   seqloom::ops::register_norm(m);
   seqloom::ops::register_optimizer(m);
+  seqloom::ops::register_quantized(m);
   seqloom::ops::register_reduction(m);
   seqloom::ops::register_rnn(m);
   seqloom::ops::register_softmax(m);

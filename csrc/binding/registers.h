@@ -18,12 +18,14 @@ void register_roofline(pybind11::module_& m);
 namespace seqloom::ops {
 
 void register_attention(pybind11::module_& m);
+void register_cache(pybind11::module_& m);
 void register_elementwise(pybind11::module_& m);
 void register_layout(pybind11::module_& m);
 void register_loss(pybind11::module_& m);
 void register_matmul(pybind11::module_& m);
 void register_norm(pybind11::module_& m);
 void register_optimizer(pybind11::module_& m);
+void register_quantized(pybind11::module_& m);
 void register_reduction(pybind11::module_& m);
 void register_rnn(pybind11::module_& m);
 void register_softmax(pybind11::module_& m);

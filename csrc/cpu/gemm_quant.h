@@ -20,7 +20,6 @@
 namespace seqloom::SEQLOOM_ISA_NS {
 
 using cpu::PackedMatrix;
-using cpu::PackFormat;
 
 // Words of B, four or eight k each: types of their own, so that kernels are chosen by type.
 struct Quad8 {
@@ -31,14 +30,6 @@ template <>
 struct Step<uint8_t, Quad8> {
   static constexpr int kK = 4;
 };
-
-// Zen 5 multiplies bytes a third faster in 16 chains (8 rows x 2 vectors) than in 24.
-SEQLOOM_ALWAYS_INLINE PanelMap panel_map(PackFormat format, int64_t n) {
-  return PanelMap(n, format == PackFormat::kInt8 ? 2 : kNV);
-}
-
-// All columns of a quantized B, padded to whole vectors: the length of a row of scales.
-SEQLOOM_ALWAYS_INLINE int64_t padded_columns(int64_t n) { return ceil_div(n, kLanes) * kLanes; }
 
 // Where the parts of a quantized matrix lie behind each other.
 struct QuantLayout {

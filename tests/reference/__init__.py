@@ -44,6 +44,7 @@ from .layout import embedding, gather, pad, rearrange, tril, triu
 from .loss import cross_entropy, ctc_loss, linear_cross_entropy
 from .matmul import einsum, linear, matmul
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from .quantized import dequantize_weight, quantized_linear, round_activations
 from .reduction import cumsum, max, mean, min, prod, sort, sum, topk, var
 from .rnn import gru, lstm, rnn
 from .softmax import log_softmax, softmax
@@ -60,6 +61,7 @@ __all__ = [
     "cross_entropy",
     "ctc_loss",
     "cumsum",
+    "dequantize_weight",
     "divide",
     "dot_attention",
     "dropout",
@@ -89,11 +91,13 @@ __all__ = [
     "pad",
     "power",
     "prod",
+    "quantized_linear",
     "rearrange",
     "relu",
     "rms_norm",
     "rnn",
     "rotary_embedding",
+    "round_activations",
     "scaled_dot_product_attention",
     "sigmoid",
     "silu",

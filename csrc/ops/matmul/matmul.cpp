@@ -5,11 +5,10 @@
 
 #include <pybind11/pybind11.h>
 
-#include <string_view>
-
 #include "cpu/gemm.h"
 #include "ops/common.h"
 #include "ops/elementwise/arguments.h"
+#include "ops/matmul/activation_name.h"
 #include "ops/matmul/matmul_packed.h"
 
 namespace seqloom::ops {
@@ -294,20 +293,7 @@ py::tuple matmul_backward(const Array& grad, const Array& a, const Array& b, boo
 
 // ---- linear ------------------------------------------------------------------------------------
 
-Epilogue epilogue_of(py::handle activation) {
-  if (activation.is_none()) return Epilogue::kNone;
-  check_type(PyUnicode_Check(activation.ptr()) != 0, "linear: activation must be a string, got ",
-             binding::type_name(activation.ptr()));
-  const char* name = PyUnicode_AsUTF8(activation.ptr());
-  if (name == nullptr) throw py::error_already_set();
-  const std::string_view s(name);
-  if (s == "relu") return Epilogue::kRelu;
-  if (s == "gelu") return Epilogue::kGelu;
-  if (s == "gelu_tanh") return Epilogue::kGeluTanh;
-  if (s == "silu") return Epilogue::kSilu;
-  throw ValueError(str("linear: activation must be None, 'relu', 'gelu', 'gelu_tanh' or 'silu', ",
-                       "got '", s, "'"));
-}
+Epilogue epilogue_of(py::handle activation) { return epilogue_named("linear", activation); }
 
 // -> the result, or (the result, what backward of the activation needs) where that is not the
 // result itself.
