@@ -108,6 +108,7 @@ __global__ void __launch_bounds__(QueryShape<P, kD>::kThreads, 1)
     load_tile<T, kM, kD, kThreads, P::kAsync>(
         g_tile, rows.rows - rows.first, static_cast<int>(a.value_width), plan.gradient_aligned,
         [&](int r) { return rows.row_of<T>(plan.gradient, rows.first + r); });
+    if (P::kAsync) ptx::cp_async_commit();
     if (kStages == 2 && tile_begin < tile_end) load_keys(tile_begin);
 
     const int warp_row = rows.first + warp * 16;
@@ -299,6 +300,7 @@ __global__ void __launch_bounds__(KeyShape<P, kD>::kThreads, 1)
     load_tile<T, kM, kD, kThreads, P::kAsync>(
         v_tile, length - j_block, static_cast<int>(a.value_width), plan.keys_aligned,
         [&](int r) { return values + (j_block + r) * a.value.row_stride; });
+    if (P::kAsync) ptx::cp_async_commit();
     if (kStages == 2 && tiles > 0) load_rows(0);
 
     const int j_warp = j_block + warp * 16;

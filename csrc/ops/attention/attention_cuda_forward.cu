@@ -123,6 +123,7 @@ __global__ void __launch_bounds__(ForwardShape<P, kD>::kThreads, 1)
     load_tile<T, kM, kD, kThreads, P::kAsync>(
         q_tile, rows.rows - rows.first, static_cast<int>(a.width), plan.query_aligned,
         [&](int r) { return rows.row_of<T>(a.query, rows.first + r); });
+    if (P::kAsync) ptx::cp_async_commit();
     if (kStages == 2 && tile_begin < tile_end) load_keys(tile_begin);
 
     const int warp_row = rows.first + warp * 16;
