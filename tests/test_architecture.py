@@ -165,17 +165,11 @@ def families() -> list[str]:
     return sorted(p.name for p in ops.iterdir() if p.is_dir()) if ops.is_dir() else []
 
 
-# On CUDA these are put together from other families' ops, in Python.
-COMPOSED_ON_CUDA = {"attention"}
-
-
 @pytest.mark.parametrize("family", families())
 def test_a_family_has_its_four_files_its_python_and_its_tests(family):
     folder = CSRC / "ops" / family
     # A strategy may have a suffix of its own: rnn_forward_bf16_cpu.cpp, attention_cuda_sm90.cu.
-    files = [f"{family}.h", f"{family}.cpp", f"{family}*_cpu.cpp"]
-    if family not in COMPOSED_ON_CUDA:
-        files.append(f"{family}*_cuda*.cu")
+    files = [f"{family}.h", f"{family}.cpp", f"{family}*_cpu.cpp", f"{family}*_cuda*.cu"]
     missing = [pattern for pattern in files if not list(folder.glob(pattern))]
     others = [PACKAGE / "ops" / f"{family}.py", TESTS / "ops" / f"test_{family}.py"]
     missing += [relative(p) for p in others if not p.is_file()]

@@ -10,11 +10,8 @@ namespace {
 namespace py = pybind11;
 constexpr const char* kOp = "scaled_dot_product_attention";
 
-#define SEQLOOM_RUN_HERE(work, call)         \
-  do {                                       \
-    ReleaseGil release_gil((work) >= 16384); \
-    call;                                    \
-  } while (false)
+// Where the CUDA kernels end (attention.h).
+constexpr int64_t kMaxDeviceWidth = 256, kMaxDeviceRows = (int64_t{1} << 31) - 256;
 
 // The array itself when elements of its last axis are adjacent, else a contiguous copy.
 Array with_adjacent_rows(const Array& a) {
@@ -44,7 +41,6 @@ void check_qkv(const Array& query, const Array& key, const Array& value) {
   check_kernel_float(kOp, "query", query);
   check_same_dtype(kOp, "key", key, "query", query);
   check_same_dtype(kOp, "value", value, "query", query);
-  check_value(!query.is_cuda(), kOp, ": query must be on the CPU, got ", query.device());
   check_same_device(kOp, "key", key, "query", query);
   check_same_device(kOp, "value", value, "query", query);
   check_value(query.rank() == 4, kOp, ": query must have shape [B, Hq, Tq, D], got ",
@@ -60,6 +56,14 @@ void check_qkv(const Array& query, const Array& key, const Array& value) {
                   value.size(2) == key.size(2),
               kOp, ": value must have shape [B, Hkv, Tk, Dv] = [", b, ", ", kv_heads, ", ",
               key.size(2), ", any], got ", value.shape());
+  if (query.is_cuda()) {
+    check_value(width <= kMaxDeviceWidth && value.size(3) <= kMaxDeviceWidth, kOp,
+                ": query must have head sizes up to ", kMaxDeviceWidth, " on CUDA, got ", width,
+                " and ", value.size(3));
+    check_value(key.size(2) < kMaxDeviceRows &&
+                    (kv_heads == 0 || heads / kv_heads * query.size(2) < kMaxDeviceRows),
+                kOp, ": query must have fewer than 2^31 rows for each key head on CUDA");
+  }
 }
 
 // Strides of the mask over [B, Hq, Tq, Tk]: 0 on the axes that it lacks or that are one long.
@@ -81,12 +85,13 @@ void set_mask(Inputs& in, const Array& mask, const Dims& scores) {
     in.args.mask_stride[4 - i] = i <= mask.rank() && mask.size(-i) > 1 ? in.mask->stride(-i) : 0;
 }
 
-std::optional<Array> per_batch(const char* name, const std::optional<Array>& a, int64_t batch) {
+std::optional<Array> per_batch(const char* name, const std::optional<Array>& a, int64_t batch,
+                               const Array& query) {
   if (!a) return std::nullopt;
   check_type(a->dtype() == DType::kInt64, kOp, ": ", name, " must be int64, got ",
              name_of(a->dtype()));
   check_shape(kOp, name, *a, Dims{batch}, "[B]");
-  check_value(!a->is_cuda(), kOp, ": ", name, " must be on the CPU");
+  check_same_device(kOp, name, *a, "query", query);
   return contiguous(*a);
 }
 
@@ -112,17 +117,19 @@ Inputs inputs_of(const Array& query, const Array& key, const Array& value,
   a.value_width = value.size(3);
   a.dtype = query.dtype();
   if (mask) set_mask(in, *mask, Dims{a.batch, a.heads, a.queries, a.keys});
-  in.key_lengths = per_batch("key_lengths", key_lengths, a.batch);
+  // What is on the device is not looked at: that would wait for it. Kernels clamp lengths.
+  const bool on_host = !query.is_cuda();
+  in.key_lengths = per_batch("key_lengths", key_lengths, a.batch, query);
   if (in.key_lengths) {
     a.key_lengths = in.key_lengths->data_as<int64_t>();
-    for (int64_t b = 0; b < a.batch; ++b)
+    for (int64_t b = 0; on_host && b < a.batch; ++b)
       check_value(a.key_lengths[b] >= 0 && a.key_lengths[b] <= a.keys, kOp,
                   ": key_lengths must be in [0, ", a.keys, "], got ", a.key_lengths[b]);
   }
-  in.offsets = per_batch("causal_offset", offsets, a.batch);
+  in.offsets = per_batch("causal_offset", offsets, a.batch, query);
   if (in.offsets) {
     a.offsets = in.offsets->data_as<int64_t>();
-    for (int64_t b = 0; b < a.batch; ++b)
+    for (int64_t b = 0; on_host && b < a.batch; ++b)
       check_value(a.offsets[b] >= -kUnbounded && a.offsets[b] <= kUnbounded, kOp,
                   ": causal_offset must be within 2^40, got ", a.offsets[b]);
   }
@@ -167,10 +174,11 @@ py::tuple forward(const Array& query, const Array& key, const Array& value,
   const int64_t rows = a.batch * a.heads * a.queries;
   if (rows > 0) {
     // Few queries per key head: reading keys and values is all the work.
-    if (a.heads / a.kv_heads * a.queries <= 8 && dropout == 0) {
-      SEQLOOM_RUN_HERE(rows * a.keys, SEQLOOM_CPU(attention_decode)(a));
+    if (!query.is_cuda() && a.heads / a.kv_heads * a.queries <= 8 && dropout == 0) {
+      ReleaseGil release_gil(rows * a.keys >= 16384);
+      SEQLOOM_CPU(attention_decode)(a);
     } else {
-      SEQLOOM_RUN_HERE(rows * a.keys, SEQLOOM_CPU_BF16(attention_forward)(a));
+      SEQLOOM_RUN_BF16(query.device(), rows * a.keys, attention_forward, a);
     }
   }
   return py::make_tuple(std::move(output), std::move(lse));
@@ -203,20 +211,21 @@ py::tuple backward(const Array& gradient, const Array& query, const Array& key, 
   args.gradient = operand(given);
   a.output = out.mutable_data();
   a.lse = sums.mutable_as<float>();
-  Array dq = Array::empty(query.shape(), a.dtype), dk = Array::empty(key.shape(), a.dtype),
-        dv = Array::empty(value.shape(), a.dtype);
+  const Device device = query.device();
+  Array dq = Array::empty(query.shape(), a.dtype, device),
+        dk = Array::empty(key.shape(), a.dtype, device),
+        dv = Array::empty(value.shape(), a.dtype, device);
   args.d_query = dq.mutable_data();
   args.d_key = dk.mutable_data();
   args.d_value = dv.mutable_data();
   std::optional<Array> dm;
   if (mask && mask_gradient) {
-    dm = Array::empty(mask->shape(), DType::kFloat32);
+    dm = Array::empty(mask->shape(), DType::kFloat32, device);
     args.d_mask = dm->mutable_as<float>();
-    for (int64_t i = 0; i < dm->numel(); ++i) args.d_mask[i] = 0;
+    for (int64_t i = 0; !device.is_cuda() && i < dm->numel(); ++i) args.d_mask[i] = 0;
   }
   if (a.batch * a.kv_heads > 0)
-    SEQLOOM_RUN_HERE(a.batch * a.heads * a.queries * a.keys,
-                     SEQLOOM_CPU_BF16(attention_backward)(args));
+    SEQLOOM_RUN_BF16(device, a.batch * a.heads * a.queries * a.keys, attention_backward, args);
   return py::make_tuple(std::move(dq), std::move(dk), std::move(dv), std::move(dm));
 }
 
@@ -231,9 +240,10 @@ struct AdditiveInputs {
 AdditiveInputs additive_inputs(const Array& query, const Array& key, const Array& v,
                                const std::optional<Array>& key_lengths) {
   const char* op = "additive_attention";
-  for (const Array* x : {&query, &key, &v})
-    check_type(x->dtype() == DType::kFloat32 && !x->is_cuda(), op,
-               ": projections must be float32 on the CPU");
+  for (const Array* x : {&query, &key, &v}) {
+    check_type(x->dtype() == DType::kFloat32, op, ": projections must be float32");
+    check_same_device(op, "projections", *x, "query", query);
+  }
   check_value(query.rank() == 3 && key.rank() == 3 && v.rank() == 1 &&
                   query.size(0) == key.size(0) && query.size(2) == key.size(2) &&
                   query.size(2) == v.size(0),
@@ -251,9 +261,10 @@ AdditiveInputs additive_inputs(const Array& query, const Array& key, const Array
   if (key_lengths) {
     check_shape(op, "key_lengths", *key_lengths, Dims{in.args.batch}, "[B]");
     check_type(key_lengths->dtype() == DType::kInt64, op, ": key_lengths must be int64");
+    check_same_device(op, "key_lengths", *key_lengths, "query", query);
     in.key_lengths = contiguous(*key_lengths);
     in.args.key_lengths = in.key_lengths->data_as<int64_t>();
-    for (int64_t b = 0; b < in.args.batch; ++b)
+    for (int64_t b = 0; !query.is_cuda() && b < in.args.batch; ++b)
       check_value(in.args.key_lengths[b] >= 0 && in.args.key_lengths[b] <= in.args.keys, op,
                   ": key_lengths must be in [0, ", in.args.keys, "], got ", in.args.key_lengths[b]);
   }
@@ -264,9 +275,9 @@ Array additive_scores(const Array& query, const Array& key, const Array& v,
                       const std::optional<Array>& key_lengths) {
   AdditiveInputs in = additive_inputs(query, key, v, key_lengths);
   AdditiveScoreArgs& a = in.args;
-  Array scores = Array::empty(Dims{a.batch, a.queries, a.keys}, DType::kFloat32);
+  Array scores = Array::empty(Dims{a.batch, a.queries, a.keys}, DType::kFloat32, query.device());
   a.scores = scores.mutable_as<float>();
-  SEQLOOM_RUN_HERE(scores.numel() * a.width, SEQLOOM_CPU(additive_score)(a));
+  SEQLOOM_RUN(query.device(), scores.numel() * a.width, additive_score, a);
   return scores;
 }
 
@@ -280,10 +291,10 @@ py::tuple additive_scores_backward(const Array& gradient, const Array& query, co
   check_type(gradient.dtype() == DType::kFloat32, "additive_attention: gradient must be float32");
   const Array given = contiguous(gradient);
   Array dq = Array::empty_like(in.query), dk = Array::empty_like(in.key),
-        dv = Array::empty(Dims{a.batch, a.width}, DType::kFloat32);
+        dv = Array::empty(Dims{a.batch, a.width}, DType::kFloat32, query.device());
   const AdditiveScoreBackwardArgs args{a, given.data_as<float>(), dq.mutable_as<float>(),
                                        dk.mutable_as<float>(), dv.mutable_as<float>()};
-  SEQLOOM_RUN_HERE(gradient.numel() * a.width, SEQLOOM_CPU(additive_score_backward)(args));
+  SEQLOOM_RUN(query.device(), gradient.numel() * a.width, additive_score_backward, args);
   return py::make_tuple(std::move(dq), std::move(dk), std::move(dv));
 }
 

@@ -48,7 +48,7 @@ struct AttentionArgs {
   DType mask_dtype;        // kBool or a kernel float
   int64_t mask_stride[4];  // 0 on broadcast axes; the last is 0 or 1
 
-  const int64_t* key_lengths;  // [B] in [0, Tk], or null
+  const int64_t* key_lengths;  // [B] in [0, Tk] (CUDA: clamped to that), or null
   const int64_t* offsets;      // [B] within +-kUnbounded, or null: `offset` for all
   const float* slopes;         // [Hq], or null
 
@@ -67,7 +67,7 @@ struct AttentionBackwardArgs {
   void* d_query;              // [B, Hq, Tq, D] contiguous, written; must alias nothing
   void* d_key;                // [B, Hkv, Tk, D] contiguous, written
   void* d_value;              // [B, Hkv, Tk, Dv] contiguous, written
-  float* d_mask;              // laid out by mask_stride, zeros on entry, added to; or null
+  float* d_mask;              // laid out by mask_stride, or null. CPU: zeros on entry, added to
 };
 
 // Additive attention: score_ij = v . tanh(x_i + y_j), x and y being the projected queries and keys.
@@ -89,6 +89,12 @@ struct AdditiveScoreBackwardArgs {
   float* d_key;               // [B, Tk, A] written
   float* d_v;                 // [B, A] written: one sum per batch
 };
+
+// All pointers are the device's. Head sizes up to 256, fewer than 2^31 keys and rows of a key head.
+void attention_forward_cuda(const AttentionArgs&);
+void attention_backward_cuda(const AttentionBackwardArgs&);
+void additive_score_cuda(const AdditiveScoreArgs&);
+void additive_score_backward_cuda(const AdditiveScoreBackwardArgs&);
 
 }  // namespace seqloom::ops
 

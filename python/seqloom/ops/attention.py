@@ -22,6 +22,7 @@ __all__ = ["additive_attention", "dot_attention", "scaled_dot_product_attention"
 
 _SDPA = "scaled_dot_product_attention"
 _UNBOUNDED = 1 << 40
+_WIDEST_ON_CUDA = 256  # head size of the fused kernels
 Gradients = tuple["Tensor | None", ...]
 
 
@@ -40,8 +41,8 @@ def _number(op: str, name: str, value: Any) -> float:
     return float(value)
 
 
-def _integers(op: str, name: str, value: Any, batch: int) -> Tensor | None:
-    """An array [batch] of integers as int64 on the CPU."""
+def _integers(op: str, name: str, value: Any, batch: int, device: str) -> Tensor | None:
+    """An array [batch] of integers as int64 on the device."""
     if value is None:
         return None
     if not isinstance(value, Tensor):
@@ -50,13 +51,14 @@ def _integers(op: str, name: str, value: Any, batch: int) -> Tensor | None:
         raise TypeError(f"{op}: {name} must be integers, got {value.dtype.name}")
     if value.shape != (batch,):
         raise ValueError(f"{op}: {name} must have shape [B] = [{batch}], got {list(value.shape)}")
-    return value.detach().to(dtype=int64, device="cpu")
+    return value.detach().to(dtype=int64, device=device)
 
 
-def _lengths(op: str, value: Any, batch: int, keys: int) -> Tensor | None:
-    lengths = _integers(op, "key_lengths", value, batch)
-    if lengths is not None and batch > 0:
-        host = lengths.numpy()
+def _lengths(op: str, value: Any, batch: int, keys: int, device: str) -> Tensor | None:
+    lengths = _integers(op, "key_lengths", value, batch, device)
+    # Lengths that are on the GPU already are not checked, which would wait for it: kernels clamp.
+    if lengths is not None and batch > 0 and not (lengths.is_cuda and value.is_cuda):
+        host = value.cpu().numpy()
         if host.min() < 0 or host.max() > keys:
             raise ValueError(
                 f"{op}: key_lengths must be in [0, {keys}], got"
@@ -172,9 +174,10 @@ def scaled_dot_product_attention(
     if isinstance(causal_offset, int):
         offset = max(-_UNBOUNDED, min(causal_offset, _UNBOUNDED))
     else:
-        offsets = _integers(_SDPA, "causal_offset", causal_offset, batch)
+        offsets = _integers(_SDPA, "causal_offset", causal_offset, batch, query.device)
     if key_lengths is not None:
-        lengths = _lengths(_SDPA, key_lengths, batch, key.shape[2] if key.ndim == 4 else 0)
+        keys = key.shape[2] if key.ndim == 4 else 0
+        lengths = _lengths(_SDPA, key_lengths, batch, keys, query.device)
     if softcap is not None:
         softcap = _number(_SDPA, "softcap", softcap)
         if not 0 < softcap < math.inf:
@@ -195,7 +198,8 @@ def scaled_dot_product_attention(
         _check_shapes(query, key, value)  # key may be of any rank so far
         drop = (p, *_core.next_random_key(query.size // max(width, 1) * key.shape[-2]))
 
-    if return_weights or query.is_cuda or query.dtype is float64:
+    too_wide = query.is_cuda and max(width, value.shape[-1] if value.ndim else 0) > _WIDEST_ON_CUDA
+    if return_weights or query.dtype is float64 or too_wide:
         _check_shapes(query, key, value)
         output, weights = _compose(
             query, key, value, mask, lengths, offset if offsets is None else offsets, slopes,
@@ -227,7 +231,7 @@ def _attention_backward(node: Node, gradient: Tensor) -> Gradients:
     return dq, dk, dv, None if dm is None else dm.to(dtype=mask.dtype)
 
 
-# ---- the same with the matrix in memory: weights on demand, float64, other devices --------------
+# ---- the same with the matrix in memory: weights on demand, float64, very wide heads on CUDA ----
 
 
 def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -281,11 +285,12 @@ def _compose(
     if softcap is not None:
         scores = (scores / softcap).tanh() * softcap
 
-    start = np.asarray(offset if isinstance(offset, int) else offset.numpy()).reshape(-1, 1, 1)
+    start = np.asarray(offset if isinstance(offset, int) else offset.cpu().numpy())
+    start = start.reshape(-1, 1, 1)
     distance = np.arange(keys) - (np.arange(queries)[:, None] + start)  # [B or 1, Tq, Tk]
     seen = (distance >= -left) & (distance <= right)
     if lengths is not None:
-        seen = seen & (np.arange(keys) < lengths.numpy()[:, None, None])
+        seen = seen & (np.arange(keys) < lengths.cpu().numpy()[:, None, None])
     visible = from_numpy(np.ascontiguousarray(seen[:, None])).to(device=query.device)
     if slopes is not None:
         away = from_numpy(np.ascontiguousarray(distance[:, None])).to(
@@ -342,7 +347,7 @@ def _check_decoder(op: str, query: Tensor, keys: Tensor, values: Tensor | None) 
 def _visible_keys(lengths: Tensor | None, keys: int, device: str) -> Tensor | None:
     if lengths is None:
         return None
-    seen = np.arange(keys) < lengths.numpy()[:, None, None]
+    seen = np.arange(keys) < lengths.cpu().numpy()[:, None, None]
     return from_numpy(seen).to(device=device)
 
 
@@ -443,9 +448,10 @@ def additive_attention_projected(
 
     `projected_keys` is [B, Tk, A] in float32, as ``linear(keys, w_key)`` gives it.
     """
-    lengths = _lengths("additive_attention", key_lengths, query.shape[0], values.shape[1])
+    batch, keys = query.shape[0], values.shape[1]
+    lengths = _lengths("additive_attention", key_lengths, batch, keys, query.device)
     x, y, u = _wide_linear(query, w_query), _wide(projected_keys), _wide(v)
-    if x.is_cuda or x.dtype is float64:
+    if x.dtype is float64:
         hidden = (x.unsqueeze(2) + y.unsqueeze(1)).tanh()
         return _attend(matmul(hidden, u), values, lengths, return_weights)
     scores = _core.additive_scores(x, y, u, lengths)
@@ -516,12 +522,12 @@ def dot_attention(
             f"{op}: keys must have shape [B, Tk, Dq] = [{query.shape[0]}, any, {query.shape[2]}],"
             f" got {list(keys.shape)}"
         )
-    lengths = _lengths(op, key_lengths, query.shape[0], keys.shape[1])
+    lengths = _lengths(op, key_lengths, query.shape[0], keys.shape[1], query.device)
     values = keys if values is None else values
     projected = _wide(query) if weight is None else matmul(_wide(query), _wide(weight))
     # A 16-bit projection would lose what float32 keeps, so it stays out of the fused kernel.
     narrow = projected.dtype is not query.dtype and weight is not None
-    if return_weights or narrow or query.is_cuda or query.dtype is float64:
+    if return_weights or narrow or query.dtype is float64:
         scores = matmul(projected, _wide(keys).transpose(-1, -2))
         return _attend(scores, values, lengths, return_weights)
     projected = projected.to(dtype=query.dtype)

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the CUDA kernels of attention share: which keys a row sees, the options that turn products
+// into scores, dropout, and the choice of a kernel by dtype and head size.
+//
+// Rows are packed: the queries of all heads that read one key head, head by head, so that a step of
+// decoding reads keys and values once for the group. Row r is query r % Tq of head r / Tq.
+//
+// Options that most calls do not use (softcap, ALiBi, masks, dropout) cost no registers and little
+// code: the products of a tile go through a local array in a loop that is not unrolled, and only
+// when `options` is set.
+#pragma once
+
+#include "core/philox.h"
+#include "ops/attention/attention.h"
+#include "ops/attention/attention_tiles_cuda.h"
+
+namespace seqloom::ops::attention_device {
+
+constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// ---- which keys a row sees ----------------------------------------------------------------------
+
+struct Range {
+  int lo, hi;  // keys [lo, hi)
+};
+
+SEQLOOM_DEVICE int64_t offset_of(const AttentionArgs& a, int b) {
+  const int64_t n = a.offsets != nullptr ? a.offsets[b] : a.offset;
+  return n < -kUnbounded ? -kUnbounded : n > kUnbounded ? kUnbounded : n;
+}
+SEQLOOM_DEVICE int length_of(const AttentionArgs& a, int b) {
+  int64_t n = a.keys;
+  if (a.key_lengths != nullptr) {
+    n = a.key_lengths[b];  // nobody has checked lengths that were on the device already
+    n = n < 0 ? 0 : n > a.keys ? a.keys : n;
+  }
+  return static_cast<int>(n);
+}
+
+SEQLOOM_DEVICE Range visible_range(const AttentionArgs& a, int64_t offset, int length, int64_t i) {
+  const int64_t position = i + offset;
+  int64_t lo = position - a.left, hi = position + a.right + 1;
+  lo = lo < 0 ? 0 : lo > length ? length : lo;
+  hi = hi > length ? length : hi < lo ? lo : hi;
+  return {static_cast<int>(lo), static_cast<int>(hi < lo ? lo : hi)};
+}
+
+// The rows that a block owns: which batch and heads they belong to, and what they see. Ranges move
+// right with the query, so the first and the last query bound all of them.
+struct RowBlock {
+  int b, kv_head, group, queries, rows, first;
+  int length;
+  int64_t offset;
+  int lo, hi;            // what some row sees lies in here
+  int full_lo, full_hi;  // every row sees all of this
+
+  SEQLOOM_DEVICE RowBlock(const AttentionArgs& a, int64_t batch_head, int first_row, int count)
+      : b(static_cast<int>(batch_head / a.kv_heads)),
+        kv_head(static_cast<int>(batch_head % a.kv_heads)),
+        group(static_cast<int>(a.heads / a.kv_heads)),
+        queries(static_cast<int>(a.queries)),
+        rows(group * queries),
+        first(first_row),
+        length(length_of(a, b)),
+        offset(offset_of(a, b)) {
+    const int last = first + count < rows ? first + count - 1 : rows - 1;
+    const bool one_head = first / queries == last / queries;
+    const Range low = visible_range(a, offset, length, one_head ? first % queries : 0);
+    const Range high = visible_range(a, offset, length, one_head ? last % queries : queries - 1);
+    lo = low.lo;
+    hi = high.hi;
+    full_lo = high.lo;
+    full_hi = low.hi;
+  }
+  SEQLOOM_DEVICE int head_of(int row) const { return kv_head * group + row / queries; }
+  SEQLOOM_DEVICE int clamp(int row) const { return row < rows ? row : rows - 1; }
+  // Packed rows of contiguous [B, Hq, Tq, ..] are neighbours.
+  SEQLOOM_DEVICE int64_t flat(const AttentionArgs& a, int row) const {
+    return (static_cast<int64_t>(b) * a.heads + static_cast<int64_t>(kv_head) * group) * queries +
+           row;
+  }
+  template <class T>
+  SEQLOOM_DEVICE const T* row_of(const AttentionOperand& x, int row) const {
+    return static_cast<const T*>(x.data) + b * x.batch_stride + head_of(row) * x.head_stride +
+           row % queries * x.row_stride;
+  }
+};
+
+template <class T>
+SEQLOOM_DEVICE const T* head_of(const AttentionOperand& x, int b, int h) {
+  return static_cast<const T*>(x.data) + b * x.batch_stride + h * x.head_stride;
+}
+
+// ---- options ------------------------------------------------------------------------------------
+
+// What a pair needs beside its keys' products: where its row stands.
+struct RowPlace {
+  int64_t mask_at;   // of the row's first key
+  uint64_t element;  // of the row's first key in the dropout stream
+  int64_t position;
+  float slope;
+};
+
+SEQLOOM_DEVICE RowPlace place_of(const AttentionArgs& a, int64_t offset, int b, int h, int i) {
+  RowPlace p;
+  p.mask_at = b * a.mask_stride[0] + h * a.mask_stride[1] + i * a.mask_stride[2];
+  p.element = a.stream_offset + static_cast<uint64_t>(((b * a.heads + h) * a.queries + i) * a.keys);
+  p.position = i + offset;
+  p.slope = a.slopes != nullptr ? a.slopes[h] : 0.f;
+  return p;
+}
+
+// What a mask adds to a score.
+SEQLOOM_DEVICE float mask_term(const AttentionArgs& a, int64_t at) {
+  switch (a.mask_dtype) {
+    case DType::kBool:
+      return static_cast<const uint8_t*>(a.mask)[at] != 0 ? 0.f : -INFINITY;
+    case DType::kFloat16:
+      return cuda::to_float(static_cast<const cuda::Half*>(a.mask)[at]);
+    case DType::kBFloat16:
+      return cuda::to_float(static_cast<const cuda::BFloat16*>(a.mask)[at]);
+    default:
+      return static_cast<const float*>(a.mask)[at];
+  }
+}
+
+// The score of a visible pair in base 2, so that exp2 of it is the weight; `cap` is the derivative
+// of the softcap.
+SEQLOOM_DEVICE float score_of(const AttentionArgs& a, const RowPlace& row, int j, float product,
+                              float& cap) {
+  float x = product * a.scale;
+  cap = 1.f;
+  if (a.softcap > 0.f) {
+    const float t = tanhf(x / a.softcap);
+    x = a.softcap * t;
+    cap = fmaf(-t, t, 1.f);
+  }
+  if (a.slopes != nullptr) x = fmaf(row.slope, static_cast<float>(j - row.position), x);
+  if (a.mask != nullptr) {
+    const float m = mask_term(a, row.mask_at + j * a.mask_stride[3]);
+    x = m == -INFINITY ? m : x + m;
+  }
+  return x * kLog2e;
+}
+
+SEQLOOM_DEVICE bool is_kept(const AttentionArgs& a, const RowPlace& row, int j) {
+  return philox_uniform(a.seed, row.element + static_cast<uint64_t>(j)) >= a.dropout;
+}
+SEQLOOM_DEVICE float keep_scale(const AttentionArgs& a) {
+  return a.dropout < 1.f ? 1.f / (1.f - a.dropout) : 0.f;
+}
+
+// Gradients of the scores of a tile, options included. Element x of a thread stands for the pair
+// that `pair_at(x)` describes. Products q.k become dropped weights, products g.v become ds, times
+// the derivative of the cap where `capped`.
+struct PairPlace {
+  RowPlace row;
+  int j;
+  bool visible;
+  float lse, delta;  // base 2; g . o
+};
+template <int kTiles, class PairAt>
+SEQLOOM_DEVICE void gradients_with_options(const AttentionArgs& a, float (&s)[kTiles][4],
+                                           float (&dp)[kTiles][4], bool capped,
+                                           const PairAt& pair_at) {
+  float weights[kTiles * 4], changes[kTiles * 4];
+#pragma unroll
+  for (int x = 0; x < kTiles * 4; ++x) {
+    weights[x] = s[x >> 2][x & 3];
+    changes[x] = dp[x >> 2][x & 3];
+  }
+  const float factor = keep_scale(a);
+#pragma unroll 1
+  for (int x = 0; x < kTiles * 4; ++x) {
+    const PairPlace p = pair_at(x);
+    float weight = 0.f, change = 0.f;
+    if (p.visible) {
+      float cap;
+      weight = ptx::ex2_approx(score_of(a, p.row, p.j, weights[x], cap) - p.lse);
+      float d = changes[x], kept = 1.f;
+      if (a.dropout > 0.f) {
+        kept = is_kept(a, p.row, p.j) ? factor : 0.f;
+        d *= kept;
+      }
+      change = weight * (d - p.delta) * (capped ? cap : 1.f);
+      weight *= kept;
+    }
+    weights[x] = weight;
+    changes[x] = change;
+  }
+#pragma unroll
+  for (int x = 0; x < kTiles * 4; ++x) {
+    s[x >> 2][x & 3] = weights[x];
+    dp[x >> 2][x & 3] = changes[x];
+  }
+}
+
+// ---- choice of a kernel -------------------------------------------------------------------------
+
+// Which operands may be copied 16 bytes at a time.
+inline bool is_aligned(const AttentionOperand& x, int64_t item) {
+  const auto bits =
+      reinterpret_cast<std::uintptr_t>(x.data) |
+      static_cast<std::uintptr_t>((x.batch_stride | x.head_stride | x.row_stride) * item);
+  return (bits & 15) == 0;
+}
+
+// True where scores are more than products times a positive scale.
+inline bool has_options(const AttentionArgs& a) {
+  return a.mask != nullptr || a.softcap > 0 || a.slopes != nullptr || a.dropout > 0 ||
+         !(a.scale > 0);
+}
+
+template <int kValue>
+using Width = std::integral_constant<int, kValue>;
+
+template <class P, class F>
+void dispatch_width(int64_t width, const F& f) {
+  if constexpr (P::kSmallHeads)
+    if (width <= 32) return f(P{}, Width<32>{});
+  if (width <= 64) return f(P{}, Width<64>{});
+  if (width <= 128) return f(P{}, Width<128>{});
+  f(P{}, Width<256>{});
+}
+
+// Calls f(core, width) for the dtype and head size; both widths of a head share one bucket.
+template <class F>
+void dispatch_kernel(const AttentionArgs& a, const F& f) {
+  const int64_t width = a.width > a.value_width ? a.width : a.value_width;
+  const bool turing = cuda::current_device_properties().capability() < 80;
+  if (a.dtype == DType::kFloat16 && turing)
+    return dispatch_width<TensorCore<cuda::Half, true>>(width, f);
+  if (a.dtype == DType::kFloat16) return dispatch_width<TensorCore<cuda::Half, false>>(width, f);
+  if (a.dtype == DType::kBFloat16)
+    return dispatch_width<TensorCore<cuda::BFloat16, false>>(width, f);
+  dispatch_width<FloatCore>(width, f);
+}
+
+// Both take device pointers throughout and any dtype but bfloat16 on sm_75.
+void launch_forward(const AttentionArgs& a);
+void launch_backward(const AttentionBackwardArgs& a);
+void launch_mask_gradient(const AttentionBackwardArgs& a, const float* delta);
+
+}  // namespace seqloom::ops::attention_device

@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention backward on CUDA: scores are computed again, twice, and never written.
+//
+//   delta_i = g_i . o_i                           delta_kernel: a warp a row
+//   dq_i = scale sum_j t_ij k_j                   query_kernel: a block owns query rows, walks keys
+//   dk_j = scale sum_i t_ij q_i                   key_kernel: a block owns keys, walks queries
+//   dv_j = sum_i drop_ij p_ij g_i                 (of all heads that read the key head)
+//
+// with p_ij = 2^(s_ij - lse_i), t_ij = p_ij (drop_ij g_i . v_j - delta_i) cap'_ij. Every gradient
+// has one owner that adds in a fixed order: no atomics, the same bits every time, and no memory
+// beyond delta. The price is a second Q K^T and G V^T, seven products where five would do.
+//
+// Both kernels are the two products of attention_tiles_cuda.h. The key kernel works on transposed
+// scores, S^T = K Q^T, so that P^T and dS^T are in registers as the left operands of dV and dK.
+// Where the accumulators of dK and dV would not fit (head sizes above 128) it runs twice.
+#include "cuda/rows.h"
+#include "ops/attention/attention_cuda.h"
+
+namespace seqloom::ops::attention_device {
+namespace {
+
+// ---- delta --------------------------------------------------------------------------------------
+
+constexpr int kDeltaThreads = 128;
+
+template <class T>
+__global__ void __launch_bounds__(kDeltaThreads)
+    delta_kernel(AttentionOperand gradient, const T* output, float* delta, int64_t rows, int heads,
+                 int queries, int width) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kDeltaThreads / 32) + (threadIdx.x >> 5);
+  if (row >= rows) return;
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const T* g = static_cast<const T*>(gradient.data) +
+               row / queries / heads * gradient.batch_stride +
+               row / queries % heads * gradient.head_stride + row % queries * gradient.row_stride;
+  const T* o = output + row * width;
+  float sum = 0.f;
+  for (int c = lane; c < width; c += 32)
+    sum = fmaf(cuda::to_float(g[c]), cuda::to_float(o[c]), sum);
+  sum = cuda::warp_sum(sum);
+  if (lane == 0) delta[row] = sum;
+}
+
+struct BackwardPlan {
+  AttentionOperand gradient;
+  const float* delta;
+  void *d_query, *d_key, *d_value;
+  int blocks;  // of rows, or of keys
+  bool options, query_aligned, gradient_aligned, keys_aligned;
+};
+
+// ---- queries ------------------------------------------------------------------------------------
+
+template <class P, int kD>
+struct QueryShape {
+  static constexpr bool kFloat = !P::kTensorCores;
+  static constexpr int kWarps = kFloat ? (kD <= 64    ? 4
+                                          : kD <= 128 ? 2
+                                                      : 1)
+                                       : (kD > 128 && !P::kAsync ? 2 : 4);
+  static constexpr int kN = kFloat ? (kD <= 64 ? 32 : kD <= 128 ? 16 : 8) : kD <= 128 ? 64 : 32;
+  static constexpr int kStages = P::kAsync && kD <= 128 ? 2 : 1;
+  static constexpr int kM = kWarps * 16, kThreads = kWarps * 32;
+  using Layout = Tile<typename P::Element, kD>;
+  static constexpr int kRowTile = kM * Layout::kRowBytes, kKeyTile = kN * Layout::kRowBytes;
+  static constexpr int kSharedBytes =
+      2 * kRowTile + 2 * kStages * kKeyTile + kWarps * P::template kStagingFloats<kN> * 4;
+};
+
+template <class P, int kD>
+__global__ void __launch_bounds__(QueryShape<P, kD>::kThreads, 1)
+    query_kernel(AttentionArgs a, BackwardPlan plan) {
+  if constexpr (P::kCompiled) {
+    using T = typename P::Element;
+    using Shape = QueryShape<P, kD>;
+    constexpr int kM = Shape::kM, kN = Shape::kN, kStages = Shape::kStages;
+    constexpr int kThreads = Shape::kThreads, kTiles = kN / 8;
+    DYNAMIC_SHARED(raw, 128);
+    unsigned char* const q_tile = raw;
+    unsigned char* const g_tile = q_tile + Shape::kRowTile;
+    unsigned char* const k_tiles = g_tile + Shape::kRowTile;
+    unsigned char* const v_tiles = k_tiles + kStages * Shape::kKeyTile;
+    const int lane = static_cast<int>(threadIdx.x) & 31, warp = static_cast<int>(threadIdx.x) >> 5;
+    float* const staging = reinterpret_cast<float*>(v_tiles + kStages * Shape::kKeyTile) +
+                           warp * P::template kStagingFloats<kN>;
+
+    const int64_t id = blockIdx.x;
+    const int row_block = plan.blocks - 1 - static_cast<int>(id % plan.blocks);
+    const RowBlock rows(a, id / plan.blocks, row_block * kM, kM);
+    const T* const keys = head_of<T>(a.key, rows.b, rows.kv_head);
+    const T* const values = head_of<T>(a.value, rows.b, rows.kv_head);
+    const int tile_begin = rows.lo / kN;
+    const int tile_end = rows.hi > rows.lo ? (rows.hi + kN - 1) / kN : tile_begin;
+
+    const auto load_keys = [&](int tile) {
+      const int j0 = tile * kN, stage = tile % kStages;
+      load_tile<T, kN, kD, kThreads, P::kAsync>(
+          k_tiles + stage * Shape::kKeyTile, rows.hi - j0, static_cast<int>(a.width),
+          plan.keys_aligned, [&](int r) { return keys + (j0 + r) * a.key.row_stride; });
+      load_tile<T, kN, kD, kThreads, P::kAsync>(
+          v_tiles + stage * Shape::kKeyTile, rows.hi - j0, static_cast<int>(a.value_width),
+          plan.keys_aligned, [&](int r) { return values + (j0 + r) * a.value.row_stride; });
+      if (P::kAsync) ptx::cp_async_commit();
+    };
+    load_tile<T, kM, kD, kThreads, P::kAsync>(
+        q_tile, rows.rows - rows.first, static_cast<int>(a.width), plan.query_aligned,
+        [&](int r) { return rows.row_of<T>(a.query, rows.first + r); });
+    load_tile<T, kM, kD, kThreads, P::kAsync>(
+        g_tile, rows.rows - rows.first, static_cast<int>(a.value_width), plan.gradient_aligned,
+        [&](int r) { return rows.row_of<T>(plan.gradient, rows.first + r); });
+    if (P::kAsync) ptx::cp_async_commit();
+    if (kStages == 2 && tile_begin < tile_end) load_keys(tile_begin);
+
+    const int warp_row = rows.first + warp * 16;
+    const bool active = warp_row < rows.rows;
+    float lse[2], delta[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int64_t at = rows.flat(a, rows.clamp(warp_row + (lane >> 2) + r * 8));
+      lse[r] = a.lse[at] * kLog2e;
+      delta[r] = plan.delta[at];
+    }
+    const float factor = a.scale * kLog2e;
+
+    float dq[kD / 8][4];
+#pragma unroll
+    for (int n = 0; n < kD / 8; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) dq[n][e] = 0.f;
+
+    for (int tile = tile_begin; tile < tile_end; ++tile) {
+      if (kStages == 1) {
+        __syncthreads();  // everyone has left the tile
+        load_keys(tile);
+      }
+      if (P::kAsync) ptx::cp_async_wait<0>();
+      __syncthreads();  // the tile is there for all; with two stages, all have left the other one
+      if (kStages == 2 && tile + 1 < tile_end) load_keys(tile + 1);
+      if (!active) continue;
+
+      const int j0 = tile * kN, stage = tile % kStages;
+      const unsigned char* const k_tile = k_tiles + stage * Shape::kKeyTile;
+      float s[kTiles][4], dp[kTiles][4];
+      P::template product_nt<kN, kD>(s, q_tile, warp * 16, k_tile, lane);
+      P::template product_nt<kN, kD>(dp, g_tile, warp * 16, v_tiles + stage * Shape::kKeyTile,
+                                     lane);
+      const auto seen_by = [&](int r) {
+        return visible_range(a, rows.offset, rows.length,
+                             rows.clamp(warp_row + (lane >> 2) + r * 8) % rows.queries);
+      };
+      if (plan.options) {
+        gradients_with_options(a, s, dp, true, [&](int x) {
+          const int r = x >> 1 & 1, row = rows.clamp(warp_row + (lane >> 2) + r * 8);
+          const Range seen = seen_by(r);
+          PairPlace p;
+          p.row = place_of(a, rows.offset, rows.b, rows.head_of(row), row % rows.queries);
+          p.j = j0 + (x >> 2) * 8 + (lane & 3) * 2 + (x & 1);
+          p.visible = p.j >= seen.lo && p.j < seen.hi;
+          p.lse = r ? lse[1] : lse[0];
+          p.delta = r ? delta[1] : delta[0];
+          return p;
+        });
+      } else {
+#pragma unroll
+        for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const float p = ptx::ex2_approx(fmaf(s[n][e], factor, -lse[e >> 1]));
+            dp[n][e] = p * (dp[n][e] - delta[e >> 1]);
+          }
+        if (j0 < rows.full_lo || j0 + kN > rows.full_hi) {
+          const Range seen[2] = {seen_by(0), seen_by(1)};
+#pragma unroll
+          for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              const int j = j0 + n * 8 + (lane & 3) * 2 + (e & 1);
+              if (j < seen[e >> 1].lo || j >= seen[e >> 1].hi) dp[n][e] = 0.f;
+            }
+        }
+      }
+      P::template product_nn<kN, kD>(dq, dp, k_tile, staging, lane);
+    }
+    if (P::kAsync) ptx::cp_async_wait<0>();  // the rows, where there were no tiles of keys
+
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int row = warp_row + (lane >> 2) + r * 8;
+      if (row < rows.rows)
+        store_row<P, kD>(static_cast<T*>(plan.d_query) + rows.flat(a, row) * a.width,
+                         static_cast<int>(a.width), dq, 2 * r, a.scale, lane);
+    }
+  }
+}
+
+// ---- keys and values ----------------------------------------------------------------------------
+
+enum Wanted { kKeys = 1, kValues = 2, kBoth = 3 };
+
+template <class P, int kD>
+struct KeyShape {
+  static constexpr bool kFloat = !P::kTensorCores;
+  static constexpr int kWarps = kFloat ? (kD <= 64    ? 4
+                                          : kD <= 128 ? 2
+                                                      : 1)
+                                       : (kD > 128 && !P::kAsync ? 2 : 4);
+  // Queries of a tile.
+  static constexpr int kN = kFloat      ? (kD <= 64    ? 32
+                                           : kD <= 128 ? 16
+                                                       : 8)
+                            : kD <= 64  ? 64
+                            : kD <= 128 ? 32
+                            : P::kAsync ? 32
+                                        : 16;
+  static constexpr int kStages = P::kAsync && kD <= 128 ? 2 : 1;
+  static constexpr int kM = kWarps * 16, kThreads = kWarps * 32;
+  using Layout = Tile<typename P::Element, kD>;
+  static constexpr int kKeyTile = kM * Layout::kRowBytes, kRowTile = kN * Layout::kRowBytes;
+  static constexpr int kSharedBytes = 2 * kKeyTile + kStages * (2 * kRowTile + 16 * kN) +
+                                      kWarps * P::template kStagingFloats<kN> * 4;
+};
+
+// What the key kernel needs of the queries of a tile.
+template <int kN>
+struct QueryFacts {
+  float lse[kN], delta[kN];
+  int lo[kN], hi[kN];
+};
+
+template <class P, int kD, Wanted kWanted>
+__global__ void __launch_bounds__(KeyShape<P, kD>::kThreads, 1)
+    key_kernel(AttentionArgs a, BackwardPlan plan) {
+  if constexpr (P::kCompiled) {
+    using T = typename P::Element;
+    using Shape = KeyShape<P, kD>;
+    constexpr int kM = Shape::kM, kN = Shape::kN, kStages = Shape::kStages;
+    constexpr int kThreads = Shape::kThreads, kTiles = kN / 8;
+    constexpr int kKeyColumns = kWanted & kKeys ? kD / 8 : 1;
+    constexpr int kValueColumns = kWanted & kValues ? kD / 8 : 1;
+    static_assert(kN <= kThreads, "a thread a query");
+    DYNAMIC_SHARED(raw, 128);
+    unsigned char* const k_tile = raw;
+    unsigned char* const v_tile = k_tile + Shape::kKeyTile;
+    unsigned char* const q_tiles = v_tile + Shape::kKeyTile;
+    unsigned char* const g_tiles = q_tiles + kStages * Shape::kRowTile;
+    auto* const facts = reinterpret_cast<QueryFacts<kN>*>(g_tiles + kStages * Shape::kRowTile);
+    const int lane = static_cast<int>(threadIdx.x) & 31, warp = static_cast<int>(threadIdx.x) >> 5;
+    float* const staging =
+        reinterpret_cast<float*>(facts + kStages) + warp * P::template kStagingFloats<kN>;
+
+    // Under a causal mask the first keys are seen by most queries, and start first.
+    const int64_t id = blockIdx.x;
+    const int j_block = static_cast<int>(id % plan.blocks) * kM;
+    const int64_t batch_head = id / plan.blocks;
+    const int b = static_cast<int>(batch_head / a.kv_heads);
+    const int kv_head = static_cast<int>(batch_head % a.kv_heads);
+    const int group = static_cast<int>(a.heads / a.kv_heads);
+    const int queries = static_cast<int>(a.queries), length = length_of(a, b);
+    const int64_t offset = offset_of(a, b);
+
+    // The queries [i_begin, i_end) may see some of these keys.
+    int64_t i_begin = j_block - a.right - offset, i_end = j_block + kM + a.left - offset;
+    i_begin = i_begin < 0 ? 0 : i_begin;
+    i_end = i_end > queries ? queries : i_end;
+    if (j_block >= length || i_end < i_begin) i_end = i_begin;
+    const int first_tile = static_cast<int>(i_begin / kN);
+    const int tiles_per_head =
+        i_end > i_begin ? static_cast<int>((i_end + kN - 1) / kN) - first_tile : 0;
+    const int tiles = tiles_per_head * group;  // head by head
+
+    const auto load_rows = [&](int tile) {
+      const int i0 = (first_tile + tile % tiles_per_head) * kN, stage = tile % kStages;
+      const int h = kv_head * group + tile / tiles_per_head;
+      const T* const q = head_of<T>(a.query, b, h);
+      const T* const g = head_of<T>(plan.gradient, b, h);
+      load_tile<T, kN, kD, kThreads, P::kAsync>(
+          q_tiles + stage * Shape::kRowTile, queries - i0, static_cast<int>(a.width),
+          plan.query_aligned, [&](int r) { return q + (i0 + r) * a.query.row_stride; });
+      load_tile<T, kN, kD, kThreads, P::kAsync>(
+          g_tiles + stage * Shape::kRowTile, queries - i0, static_cast<int>(a.value_width),
+          plan.gradient_aligned, [&](int r) { return g + (i0 + r) * plan.gradient.row_stride; });
+      if (P::kAsync) ptx::cp_async_commit();
+      const int x = static_cast<int>(threadIdx.x), i = i0 + x;
+      if (x < kN) {
+        QueryFacts<kN>& f = facts[stage];
+        const bool exists = i < queries;
+        const int64_t at = (b * a.heads + h) * a.queries + (exists ? i : 0);
+        const Range seen = visible_range(a, offset, length, i);
+        f.lse[x] = exists ? a.lse[at] * kLog2e : INFINITY;  // weights of zero
+        f.delta[x] = exists ? plan.delta[at] : 0.f;
+        f.lo[x] = exists ? seen.lo : 0;
+        f.hi[x] = exists ? seen.hi : 0;
+      }
+    };
+    const T* const keys = head_of<T>(a.key, b, kv_head);
+    const T* const values = head_of<T>(a.value, b, kv_head);
+    load_tile<T, kM, kD, kThreads, P::kAsync>(
+        k_tile, length - j_block, static_cast<int>(a.width), plan.keys_aligned,
+        [&](int r) { return keys + (j_block + r) * a.key.row_stride; });
+    load_tile<T, kM, kD, kThreads, P::kAsync>(
+        v_tile, length - j_block, static_cast<int>(a.value_width), plan.keys_aligned,
+        [&](int r) { return values + (j_block + r) * a.value.row_stride; });
+    if (P::kAsync) ptx::cp_async_commit();
+    if (kStages == 2 && tiles > 0) load_rows(0);
+
+    const int j_warp = j_block + warp * 16;
+    const bool active = j_warp < length;
+    const float factor = a.scale * kLog2e;
+    float dk[kKeyColumns][4], dv[kValueColumns][4];
+#pragma unroll
+    for (int n = 0; n < kKeyColumns; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) dk[n][e] = 0.f;
+#pragma unroll
+    for (int n = 0; n < kValueColumns; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) dv[n][e] = 0.f;
+
+    for (int tile = 0; tile < tiles; ++tile) {
+      if (kStages == 1) {
+        __syncthreads();  // everyone has left the tile
+        load_rows(tile);
+      }
+      if (P::kAsync) ptx::cp_async_wait<0>();
+      __syncthreads();  // the tile is there for all; with two stages, all have left the other one
+      if (kStages == 2 && tile + 1 < tiles) load_rows(tile + 1);
+      if (!active) continue;
+
+      const int i0 = (first_tile + tile % tiles_per_head) * kN, stage = tile % kStages;
+      const unsigned char* const q_tile = q_tiles + stage * Shape::kRowTile;
+      const unsigned char* const g_tile = g_tiles + stage * Shape::kRowTile;
+      const QueryFacts<kN>& f = facts[stage];
+      // Transposed: rows are keys, columns are queries.
+      float s[kTiles][4], ds[kTiles][4];
+      P::template product_nt<kN, kD>(s, k_tile, warp * 16, q_tile, lane);
+      if constexpr (kWanted & kKeys)
+        P::template product_nt<kN, kD>(ds, v_tile, warp * 16, g_tile, lane);
+      else
+        memset(static_cast<void*>(ds), 0, sizeof(ds));
+      if (plan.options) {
+        const int h = kv_head * group + tile / tiles_per_head;
+        gradients_with_options(a, s, ds, true, [&](int x) {
+          const int column = (x >> 2) * 8 + (lane & 3) * 2 + (x & 1);
+          PairPlace p;
+          p.row = place_of(a, offset, b, h, i0 + column);
+          p.j = j_warp + (lane >> 2) + (x >> 1 & 1) * 8;
+          p.visible = p.j >= f.lo[column] && p.j < f.hi[column];
+          p.lse = f.lse[column];
+          p.delta = f.delta[column];
+          return p;
+        });
+      } else {
+        // Every query of the tile sees every key of the block?
+        const Range low = visible_range(a, offset, length, i0);
+        const Range high = visible_range(a, offset, length, i0 + kN - 1);
+        const bool edge = j_block < high.lo || j_block + kM > low.hi;
+#pragma unroll
+        for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const int column = n * 8 + (lane & 3) * 2 + (e & 1);
+            float p = ptx::ex2_approx(fmaf(s[n][e], factor, -f.lse[column]));
+            if (edge) {
+              const int j = j_warp + (lane >> 2) + (e >> 1) * 8;
+              if (j < f.lo[column] || j >= f.hi[column]) p = 0.f;
+            }
+            s[n][e] = p;
+            if constexpr (kWanted & kKeys) ds[n][e] = p * (ds[n][e] - f.delta[column]);
+          }
+      }
+      if constexpr (kWanted & kValues) P::template product_nn<kN, kD>(dv, s, g_tile, staging, lane);
+      if constexpr (kWanted & kKeys) P::template product_nn<kN, kD>(dk, ds, q_tile, staging, lane);
+    }
+    if (P::kAsync) ptx::cp_async_wait<0>();  // the keys, where there were no tiles of queries
+
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int j = j_warp + (lane >> 2) + r * 8;
+      if (j >= a.keys) continue;
+      const int64_t at = batch_head * a.keys + j;
+      if constexpr (kWanted & kKeys)
+        store_row<P, kD>(static_cast<T*>(plan.d_key) + at * a.width, static_cast<int>(a.width), dk,
+                         2 * r, a.scale, lane);
+      if constexpr (kWanted & kValues)
+        store_row<P, kD>(static_cast<T*>(plan.d_value) + at * a.value_width,
+                         static_cast<int>(a.value_width), dv, 2 * r, 1.f, lane);
+    }
+  }
+}
+
+template <class P, int kD, Wanted kWanted>
+void launch_keys(const AttentionArgs& a, BackwardPlan plan) {
+  using Shape = KeyShape<P, kD>;
+  plan.blocks = static_cast<int>((a.keys + Shape::kM - 1) / Shape::kM);
+  cuda::LaunchConfig config;
+  config.grid = dim3(static_cast<unsigned>(plan.blocks * a.batch * a.kv_heads));
+  config.block = dim3(Shape::kThreads);
+  config.shared_bytes = Shape::kSharedBytes;
+  if (config.grid.x > 0) cuda::launch(key_kernel<P, kD, kWanted>, config, a, plan);
+}
+
+}  // namespace
+
+void launch_backward(const AttentionBackwardArgs& args) {
+  const AttentionArgs& a = args.forward;
+  const int64_t item = item_size(a.dtype), rows = a.batch * a.heads * a.queries;
+  const cuda::Workspace delta(static_cast<std::size_t>(rows) * sizeof(float));
+  dispatch_kernel(a, [&](auto core, auto width) {
+    using P = decltype(core);
+    using T = typename P::Element;
+    constexpr int kD = decltype(width)::value;
+    BackwardPlan plan{};
+    plan.gradient = args.gradient;
+    plan.delta = delta.as<float>();
+    plan.d_query = args.d_query;
+    plan.d_key = args.d_key;
+    plan.d_value = args.d_value;
+    plan.options = has_options(a);
+    plan.query_aligned = is_aligned(a.query, item);
+    plan.gradient_aligned = is_aligned(args.gradient, item);
+    plan.keys_aligned = is_aligned(a.key, item) && is_aligned(a.value, item);
+    if (rows > 0) {
+      constexpr int kRows = kDeltaThreads / 32;
+      cuda::LaunchConfig config;
+      config.grid = dim3(static_cast<unsigned>((rows + kRows - 1) / kRows));
+      config.block = dim3(kDeltaThreads);
+      cuda::launch(delta_kernel<T>, config, args.gradient, static_cast<const T*>(a.output),
+                   delta.as<float>(), rows, static_cast<int>(a.heads), static_cast<int>(a.queries),
+                   static_cast<int>(a.value_width));
+
+      using Shape = QueryShape<P, kD>;
+      plan.blocks =
+          static_cast<int>((a.heads / a.kv_heads * a.queries + Shape::kM - 1) / Shape::kM);
+      config.grid = dim3(static_cast<unsigned>(plan.blocks * a.batch * a.kv_heads));
+      config.block = dim3(Shape::kThreads);
+      config.shared_bytes = Shape::kSharedBytes;
+      cuda::launch(query_kernel<P, kD>, config, a, plan);
+    }
+    if constexpr (kD <= 128) {
+      launch_keys<P, kD, kBoth>(a, plan);
+    } else {
+      launch_keys<P, kD, kKeys>(a, plan);
+      launch_keys<P, kD, kValues>(a, plan);
+    }
+  });
+  if (args.d_mask != nullptr) launch_mask_gradient(args, delta.as<float>());
+}
+
+}  // namespace seqloom::ops::attention_device
