@@ -39,6 +39,7 @@ struct Backward {
   float* gates[2];         // [B, G H], by step parity: gradients that the product with w_hh takes
   float* carry;            // [B, H]: what reaches h besides the product (GRU), and dh_n at first
   float* cell;             // [B, H]: dc
+  bool far;                // the weights come from beyond L2 for a few rows only
   T* gates_x;              // [T, B, G H]: gradients of x w_ih^T + b_ih
   T* gates_h;              // [T, B, G H]: of h w_hh^T + b_hh; the same memory unless GRU
 
@@ -56,9 +57,7 @@ struct Backward {
     tile_zero(acc);
     if (product) {
       const float* panel = panels + block * kGates * H * kUnits;
-      tile_multiply<MR, kUnitVecs, false>(kGates * H, gates[(s + 1) & 1] + row * kGates * H,
-                                          kGates * H, panel, kUnits, kLanes,
-                                          rows_ahead(panel, kUnits), acc);
+      multiply<MR, kUnitVecs>(far, kGates * H, gates[(s + 1) & 1] + row * kGates * H, panel, acc);
     }
     alignas(64) float sums[MR * kUnits];
     tile_spill(acc, sums);
@@ -99,7 +98,7 @@ struct Backward {
       }
       const VecF c_new = get(f.cells + slot * H + unit, count);
       VecF dc;
-      ops::lstm_backward<CellMath, kPeepholes>(g, p, c, c_new, dh, get(cell + at, count), dc);
+      ops::lstm_backward<GateMath, kPeepholes>(g, p, c, c_new, dh, get(cell + at, count), dc);
       put(cell + at, dc, count);
       put(carry + at, VecF::zero(), count);
       const VecF d[4] = {g.i, g.f, g.g, g.o};
@@ -113,7 +112,7 @@ struct Backward {
       const T* h_before = before(f.y, f.h0, b, s);
       const VecF h = h_before != nullptr ? get(h_before + unit, count) : VecF::zero();
       VecF direct;
-      ops::gru_backward<CellMath>(g, h, dh, direct);
+      ops::gru_backward<GateMath>(g, h, dh, direct);
       put(carry + at, direct, count);
       const VecF dx[3] = {g.r, g.z, g.n}, dq[3] = {g.r, g.z, g.q};
       T* out_h = gates_h + slot * kGates * H + unit;
@@ -137,12 +136,15 @@ struct Backward {
     const Groups groups(rows, kRows);
     const int64_t last_block = share.last_block(blocks);
     const bool product = s + 1 < schedule.longest();
-    for (int64_t block = share.first_block(blocks); block < last_block; ++block)
+    const int64_t first_block = share.first_block(blocks);
+    for (int64_t i = first_block; i < last_block; ++i) {
+      const int64_t block = there_and_back(s + 1, i, first_block, last_block);
       for (int64_t g = share.first_group(); g < groups.count; g += share.group_step()) {
         const int64_t row = groups.begin(g);
         with_rows<kRows>(groups.begin(g + 1) - row,
                          [&](auto m) { tile<decltype(m)::value>(s, row, block, product); });
       }
+    }
   }
 
   void run() {
@@ -341,9 +343,19 @@ void run(const ops::RnnBackwardArgs& a) {
   load_rows<T>(a.dh_n, schedule, H, carry);
   if (kKind == CellKind::kLstm) load_rows<T>(a.dc_n, schedule, H, cell);
 
-  Backward<kKind, T, kPeepholes> backward{a,      B,      H,         schedule,
-                                          panels, blocks, peepholes, {gates0, gates1},
-                                          carry,  cell,   gates_x,   gates_h};
+  Backward<kKind, T, kPeepholes> backward{a,
+                                          B,
+                                          H,
+                                          schedule,
+                                          panels,
+                                          blocks,
+                                          peepholes,
+                                          {gates0, gates1},
+                                          carry,
+                                          cell,
+                                          beyond_l2(panel_bytes, B),
+                                          gates_x,
+                                          gates_h};
   backward.run();
   if (kKind == CellKind::kLstm)
     for (int64_t r = 0; r < B; ++r)

@@ -41,6 +41,20 @@ struct CellMath {
   }
 };
 
+// For the gated cells.
+struct GateMath : CellMath {
+  // A minimax quotient on |x| <= 7.9, past which tanh rounds to 1 but for an ulp or two: half the
+  // operations of the one that is right to an ulp. Within 3.3e-7 of the value, which gates dampen
+  // and the plain cell does not.
+  static SEQLOOM_ALWAYS_INLINE VecF tanh(VecF x) {
+    x = max(VecF::broadcast(-7.9f), min(VecF::broadcast(7.9f), x));  // NaN passes
+    const VecF z = x * x;
+    const VecF p = polynomial(z, 1.0f, 0.13450664f, 0.003579044f, 2.2024095e-05f, 1.5429142e-08f);
+    const VecF q = polynomial(z, 1.0f, 0.46783993f, 0.026192436f, 0.00034237353f, 8.59926e-07f);
+    return x * p / q;
+  }
+};
+
 template <class T>
 SEQLOOM_ALWAYS_INLINE VecF get(const T* p, int count) {
   return count == kLanes ? load(p) : load(p, count);
@@ -61,6 +75,68 @@ SEQLOOM_ALWAYS_INLINE void tile_spill(const Tile<MR, NV>& t, float* to) {
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) store(to + (i * NV + v) * kLanes, t.v[i][v]);
+}
+
+// acc += A[MR, k] * panel[k, NV], as tile_multiply; without its prefetches, which only take issue
+// slots where the panel is in L2 already.
+template <int MR, int NV, class A, class B>
+SEQLOOM_ALWAYS_INLINE void tile_multiply_near(int64_t k, const A* a, int64_t lda, const B* b,
+                                              Tile<MR, NV>& acc) {
+  using S = Step<A, B>;
+  constexpr int kChains = MR == 1 ? 4 : MR == 2 ? 2 : 1;
+  constexpr int64_t kRow = static_cast<int64_t>(NV) * kLanes;
+  const int64_t rows = k / S::kK;
+  Tile<MR, NV> part[kChains];
+#pragma GCC unroll 4
+  for (int c = 1; c < kChains; ++c) tile_zero(part[c]);
+  int64_t p = 0;
+#pragma GCC unroll 2
+  for (; p + kChains <= rows; p += kChains) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kChains; ++c) {
+      S::template run<MR, NV, false>(a, lda, b, kLanes, c == 0 ? acc : part[c]);
+      a += S::kK;
+      b += kRow;
+    }
+  }
+  if constexpr (kChains > 1)
+    for (; p < rows; ++p, a += S::kK, b += kRow)
+      S::template run<MR, NV, false>(a, lda, b, kLanes, acc);
+  if constexpr (S::kK > 1)
+    if (k % S::kK) S::template tail<MR, NV>(a, lda, b, acc);
+  if constexpr (kChains > 1) {
+#pragma GCC unroll 4
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) {
+        VecF sum = acc.v[i][j] + part[1].v[i][j];
+        if constexpr (kChains == 4) sum = sum + (part[2].v[i][j] + part[3].v[i][j]);
+        acc.v[i][j] = sum;
+      }
+  }
+}
+
+// Whether the rows that share weights of this size are too few to hide what fetching them costs.
+constexpr int kFarRows = 4;
+SEQLOOM_ALWAYS_INLINE bool beyond_l2(int64_t weight_bytes, int64_t batch) {
+  return batch <= kFarRows && weight_bytes > (int64_t{1} << 20);
+}
+
+// acc += A[MR, k] * panel[k, NV], A's rows k apart.
+template <int MR, int NV, class A, class B>
+SEQLOOM_ALWAYS_INLINE void multiply(bool far, int64_t k, const A* a, const B* panel,
+                                    Tile<MR, NV>& acc) {
+  constexpr int64_t kRow = static_cast<int64_t>(NV) * kLanes;
+  if (MR <= kFarRows && far)
+    tile_multiply<MR, NV, false>(k, a, k, panel, kRow, kLanes, rows_ahead(panel, kRow), acc);
+  else
+    tile_multiply_near<MR, NV>(k, a, k, panel, acc);
+}
+
+// Block i of a step. Every other step runs from the last block to the first: what the cache still
+// holds of the weights is used before it is replaced.
+SEQLOOM_ALWAYS_INLINE int64_t there_and_back(int64_t step, int64_t i, int64_t first, int64_t last) {
+  return step % 2 == 0 ? i : first + last - 1 - i;
 }
 
 // Where each sequence stands at each step.
@@ -118,14 +194,16 @@ struct Groups {
 // are shared by units, so that a core streams its part only, and every step ends at a barrier.
 // Either way the tiles are the same, and so are the bits. Rows may go to threads only if their
 // groups stay as they are from step to step: in a ragged batch they are cut anew as sequences end.
+constexpr int64_t kSharedWeightBytes = 384 << 10;
+
 struct Share {
   int rank, size;
   bool by_rows;
 
-  Share(int rank, int size, int64_t groups, int64_t weight_bytes, bool ragged)
+  Share(int rank, int size, int64_t groups, int64_t weight_bytes, bool only_units)
       : rank(rank),
         size(size),
-        by_rows(!ragged && groups >= size && weight_bytes <= (int64_t{384} << 10)) {}
+        by_rows(!only_units && groups >= size && weight_bytes <= kSharedWeightBytes) {}
   SEQLOOM_ALWAYS_INLINE int64_t first_group() const { return by_rows ? rank : 0; }
   SEQLOOM_ALWAYS_INLINE int64_t group_step() const { return by_rows ? size : 1; }
   SEQLOOM_ALWAYS_INLINE int64_t first_block(int64_t blocks) const {

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Forward recurrence on the CPU.
 //
-// The input's share of all gates, x w_ih^T + b, is one matrix product for a stretch of steps that
-// fits in L2; the recurrent weights are packed once and stay in cache over all steps. A tile of
-// gates never leaves the registers between the product with h and the new state (rnn_cpu.h).
+// Input and recurrent weights are packed alike, once: panels that interleave the gates of the same
+// units (rnn_cpu.h). The input's share of all gates, x w_ih^T + b, is made for a chunk of steps at
+// a time, by the thread that needs it and in the order of its tiles, so it never leaves that
+// thread's L2. A tile of gates never leaves the registers between the product with h and the new
+// state.
 #include "core/allocator.h"
-#include "cpu/gemm.h"
 #include "ops/rnn/rnn_cpu.h"
 
 namespace seqloom::SEQLOOM_ISA_NS {
 namespace {
 
-constexpr int64_t kProjectionBytes = 512 << 10;  // of x w_ih^T at a time
+// Rows of x that are worth a pass over the input weights, and the memory of their projections.
+constexpr int64_t kChunkRows = 64;
+constexpr int64_t kChunkBytes = 384 << 10;
 
 // One cell's tile: kGates vectors of pre-activations for each of kUnitVecs vectors of units.
 template <CellKind kKind>
@@ -33,35 +36,39 @@ constexpr bool kPairWords = false;
 template <>
 constexpr bool kPairWords<uint32_t> = true;
 
-// panel[k][gate][unit] = w[gate H + unit][k], zero past the last unit; bf16: pairs of k in a word.
+template <class W>
+constexpr int64_t panel_rows(int64_t k) {
+  return kPairWords<W> ? (k + 1) / 2 : k;
+}
+
+// panel[k][gate][unit] = w[gate H + unit][k] of w [G H, depth], zero past the last unit; bf16:
+// pairs of k in a word.
 template <class L, class T, class W>
-void pack_panel(const T* w, int64_t units, int64_t first, W* panel) {
+void pack_panel(const T* w, int64_t units, int64_t depth, int64_t first, W* panel) {
   constexpr int64_t width = kPanelWidth<L>;
-  constexpr int64_t pair = kPairWords<W> ? 2 : 1;
-  const int64_t rows = (units + pair - 1) / pair;
   for (int g = 0; g < L::kGates; ++g) {
     for (int64_t u0 = 0; u0 < L::kUnits; u0 += kLanes) {
       const int64_t unit = first + u0;
       const int live = static_cast<int>(unit >= units ? 0 : min<int64_t>(kLanes, units - unit));
       W* column = panel + g * L::kUnits + u0;
-      const T* source = w + (g * units + unit) * units;
-      if constexpr (pair == 2) {
-        for (int64_t k = 0; k < rows; ++k)
+      const T* source = w + (g * units + unit) * depth;
+      if constexpr (kPairWords<W>) {
+        for (int64_t k = 0; k < panel_rows<W>(depth); ++k)
           for (int l = 0; l < kLanes; ++l) {
             uint32_t word = 0;
             if (l < live) {
-              word = source[l * units + 2 * k].bits;
-              if (2 * k + 1 < units)
-                word |= static_cast<uint32_t>(source[l * units + 2 * k + 1].bits) << 16;
+              word = source[l * depth + 2 * k].bits;
+              if (2 * k + 1 < depth)
+                word |= static_cast<uint32_t>(source[l * depth + 2 * k + 1].bits) << 16;
             }
             column[k * width + l] = word;
           }
       } else {
-        for (int64_t k = 0; k < units; k += kLanes) {  // kLanes x kLanes blocks, transposed
-          const int count = static_cast<int>(min<int64_t>(kLanes, units - k));
+        for (int64_t k = 0; k < depth; k += kLanes) {  // kLanes x kLanes blocks, transposed
+          const int count = static_cast<int>(min<int64_t>(kLanes, depth - k));
           VecF block[kLanes];
           for (int l = 0; l < kLanes; ++l)
-            block[l] = l < live ? get(source + l * units + k, count) : VecF::zero();
+            block[l] = l < live ? get(source + l * depth + k, count) : VecF::zero();
           transpose(block);
           for (int j = 0; j < count; ++j) store(column + (k + j) * width, block[j]);
         }
@@ -75,63 +82,140 @@ void pack_panel(const T* w, int64_t units, int64_t first, W* panel) {
 template <CellKind kKind, class T, class W, class S, bool kPeepholes>
 struct Forward {
   using L = Layout<kKind>;
+  static constexpr int64_t kWidth = kPanelWidth<L>;
 
   const ops::RnnForwardArgs& a;
-  const int64_t T_, B, H;
+  const int64_t B, I, H;
   Schedule schedule;
-  const W* panels;     // [blocks][K][kPanelWidth]
-  int64_t panel_size;  // elements
+  const W* panels_h;  // [blocks][rows of H][kWidth]
+  const W* panels_x;  // [blocks][rows of I][kWidth]
   int64_t blocks;
-  const float* gates_x;  // rows of G H: x w_ih^T + b_ih (+ b_hh) for times [time0, ...)
-  int64_t time0 = 0;
+  const float* bias;       // [blocks][kWidth]: b_ih (+ b_hh)
   const float* b_n;        // [H]: the n gate's recurrent bias (GRU)
   const float* peepholes;  // [3, H]
   S* state[2];             // [B, H], by step parity
   float* h32;   // [B, H]: the state in float32 when S is narrower (GRU needs it); else null
   float* cell;  // [B, H]: c
+  bool far;     // the recurrent weights come from beyond L2 for a few rows only
+  // A chunk is steps [chunk0, chunk1).
+  int64_t chunk;           // steps, at most
+  int64_t chunk_capacity;  // rows
+  float* gates_x;          // [blocks][chunk_capacity][kWidth]: x w_ih^T + bias
+  S* gathered;             // [chunk_capacity, I]: rows of x, where they cannot be read in place
+  const int64_t* offsets;  // [steps + 1]: rows before each step; null: B a step
 
-  static constexpr int kKPerRow = sizeof(W) == 4 && sizeof(S) == 2 ? 2 : 1;
+  // The rows of a chunk lie as x does, or in the order of the steps where they are gathered.
+  SEQLOOM_ALWAYS_INLINE int64_t rows_before(int64_t s) const {
+    return offsets != nullptr ? offsets[s] : s * B;
+  }
+  SEQLOOM_ALWAYS_INLINE int64_t chunk_row(int64_t s, int64_t chunk0, int64_t chunk1) const {
+    if (gathered == nullptr && schedule.reverse) return (chunk1 - 1 - s) * B;
+    return rows_before(s) - rows_before(chunk0);
+  }
 
+  // Rows [first, last) of the chunk, copied in the type that is multiplied.
+  void gather(int64_t chunk0, int64_t chunk1, int64_t first, int64_t last) {
+    for (int64_t s = chunk0; s < chunk1; ++s) {
+      const int64_t base = rows_before(s) - rows_before(chunk0);
+      const int64_t end = min(last, rows_before(s + 1) - rows_before(chunk0));
+      for (int64_t row = max(first, base); row < end; ++row) {
+        const T* from = static_cast<const T*>(a.x) + schedule.slot(row - base, s) * I;
+        for (int64_t k = 0; k < I; k += kLanes) {
+          const int count = static_cast<int>(min<int64_t>(kLanes, I - k));
+          put(gathered + row * I + k, get(from + k, count), count);
+        }
+      }
+    }
+  }
+
+  // gates_x of rows [row, row + MR) of the chunk.
   template <int MR>
-  void tile(int64_t s, int64_t row, int64_t block) {
+  void project(const S* x, int64_t row, int64_t block) {
+    Tile<MR, L::kVecs> acc;
+    const float* b = bias + block * kWidth;
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < L::kVecs; ++v) acc.v[i][v] = load(b + v * kLanes);
+    const W* panel = panels_x + block * panel_rows<W>(I) * kWidth;
+    multiply<MR, L::kVecs>(false, I, x + row * I, panel, acc);
+    tile_spill(acc, gates_x + (block * chunk_capacity + row) * kWidth);
+  }
+
+  void project_blocks(int64_t chunk0, int64_t chunk1, int64_t first_block, int64_t last_block,
+                      int64_t first_group, int64_t group_step) {
+    const Groups groups(rows_before(chunk1) - rows_before(chunk0), L::kRows);
+    const S* x = gathered;
+    if (gathered == nullptr) {
+      const int64_t time = schedule.reverse ? schedule.steps - chunk1 : chunk0;
+      x = static_cast<const S*>(a.x) + time * B * I;
+    }
+    for (int64_t block = first_block; block < last_block; ++block)
+      for (int64_t g = first_group; g < groups.count; g += group_step) {
+        const int64_t row = groups.begin(g);
+        with_rows<L::kRows>(groups.begin(g + 1) - row,
+                            [&](auto m) { project<decltype(m)::value>(x, row, block); });
+      }
+  }
+
+  // The projections of a chunk that `share` needs. Its groups of rows are those of the steps where
+  // rows are shared, which is why a chunk is then one step.
+  void project_chunk(int64_t chunk0, int64_t chunk1, const Share& share,
+                     cpu::TeamBarrier* barrier) {
+    const int64_t rows = rows_before(chunk1) - rows_before(chunk0);
+    const Groups groups(rows, L::kRows);
+    if (gathered != nullptr && share.by_rows) {
+      for (int64_t g = share.first_group(); g < groups.count; g += share.group_step())
+        gather(chunk0, chunk1, groups.begin(g), groups.begin(g + 1));
+    } else if (gathered != nullptr) {
+      gather(chunk0, chunk1, rows * share.rank / share.size, rows * (share.rank + 1) / share.size);
+      if (barrier != nullptr) barrier->wait();
+    }
+    project_blocks(chunk0, chunk1, share.first_block(blocks), share.last_block(blocks),
+                   share.first_group(), share.group_step());
+  }
+
+  // Rows [row, row + MR) of a step, whose projections begin at `gx`.
+  template <int MR>
+  void tile(int64_t s, int64_t row, int64_t block, const float* gx) {
     const int64_t unit0 = block * L::kUnits;
     const S* h = state[s & 1] + row * H;
+    for (int i = 0; i < MR; ++i)
+      for (int v = 0; v < L::kVecs; ++v) __builtin_prefetch(gx + i * kWidth + v * kLanes);
     Tile<MR, L::kVecs> acc;
     tile_zero(acc);
-    const W* panel = panels + block * panel_size;
-    tile_multiply<MR, L::kVecs, false>(H, h, H, panel, kPanelWidth<L>, kLanes,
-                                       rows_ahead(panel, kPanelWidth<L>), acc);
+    const W* panel = panels_h + block * panel_rows<W>(H) * kWidth;
+    multiply<MR, L::kVecs>(far, H, h, panel, acc);
     alignas(64) float products[MR * L::kVecs * kLanes];
     tile_spill(acc, products);
     for (int i = 0; i < MR; ++i) {
       const int64_t r = row + i, b = schedule.sequence(r), t = schedule.time(b, s);
-      const float* gx = gates_x + ((t - time0) * B + b) * L::kGates * H;
       const bool last = s + 1 == schedule.length(b);
       for (int v = 0; v < L::kUnitVecs; ++v) {
         const int64_t unit = unit0 + v * kLanes;
         if (unit >= H) break;
         const int count = static_cast<int>(min<int64_t>(kLanes, H - unit));
-        pointwise(products + (i * L::kVecs + v) * kLanes, gx + unit, r, b, t, s, unit, count, last);
+        const int64_t at = i * kWidth + v * kLanes;
+        pointwise(products + at, gx + at, r, b, t, s, unit, count, last);
       }
     }
   }
 
-  // `product`: this vector's gates, kLanes apart (one gate for the plain cells).
+  // `product` and `gx`: this vector's gates, kLanes apart (one gate for the plain cells).
   SEQLOOM_ALWAYS_INLINE void pointwise(const float* product, const float* gx, int64_t r, int64_t b,
                                        int64_t t, int64_t s, int64_t unit, int count, bool last) {
     const int64_t at = r * H + unit, out = (t * B + b) * H + unit;
     VecF h_new;
     if constexpr (kKind == CellKind::kLstm) {
-      ops::LstmGates<VecF> g{load(product) + get(gx, count),
-                             load(product + kLanes) + get(gx + H, count),
-                             load(product + 2 * kLanes) + get(gx + 2 * H, count),
-                             load(product + 3 * kLanes) + get(gx + 3 * H, count)};
+      ops::LstmGates<VecF> g{load(product) + load(gx), load(product + kLanes) + load(gx + kLanes),
+                             load(product + 2 * kLanes) + load(gx + 2 * kLanes),
+                             load(product + 3 * kLanes) + load(gx + 3 * kLanes)};
       ops::Peepholes<VecF> p{};
       if (kPeepholes)
         p = {get(peepholes + unit, count), get(peepholes + H + unit, count),
              get(peepholes + 2 * H + unit, count)};
       VecF c_new;
-      ops::lstm_forward<CellMath, kPeepholes>(g, p, get(cell + at, count), c_new, h_new);
+      ops::lstm_forward<GateMath, kPeepholes>(g, p, get(cell + at, count), c_new, h_new);
       put(cell + at, c_new, count);
       if (a.saved != nullptr) {
         float* keep = a.saved + (t * B + b) * 4 * H + unit;
@@ -145,10 +229,10 @@ struct Forward {
     } else if constexpr (kKind == CellKind::kGru) {
       VecF q = load(product + 2 * kLanes);
       if (b_n != nullptr) q += get(b_n + unit, count);
-      ops::GruGates<VecF> g{load(product) + get(gx, count),
-                            load(product + kLanes) + get(gx + H, count), get(gx + 2 * H, count), q};
+      ops::GruGates<VecF> g{load(product) + load(gx), load(product + kLanes) + load(gx + kLanes),
+                            load(gx + 2 * kLanes), q};
       const VecF h = h32 != nullptr ? get(h32 + at, count) : get(state[s & 1] + at, count);
-      ops::gru_forward<CellMath>(g, h, h_new);
+      ops::gru_forward<GateMath>(g, h, h_new);
       if (h32 != nullptr) put(h32 + at, h_new, count);
       if (a.saved != nullptr) {
         float* keep = a.saved + (t * B + b) * 4 * H + unit;
@@ -158,8 +242,7 @@ struct Forward {
         put(keep + 3 * H, g.q, count);
       }
     } else {
-      h_new =
-          ops::plain_forward<CellMath, kKind == CellKind::kRelu>(load(product) + get(gx, count));
+      h_new = ops::plain_forward<CellMath, kKind == CellKind::kRelu>(load(product) + load(gx));
       if (a.saved != nullptr) put(a.saved + out, h_new, count);
     }
     put(state[(s + 1) & 1] + at, h_new, count);
@@ -167,49 +250,77 @@ struct Forward {
     if (last) put(static_cast<T*>(a.h_n) + b * H + unit, h_new, count);
   }
 
-  void step(int64_t s, const Share& share) {
-    const int64_t rows = schedule.active(s);
+  void step(int64_t s, int64_t chunk0, int64_t chunk1, const Share& share) {
+    const int64_t rows = schedule.active(s), chunk_row0 = chunk_row(s, chunk0, chunk1);
     const Groups groups(rows, L::kRows);
     const int64_t last_block = share.last_block(blocks);
-    for (int64_t block = share.first_block(blocks); block < last_block; ++block)
+    const int64_t first_block = share.first_block(blocks);
+    for (int64_t i = first_block; i < last_block; ++i) {
+      const int64_t block = there_and_back(s, i, first_block, last_block);
+      const float* gx = gates_x + (block * chunk_capacity + chunk_row0) * kWidth;
       for (int64_t g = share.first_group(); g < groups.count; g += share.group_step()) {
         const int64_t row = groups.begin(g);
-        with_rows<L::kRows>(groups.begin(g + 1) - row,
-                            [&](auto m) { tile<decltype(m)::value>(s, row, block); });
+        with_rows<L::kRows>(groups.begin(g + 1) - row, [&](auto m) {
+          tile<decltype(m)::value>(s, row, block, gx + row * kWidth);
+        });
       }
+    }
   }
 
-  void steps(int64_t first, int64_t last) {
-    const int64_t weight_bytes = blocks * panel_size * static_cast<int64_t>(sizeof(W));
+  void run() {
+    const int64_t longest = schedule.longest();
+    const int64_t weight_bytes = blocks * H * kWidth * static_cast<int64_t>(sizeof(float));
     const int64_t groups = (B + L::kRows - 1) / L::kRows;
     if (B * L::kGates * H * H < kTeamWork || cpu::num_threads() == 1) {
-      const Share alone(0, 1, groups, weight_bytes, false);
-      for (int64_t s = first; s < last; ++s) step(s, alone);
+      const Share alone(0, 1, groups, weight_bytes, true);
+      for (int64_t s = 0; s < longest; s += chunk) {
+        const int64_t end = min(longest, s + chunk);
+        if (gathered != nullptr) gather(s, end, 0, chunk_capacity);
+        // The steps are not worth a team, the projections may be.
+        const int64_t work = (rows_before(end) - rows_before(s)) * max<int64_t>(1, I) * kWidth;
+        cpu::parallel_for(blocks, max<int64_t>(1, kTeamWork * 4 / work),
+                          [&](int64_t p0, int64_t p1) { project_blocks(s, end, p0, p1, 0, 1); });
+        for (int64_t i = s; i < end; ++i) step(i, s, end, alone);
+      }
       return;
     }
     cpu::parallel_team([&](int rank, int size, cpu::TeamBarrier& barrier) {
-      const Share share(rank, size, groups, weight_bytes, schedule.order != nullptr);
-      for (int64_t s = first; s < last; ++s) {
-        step(s, share);
-        if (!share.by_rows) barrier.wait();
+      const Share share(rank, size, groups, weight_bytes, schedule.order != nullptr || chunk > 1);
+      for (int64_t s = 0; s < longest; s += chunk) {
+        const int64_t end = min(longest, s + chunk);
+        project_chunk(s, end, share, &barrier);
+        for (int64_t i = s; i < end; ++i) {
+          step(i, s, end, share);
+          if (!share.by_rows) barrier.wait();
+        }
       }
     });
   }
 };
 
-// The biases that belong to x w_ih^T: b_ih, and b_hh except the GRU's n gate.
-template <class T>
+// The biases that belong to x w_ih^T, as panels lie: b_ih, and b_hh except the GRU's n gate.
+template <class L, class T>
 void input_bias(const ops::RnnForwardArgs& a, float* bias, float* b_n) {
-  const int64_t H = a.shape.units, G = ops::gate_count(a.shape.cell);
+  const int64_t H = a.shape.units;
   const T* b_ih = static_cast<const T*>(a.weights.b_ih);
   const T* b_hh = static_cast<const T*>(a.weights.b_hh);
   const bool gru = a.shape.cell == CellKind::kGru;
-  for (int64_t j = 0; j < G * H; ++j) {
-    const float from_h = b_hh != nullptr ? seqloom::to_float(b_hh[j]) : 0.0f;
-    const bool apart = gru && j >= 2 * H;
-    bias[j] = (b_ih != nullptr ? seqloom::to_float(b_ih[j]) : 0.0f) + (apart ? 0.0f : from_h);
-    if (apart) b_n[j - 2 * H] = from_h;
-  }
+  for (int64_t first = 0; first < H; first += L::kUnits)
+    for (int64_t g = 0; g < L::kGates; ++g)
+      for (int64_t u = 0; u < L::kUnits; ++u, ++bias) {
+        const int64_t unit = first + u, j = g * H + unit;
+        const bool apart = gru && g == 2;
+        float sum = 0.0f;
+        if (unit < H) {
+          const float from_h = b_hh != nullptr ? seqloom::to_float(b_hh[j]) : 0.0f;
+          if (b_ih != nullptr) sum = seqloom::to_float(b_ih[j]);
+          if (apart)
+            b_n[unit] = from_h;
+          else
+            sum += from_h;
+        }
+        *bias = sum;
+      }
 }
 
 template <class T, class S>
@@ -255,56 +366,70 @@ void run(const ops::RnnForwardArgs& a) {
   using F = Forward<kKind, T, W, S, kPeepholes>;
   using L = Layout<kKind>;
   const int64_t steps = a.shape.steps, B = a.shape.batch, I = a.shape.inputs, H = a.shape.units;
-  constexpr int64_t G = L::kGates;
+  constexpr int64_t kWidth = kPanelWidth<L>;
   const bool ragged = a.shape.lengths != nullptr;
-
-  // Times whose projections are made together. A reversed ragged batch starts anywhere: all at
-  // once.
-  const int64_t row_bytes = B * G * H * static_cast<int64_t>(sizeof(float));
-  const int64_t stretch =
-      ragged && a.shape.reverse
-          ? steps
-          : min(steps, max<int64_t>(1, kProjectionBytes / max<int64_t>(1, row_bytes)));
   const int64_t blocks = (H + L::kUnits - 1) / L::kUnits;
-  const int64_t k_rows = F::kKPerRow == 2 ? (H + 1) / 2 : H;
-  const int64_t panel_size = k_rows * kPanelWidth<L>;
+  const int64_t h_size = panel_rows<W>(H) * kWidth, x_size = panel_rows<W>(I) * kWidth;
+
+  // A chunk holds one step where threads may share the rows, and the shape alone decides.
+  const int64_t step_bytes = blocks * B * kWidth * 4;
+  int64_t chunk = max((kChunkRows + B - 1) / B, kChunkBytes / step_bytes);
+  if (!ragged && B >= 2 * L::kRows && blocks * h_size * 4 <= kSharedWeightBytes) chunk = 1;
+  chunk = max<int64_t>(1, min(chunk, steps));
+  const bool gathers = ragged || sizeof(T) != sizeof(S);
 
   // One scratch block, cut up.
-  const int64_t panel_bytes = align64(blocks * panel_size * static_cast<int64_t>(sizeof(W)));
-  const int64_t gates_bytes = align64(stretch * row_bytes);
-  const int64_t state_bytes = align64(B * H * static_cast<int64_t>(sizeof(S)));
-  const int64_t float_bytes = align64(B * H * 4);
-  const int64_t bias_bytes = align64((G + 1) * H * 4), peep_bytes = align64(3 * H * 4);
-  const int64_t order_bytes = align64(ragged ? (B + steps + 2) * 8 : 0);
-  cpu::Scratch scratch(static_cast<size_t>(panel_bytes + gates_bytes + 2 * state_bytes +
-                                           2 * float_bytes + bias_bytes + peep_bytes +
-                                           order_bytes));
+  constexpr auto kWord = static_cast<int64_t>(sizeof(W)), kState = static_cast<int64_t>(sizeof(S));
+  const int64_t h_bytes = align64(blocks * h_size * kWord);
+  const int64_t x_bytes = align64(blocks * x_size * kWord);
+  const int64_t gates_bytes = chunk * step_bytes;
+  const int64_t gathered_bytes = align64(gathers ? chunk * B * I * kState : 0);
+  const int64_t state_bytes = align64(B * H * kState), float_bytes = align64(B * H * 4);
+  const int64_t bias_bytes = blocks * kWidth * 4 + align64(H * 4), peep_bytes = align64(3 * H * 4);
+  const int64_t order_bytes = align64(ragged ? (B + 2 * steps + 3) * 8 : 0);
+  cpu::Scratch scratch(static_cast<size_t>(h_bytes + x_bytes + gates_bytes + gathered_bytes +
+                                           2 * state_bytes + 2 * float_bytes + bias_bytes +
+                                           peep_bytes + order_bytes));
   char* at = scratch.as<char>();
   const auto take = [&at](int64_t bytes) {
     char* p = at;
     at += bytes;
     return static_cast<void*>(p);
   };
-  W* panels = static_cast<W*>(take(panel_bytes));
+  W* panels_h = static_cast<W*>(take(h_bytes));
+  W* panels_x = static_cast<W*>(take(x_bytes));
   float* gates_x = static_cast<float*>(take(gates_bytes));
+  S* gathered = static_cast<S*>(take(gathered_bytes));
   S* state0 = static_cast<S*>(take(state_bytes));
   S* state1 = static_cast<S*>(take(state_bytes));
   float* cell = static_cast<float*>(take(float_bytes));
   float* h32 = static_cast<float*>(take(float_bytes));
   float* bias = static_cast<float*>(take(bias_bytes));
+  float* b_n = bias + blocks * kWidth;
   float* peepholes = static_cast<float*>(take(peep_bytes));
   int64_t* order = static_cast<int64_t*>(take(order_bytes));
+  int64_t* offsets = order + B;
 
   Schedule schedule{steps, B, a.shape.lengths, ragged ? order : nullptr, a.shape.reverse};
-  if (ragged) sort_by_length(a.shape.lengths, B, steps, order, order + B);
+  if (ragged) {
+    sort_by_length(a.shape.lengths, B, steps, order, offsets);
+    offsets[0] = 0;
+    for (int64_t s = 0; s < steps; ++s) offsets[s + 1] = offsets[s] + schedule.active(s);
+  }
 
   const T* w_hh = static_cast<const T*>(a.weights.w_hh);
-  cpu::parallel_for(blocks, max<int64_t>(1, 65536 / max<int64_t>(1, panel_size)),
+  const T* w_ih = static_cast<const T*>(a.weights.w_ih);
+  cpu::parallel_for(2 * blocks, max<int64_t>(1, 65536 / max<int64_t>(1, max(h_size, x_size))),
                     [=](int64_t begin, int64_t end) {
-                      for (int64_t p = begin; p < end; ++p)
-                        pack_panel<L>(w_hh, H, p * L::kUnits, panels + p * panel_size);
+                      for (int64_t i = begin; i < end; ++i) {
+                        const int64_t p = i / 2;
+                        if (i % 2 == 0)
+                          pack_panel<L>(w_hh, H, H, p * L::kUnits, panels_h + p * h_size);
+                        else
+                          pack_panel<L>(w_ih, H, I, p * L::kUnits, panels_x + p * x_size);
+                      }
                     });
-  input_bias<T>(a, bias, bias + G * H);
+  input_bias<L, T>(a, bias, b_n);
   if (kPeepholes)
     for (int64_t j = 0; j < 3 * H; ++j)
       peepholes[j] = seqloom::to_float(static_cast<const T*>(a.weights.peepholes)[j]);
@@ -315,65 +440,26 @@ void run(const ops::RnnForwardArgs& a) {
   fill_unused<T>(a, schedule);
 
   F forward{a,
-            steps,
             B,
+            I,
             H,
             schedule,
-            panels,
-            panel_size,
+            panels_h,
+            panels_x,
             blocks,
-            gates_x,
-            0,
-            kKind == CellKind::kGru ? bias + G * H : nullptr,
+            bias,
+            kKind == CellKind::kGru ? b_n : nullptr,
             peepholes,
             {state0, state1},
             kNeedsH32 ? h32 : nullptr,
-            cell};
-
-  const int64_t longest = schedule.longest();
-  // The input weights are packed once when several stretches share them.
-  cpu::PackedMatrix packed;
-  const cpu::PackFormat format = sizeof(T) == 4                      ? cpu::PackFormat::kF32
-                                 : a.shape.dtype == DType::kBFloat16 ? cpu::PackFormat::kBF16
-                                                                     : cpu::PackFormat::kF16;
-  const bool pack = longest > stretch && I > 0;
-  cpu::Scratch packed_memory(pack ? cpu::packed_bytes(format, I, G * H) : 0);
-  if (pack) {
-    cpu::PackArgs args;
-    args.format = format;
-    args.type = a.shape.dtype;
-    args.k = I;
-    args.n = G * H;
-    args.b = a.weights.w_ih;
-    args.ldb = I;
-    args.trans_b = true;
-    args.memory = packed_memory.as<void>();
-    args.out = &packed;
-    cpu::pack_b(args);
-  }
-  cpu::GemmArgs project;
-  project.packed_b = pack ? &packed : nullptr;
-  project.n = G * H;
-  project.k = I;
-  project.a_type = a.shape.dtype;
-  project.lda = I;
-  project.b = a.weights.w_ih;
-  project.ldb = I;
-  project.trans_b = true;
-  project.b_type = a.shape.dtype;
-  project.c = gates_x;
-  project.ldc = G * H;
-  project.bias = bias;
-  for (int64_t s = 0; s < longest; s += stretch) {
-    const int64_t count = min(stretch, longest - s);
-    const int64_t time0 = a.shape.reverse ? (ragged ? 0 : steps - s - count) : s;
-    const int64_t times = ragged && a.shape.reverse ? longest : count;
-    project.m = times * B;
-    project.a = static_cast<const T*>(a.x) + time0 * B * I;
-    cpu::gemm(project);
-    forward.time0 = time0;
-    forward.steps(s, s + count);
-  }
+            cell,
+            beyond_l2(blocks * h_size * kWord, B),
+            chunk,
+            chunk * B,
+            gates_x,
+            gathers ? gathered : nullptr,
+            ragged ? offsets : nullptr};
+  forward.run();
 }
 
 template <class T, class W, class S>
