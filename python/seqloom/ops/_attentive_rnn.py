@@ -136,7 +136,7 @@ def attentive_rnn(
         Weights carry no gradient. 16-bit inputs are computed in float32.
     """
     dtype = x.dtype
-    lengths = _lengths("additive_attention", key_lengths, x.shape[1], keys.shape[1])
+    lengths = _lengths("additive_attention", key_lengths, x.shape[1], keys.shape[1], "cpu")
     given = [None if t is None else _wide(t) for t in (x, keys, values, h0, c0, w_query, v, w_hh)]
     run = _composed if x.is_cuda or given[0].dtype.name == "float64" else _fused  # type: ignore[union-attr]
     y, h, c, weights = run(cell, *given, _wide(b_hh), lengths)
