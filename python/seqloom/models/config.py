@@ -146,6 +146,11 @@ class Config:
         own = {name: getattr(self, name) for name in _hints(type(self))}
         return {**self.extra, **own, "model_type": self.model_type}
 
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The declared fields."""
+        return tuple(_hints(cls))
+
     def get(self, name: str, default: Any = None) -> Any:
         """A field by name, declared or extra."""
         if name in _hints(type(self)):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,7 +55,7 @@ def from_pretrained(
         ...
     FileNotFoundError: from_pretrained: ... holds no config.json; a model directory has one
     """
-    folder = Path(directory)
+    folder = _folder(directory)
     where, values = _read_config(folder)
     family, cls = _choose(where, values)
     return _load(cls, family, where, folder, values, _Wish(device, dtype, quantize), None)
@@ -69,7 +70,10 @@ def load_as(
     fields: dict[str, Any],
 ) -> M:
     """See :meth:`Model.from_pretrained`."""
-    folder = Path(directory)
+    folder = _folder(directory)
+    for name in fields:
+        if name not in cls.config_class.names():
+            raise TypeError(f"{_OP}: {name!r} is no field of {cls.config_class.__name__}")
     where, values = _read_config(folder)
     family, own = _choose(where, values)
     names = [n for n, c in family.architectures.items() if c == cls.__name__]
@@ -125,6 +129,12 @@ def _load(
     return model
 
 
+def _folder(directory: Any) -> Path:
+    if not isinstance(directory, str | os.PathLike):
+        raise TypeError(f"{_OP}: directory must be a path, got {type(directory).__name__}")
+    return Path(directory)
+
+
 def _floating(dtype: Any) -> DType:
     wanted = as_dtype(dtype)
     if not wanted.is_floating_point:
@@ -143,6 +153,8 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
     path = folder / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{_OP}: {folder} holds no config.json; a model directory has one")
+    if not path.is_file():
+        raise CheckpointError(f"{_OP}: {path} is not a regular file")
     try:
         return f"{_OP}: {path}", load_config(path)
     except ValueError as error:
@@ -161,13 +173,14 @@ def _choose(where: str, values: dict[str, Any]) -> tuple[Family, type[Model]]:
             f"{where}: auto_map asks for code of the checkpoint's own, which is never executed"
         )
     names = values.get("architectures") or [next(iter(family.architectures))]
-    if not isinstance(names, list) or len(names) != 1 or names[0] not in family.architectures:
+    name = names[0] if isinstance(names, list) and len(names) == 1 else None
+    if not isinstance(name, str) or name not in family.architectures:
         raise CheckpointError(
             f"{where}: architectures must be one of {', '.join(family.architectures)}, got"
             f" {str(names)[:80]}"
         )
     module = importlib.import_module(f"{__package__}.{family.module}")
-    cls: type[Model] = getattr(module, family.architectures[names[0]])
+    cls: type[Model] = getattr(module, family.architectures[name])
     return family, cls
 
 

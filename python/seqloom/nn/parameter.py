@@ -9,6 +9,7 @@ import numpy as np
 
 from ..ops import _arrays
 from ..tensor import Tensor, tensor
+from . import init
 
 
 class Parameter(Tensor):
@@ -44,7 +45,8 @@ class Parameter(Tensor):
         return (_rebuild, (self.detach().cpu().numpy(), self.device, self.requires_grad))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
-        copy = Parameter(self.detach().clone(), self.requires_grad)
+        values = self.detach() if init.only_shapes() else self.detach().clone()
+        copy = Parameter(values, self.requires_grad)
         memo[id(self)] = copy
         return copy
 
