@@ -78,13 +78,13 @@ class Model(Module):
     Attributes
     ----------
     config : Config
-    generation_config : dict or None
+    generation_config : dict
         What `generation_config.json` held; defaults of ``generate``.
     """
 
     config_class: ClassVar[type[Config]] = Config
     architectures: ClassVar[tuple[str, ...]] = ()
-    generation_config: dict[str, Any] | None = None
+    generation_config: dict[str, Any]
 
     def __init__(self, config: Config | None = None, **fields: Any) -> None:
         super().__init__()
@@ -105,6 +105,7 @@ class Model(Module):
                 f" {type(config).__name__}"
             )
         self.config: Any = config
+        self.generation_config = {}
 
     @classmethod
     def checkpoint_rules(cls) -> CheckpointRules:
@@ -160,7 +161,7 @@ class Model(Module):
 
     def setting(self, name: str, default: Any = None) -> Any:
         """A default of generation: from `generation_config.json`, else from the configuration."""
-        value = (self.generation_config or {}).get(name)
+        value = self.generation_config.get(name)
         if value is None:
             value = self.config.get(name)
         return default if value is None else value

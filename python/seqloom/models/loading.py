@@ -112,7 +112,7 @@ def _load(
 ) -> Any:
     config = _make_config(where, family, values)
     extra = folder / "generation_config.json"
-    generation = _generation_config(extra) if extra.exists() else None
+    generation = _generation_config(extra) if extra.exists() else {}
     weights = open_weights(folder, what=_OP)
     with init.shapes_only():
         try:
