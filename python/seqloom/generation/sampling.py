@@ -47,7 +47,7 @@ def candidates(
 
     >>> import numpy as np
     >>> ids, p = candidates(np.log(np.array([0.5, 0.1, 0.4], np.float32)), top_p=0.8)
-    >>> ids.tolist(), (p / p.sum()).round(2).tolist()
+    >>> ids.tolist(), [round(x, 2) for x in (p / p.sum()).tolist()]
     ([0, 2], [0.56, 0.44])
     """
     ids: Ints | None = None
