@@ -43,7 +43,8 @@ def test_with_enough_beams_the_best_are_found(model, penalty):
     best = everything(model, prompt, steps, eos, penalty)
     out, scores = model.generate(
         prompt[None], max_new_tokens=steps, num_beams=V**3, num_return_sequences=6,
-        eos_token_id=eos, length_penalty=penalty, early_stopping="never", pad_token_id=eos, return_scores=True,
+        eos_token_id=eos, length_penalty=penalty, early_stopping="never", pad_token_id=eos,
+        return_scores=True,
     )  # fmt: skip
     for row, token_scores, (want, score) in zip(out, scores, best, strict=False):
         got = row[3:].tolist()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from seqloom.generation import candidates
-from seqloom.generation.sampling import largest
+from seqloom.generation.sampling import drawn, largest
 
 
 def by_definition(logits, temperature, top_k, top_p, min_p):
@@ -72,6 +72,19 @@ def test_largest(rng):
     x = rng.integers(0, 50, 300).astype(np.float32)
     for k in (1, 7, 299, 300, 400):
         np.testing.assert_array_equal(largest(x, k), np.argsort(-x, kind="stable")[:k])
+
+
+@pytest.mark.parametrize("size", [1, 3, 511, 512, 513, 5000])
+def test_draws_are_where_the_running_sum_passes(size, rng):
+    p = rng.random(size).astype(np.float32) * (rng.random(size) < 0.5)
+    p[size // 2] = 1
+    sums = np.cumsum(p, dtype=np.float64)
+    for u in [0.0, 1 - 2**-53, *rng.random(200)]:
+        place = drawn(p.astype(np.float32), u)
+        assert p[place] > 0
+        assert sums[place] - p[place] - 1e-4 <= u * sums[-1] <= sums[place] + 1e-4
+    assert drawn(np.zeros(size, np.float32), 0.5) is None
+    assert drawn(np.full(size, np.nan, np.float32), 0.5) is None
 
 
 def test_hidden_tokens_are_never_kept():

@@ -189,18 +189,14 @@ def test_scheduled_sampling_and_padded_batches_learn_too():
         logits = model(
             sources, model.shift_right(targets), src_lengths=lengths, teacher_forcing=forcing
         )
-        loss = sl.ops.cross_entropy(
-            logits.reshape(-1, VOCABULARY), sl.tensor(targets.reshape(-1))
-        )
+        loss = sl.ops.cross_entropy(logits.reshape(-1, VOCABULARY), sl.tensor(targets.reshape(-1)))
         optimizer.zero_grad()
         loss.backward()
         clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     model.eval()
     sources, targets, _ = batch(200)
-    written = model.generate(
-        sources, attention_mask=sources != PAD, max_new_tokens=8, num_beams=2
-    )
+    written = model.generate(sources, attention_mask=sources != PAD, max_new_tokens=8, num_beams=2)
     wanted = np.where(targets == -100, PAD, targets)
     assert (written == wanted[:, : written.shape[1]]).all(1).mean() > 0.99
 
@@ -220,9 +216,7 @@ def test_classifier_tagger_and_forecaster_learn():
             more, before = (x == 4).sum(1) > 4, np.cumsum(x == 4, 1) > 0
             loss = sl.ops.cross_entropy(whole(x), sl.tensor(more.astype(np.int64)))
             tags = each(x).reshape(-1, 2)
-            loss = loss + sl.ops.cross_entropy(
-                tags, sl.tensor(before.reshape(-1).astype(np.int64))
-            )
+            loss = loss + sl.ops.cross_entropy(tags, sl.tensor(before.reshape(-1).astype(np.int64)))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -17,7 +17,6 @@ class Generative:
     """Mixin with :meth:`generate` and :meth:`stream` for a model with ``start`` and ``decode``."""
 
     config: Any
-    generation_config: dict[str, Any]
 
     @property
     def max_positions(self) -> int | None:

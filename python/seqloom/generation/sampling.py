@@ -13,6 +13,8 @@ from .options import Options
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
+_BLOCK = 512  # probabilities that are summed before a draw looks closer
+
 
 def largest(row: Floats, k: int) -> Ints:
     """Places of the k largest, in descending order; of equals the first come first."""
@@ -47,7 +49,7 @@ def candidates(
 
     >>> import numpy as np
     >>> ids, p = candidates(np.log(np.array([0.5, 0.1, 0.4], np.float32)), top_p=0.8)
-    >>> ids.tolist(), (p / p.sum()).round(2).tolist()
+    >>> ids.tolist(), [round(x, 2) for x in (p / p.sum()).tolist()]
     ([0, 2], [0.56, 0.44])
     """
     ids: Ints | None = None
@@ -66,6 +68,24 @@ def candidates(
         kept = np.flatnonzero(p >= np.float32(min_p) * p.max())
         ids, p = kept if ids is None else ids[kept], p[kept]
     return ids, p
+
+
+def _reached(sums: np.ndarray[Any, Any], target: float) -> int:
+    """The first place whose sum is above the target, at most the last that adds to the sum."""
+    place = int(np.searchsorted(sums, target, side="right"))
+    return min(place, int(np.searchsorted(sums, sums[-1], side="left")))
+
+
+def drawn(p: Floats, u: float) -> int | None:
+    """The place where the running sum of p passes u times its total; None without such a place."""
+    starts = np.arange(0, p.size, _BLOCK)
+    blocks = np.cumsum(np.add.reduceat(p, starts), dtype=np.float64)
+    target = u * blocks[-1]
+    if not 0 < blocks[-1] < np.inf:
+        return None
+    block = _reached(blocks, target)
+    inside = np.cumsum(p[starts[block] : starts[block] + _BLOCK], dtype=np.float64)
+    return int(starts[block]) + _reached(inside, target - (blocks[block - 1] if block else 0.0))
 
 
 class Sampler:
@@ -98,12 +118,10 @@ class Sampler:
         o = self.o
         with np.errstate(invalid="ignore", over="ignore"):
             ids, p = candidates(row, o.temperature, o.top_k, o.top_p, o.min_p)
-            sums = np.cumsum(p, dtype=np.float64)
-        total = sums[-1]
-        if not 0 < total < np.inf:
+            place = drawn(p, self.streams[i].random())
+        if place is None:
             self._refuse(row[None], 0)
-        place = int(np.searchsorted(sums, self.streams[i].random() * total, side="right"))
-        place = min(place, p.size - 1)
+            raise AssertionError
         return place if ids is None else int(ids[place])
 
     def _refuse(self, logits: Floats, row: int) -> None:

@@ -88,7 +88,8 @@ def added_rows(x: Tensor, table: Embedding, positions: Positions) -> Tensor:
         return y
     # Positions past the table are those of padding.
     where = np.minimum(positions, table.num_embeddings - 1)
-    return x + table(from_numpy(np.ascontiguousarray(where)).to(device=x.device))
+    rows: Tensor = table(from_numpy(np.ascontiguousarray(where)).to(device=x.device))
+    return x + rows
 
 
 class DecoderOnly(Generative, Model):
