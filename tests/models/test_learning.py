@@ -26,7 +26,7 @@ def held_out(sources: np.ndarray) -> np.ndarray:
 def split(rng, make, batch: int, unseen: bool):
     """Examples, all of the unseen tenth or none."""
     while True:
-        sources, targets = make(rng, 2 * batch if not unseen else 12 * batch)
+        sources, targets = make(rng, (16 if unseen else 2) * batch)
         keep = held_out(sources) == unseen
         if keep.sum() >= batch:
             return sources[keep][:batch], targets[keep][:batch]
@@ -128,7 +128,7 @@ def language_model(**fields):
 TASKS = {
     "bahdanau gru reverses": (seq2seq, {}, reverse(8), 500, 1e-2),
     "bahdanau lstm of 2 layers copies": (
-        seq2seq, {"cell": "lstm", "num_layers": 2}, copy(6), 500, 1e-2,
+        seq2seq, {"cell": "lstm", "num_layers": 2}, copy(6), 500, 5e-3,
     ),
     "luong-dot rnn reverses": (seq2seq, {"attention": "luong-dot", "cell": "rnn"}, reverse(6), 600,
                                5e-3),

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..nn import GRU, LSTM, RNN, Embedding, Linear, Module, init
+from ..nn import GRU, LSTM, RNN, Linear, Module, init
 from ..tensor import Tensor, from_numpy
 from .inputs import as_padding
 
@@ -38,23 +38,23 @@ def run_rnn(
 def initialise(module: Module) -> None:
     """The initial values of recurrent models.
 
-    Recurrent matrices are orthogonal gate by gate (Saxe et al.; Bahdanau et al.), biases zero but
-    for one in an LSTM's forget gates (Gers et al.; Jozefowicz et al.), embeddings uniform in
-    +-0.1 (Luong et al.), everything else uniform in +-1 / sqrt(inputs).
+    Input matrices are Glorot's uniform; recurrent ones are orthogonal gate by gate (Saxe et al.;
+    Bahdanau et al.); biases are zero but for one in an LSTM's forget gates (Gers et al.;
+    Jozefowicz et al.). Embeddings are normal with variance one, which deep stacks need to hear
+    them; everything else is uniform in +-1 / sqrt(inputs).
     """
     if isinstance(module, RNN | GRU | LSTM):
-        module.reset_parameters()
         n = module.hidden_size
         for name, p in module.named_parameters():
             if name.startswith("weight_hh"):
                 for first in range(0, p.shape[0], n):
                     init.orthogonal_(p.detach()[first : first + n])
-            elif name.startswith("bias"):
+            elif name.startswith("weight_ih"):
+                init.xavier_uniform_(p)
+            else:
                 init.zeros_(p)
                 if isinstance(module, LSTM) and name.startswith("bias_ih"):
                     init.ones_(p.detach()[n : 2 * n])
-    elif isinstance(module, Embedding):
-        init.uniform_(module.weight, -0.1, 0.1)
     elif isinstance(module, Linear):
         module.reset_parameters()
         if module.bias is not None:

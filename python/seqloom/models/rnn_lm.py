@@ -94,7 +94,9 @@ class RNNLanguageModel(Generative, Model):
         self.apply(self._initialise)
 
     def _initialise(self, module: Module) -> None:
-        if not (module is self.lm_head and self.config.tie_weights) and module is not self:
+        if module is self.embedding and self.config.tie_weights:
+            init.uniform_(self.embedding.weight, -0.1, 0.1)  # as a head, with logits near zero
+        elif module is not self and not (module is self.lm_head and self.config.tie_weights):
             initialise(module)
 
     def hidden(
