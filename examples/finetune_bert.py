@@ -11,6 +11,7 @@ that one; without, a small BERT first reads the sentences with masked words.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from typing import Any
 
 from stdlib_texts import TOPICS, topics
@@ -24,8 +25,8 @@ from seqloom.train import Trainer
 LENGTH = 48
 
 
-def pretrained(texts: list[str], quick: bool) -> tuple[Any, Tokenizer]:
-    """A small BERT that has seen these texts with masked words."""
+def pretrained(texts: list[str], quick: bool) -> str:
+    """The directory of a small BERT that has seen these texts with masked words."""
     tokenizer = Tokenizer.train_from_texts(texts, "wordpiece", 600 if quick else 4000,
                                            lowercase=True)  # fmt: skip
     size = (32, 1, 2) if quick else (128, 3, 4)
@@ -45,7 +46,10 @@ def pretrained(texts: list[str], quick: bool) -> tuple[Any, Tokenizer]:
     found = trainer.evaluate()
     print(f"masked words: {found['eval_accuracy']:.1%} found, "
           f"perplexity {found['eval_perplexity']:.1f}")  # fmt: skip
-    return model, tokenizer
+    folder = tempfile.mkdtemp(prefix="small-bert-")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def main() -> None:
@@ -59,20 +63,13 @@ def main() -> None:
     pairs = topics()
     pairs = [pairs[i] for i in permutation(len(pairs), 0, 1)][: 300 if options.quick else 6000]
     cut = len(pairs) * 9 // 10
-    if options.bert:
-        base = sl.models.from_pretrained(options.bert, dtype="float32")
-        tokenizer = Tokenizer.from_pretrained(options.bert)
-    else:
-        base, tokenizer = pretrained([text for text, _ in pairs[:cut]], options.quick)
-
+    folder = options.bert or pretrained([text for text, _ in pairs[:cut]], options.quick)
+    tokenizer = Tokenizer.from_pretrained(folder)
     labels = {str(number): topic for number, topic in enumerate(TOPICS)}
-    values = {k: v for k, v in base.config.to_dict().items() if k not in ("id2label", "label2id")}
-    config = sl.models.BertConfig.from_dict({**values, "id2label": labels})
-    model = sl.models.BertForSequenceClassification(config)
-    body = {name: t for name, t in base.state_dict().items() if name.startswith("bert.")}
-    body = body or {f"bert.{name}": t for name, t in base.state_dict().items()}
-    fresh = model.load_state_dict(body, strict=False).missing_keys
-    print("new weights: " + ", ".join(fresh))
+    # The head is new, which the class says in a warning.
+    model = sl.models.BertForSequenceClassification.from_pretrained(
+        folder, dtype="float32", id2label=labels
+    )
 
     def items(part: list[tuple[str, str]]) -> list[dict[str, Any]]:
         texts, names = zip(*part, strict=True)
