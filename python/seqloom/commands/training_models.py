@@ -88,7 +88,7 @@ def _recurrent(cell: str) -> Callable[[argparse.Namespace, Data, str], Any]:
         return _made(
             o, "RNNLanguageModel", vocab_size=len(data.tokenizer), embed_dim=o.width,
             hidden_size=o.width, num_layers=o.layers, cell=cell, dropout=o.dropout,
-            tie_weights=True, **_ends(data),
+            **_ends(data),
         )  # fmt: skip
 
     return make
