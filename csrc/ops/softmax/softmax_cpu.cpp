@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // softmax and log_softmax on the CPU.
 //
-// Last axis: threads over rows; within a row, three passes over memory that stays in cache
-// (maximum; exponentials and their sum; scaling), so that memory is read and written once. Four
-// accumulators hide the latency of max and add. Rows that are few and long are cut into chunks of
-// kChunk columns, whose maxima and sums are merged in order: the bits depend on the shape alone.
+// Last axis: threads over rows; a row is read from memory once, in pieces (cpu/vec_row.h) that give
+// the running maximum and the sum of exponentials, which are kept and scaled at the end: one
+// exponential an element. Rows that are few and long are cut into chunks of kChunk columns, whose
+// maxima and sums are merged in order: the bits depend on the shape alone.
 // Other axes: a vector runs along `inner`, one column a lane.
 #include "ops/softmax/softmax.h"
 
@@ -12,6 +12,7 @@
 #include "cpu/scratch.h"
 #include "cpu/vec.h"
 #include "cpu/vec_math.h"
+#include "cpu/vec_row.h"
 
 namespace seqloom::SEQLOOM_ISA_NS {
 namespace {
@@ -24,98 +25,55 @@ constexpr float kNegativeInfinity = -__builtin_inff();
 // `log` names a flag in this file.
 SEQLOOM_ALWAYS_INLINE VecF log_of(VecF x) { return log(x); }
 
+// y_i = x_i - (m + offset), in one pass over a row whose statistics are known.
 template <class T>
-float row_max(const T* x, int64_t n) {
-  VecF m0 = VecF::broadcast(kNegativeInfinity), m1 = m0, m2 = m0, m3 = m0;
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    m0 = max(m0, load(x + i));
-    m1 = max(m1, load(x + i + kLanes));
-    m2 = max(m2, load(x + i + 2 * kLanes));
-    m3 = max(m3, load(x + i + 3 * kLanes));
-  }
-  for (; i + kLanes <= n; i += kLanes) m0 = max(m0, load(x + i));
-  if (i < n)
-    m1 = max(m1, load_or(x + i, static_cast<int>(n - i), VecF::broadcast(kNegativeInfinity)));
-  return reduce_max(max(max(m0, m1), max(m2, m3)));
+SEQLOOM_ALWAYS_INLINE void finish_log(const T* x, T* y, int64_t n, float m, float offset,
+                                      bool streaming) {
+  const VecF shift = VecF::broadcast(m), off = VecF::broadcast(offset);
+  write_row(y, n, streaming, [&](int64_t i, int c) {
+    fetch_next_row(x + i, n);
+    return get_row(x + i, c) - shift - off;
+  });
 }
 
-// sum_j exp(x_j - m); Keep: also e_j = exp(x_j - m).
-template <bool Keep, class T>
-float row_exp_sum(const T* x, float* e, int64_t n, float m) {
-  const VecF shift = VecF::broadcast(m);
-  VecF s0 = VecF::zero(), s1 = s0, s2 = s0, s3 = s0;
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    const VecF e0 = exp(load(x + i) - shift), e1 = exp(load(x + i + kLanes) - shift);
-    const VecF e2 = exp(load(x + i + 2 * kLanes) - shift);
-    const VecF e3 = exp(load(x + i + 3 * kLanes) - shift);
-    if (Keep) {
-      store(e + i, e0);
-      store(e + i + kLanes, e1);
-      store(e + i + 2 * kLanes, e2);
-      store(e + i + 3 * kLanes, e3);
-    }
-    s0 += e0;
-    s1 += e1;
-    s2 += e2;
-    s3 += e3;
-  }
-  for (; i + kLanes <= n; i += kLanes) {
-    const VecF e0 = exp(load(x + i) - shift);
-    if (Keep) store(e + i, e0);
-    s0 += e0;
-  }
-  if (i < n) {
-    const int tail = static_cast<int>(n - i);
-    const VecF e1 = zero_unless(first_n(tail), exp(load(x + i, tail) - shift));
-    if (Keep) store(e + i, e1, tail);
-    s1 += e1;
-  }
-  return reduce_add((s0 + s1) + (s2 + s3));
-}
-
+// y_i = e_i times the factor of its piece; x is the row that e came from.
 template <class T>
-void scale_row(const float* e, T* y, int64_t n, float factor) {
-  const VecF f = VecF::broadcast(factor);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(y + i, load(e + i) * f);
-  if (i < n) store(y + i, load(e + i, static_cast<int>(n - i)) * f, static_cast<int>(n - i));
-}
-
-// y = exp(x - m) * factor, or x - m - offset: one pass when the statistics are known.
-template <class T>
-void finish_row(const T* x, T* y, int64_t n, float m, float factor, float offset, bool log) {
-  const VecF shift = VecF::broadcast(m), f = VecF::broadcast(factor);
-  const VecF off = VecF::broadcast(offset);
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const int count = n - i < kLanes ? static_cast<int>(n - i) : kLanes;
-    const VecF d = load(x + i, count) - shift;
-    store(y + i, log ? d - off : exp(d) * f, count);
-  }
-}
-
-template <class T>
-void forward_row(const T* x, T* y, float* scratch, int64_t n, bool log) {
-  const float m = row_max(x, n);
-  if (log) {
-    const float s = row_exp_sum<false>(x, nullptr, n, m);
-    finish_row(x, y, n, m, 1.0f, __builtin_logf(s), true);
-  } else if (n <= kChunk) {
-    const float s = row_exp_sum<true>(x, scratch, n, m);
-    scale_row(scratch, y, n, 1.0f / s);
-  } else {
-    const float s = row_exp_sum<false>(x, nullptr, n, m);
-    finish_row(x, y, n, m, 1.0f / s, 0.0f, false);
+SEQLOOM_ALWAYS_INLINE void finish_kept(const T* x, const float* e, const float* shifts, T* y,
+                                       int64_t n, MaxAndSum r, bool streaming) {
+  for (int64_t start = 0; start < n; start += kRowPiece) {
+    const float shift = shifts[start / kRowPiece];
+    const float scale = shift == r.m ? 1.0f : __builtin_expf(shift - r.m);
+    const VecF factor = VecF::broadcast(scale / r.s);
+    const float* from = e + start;
+    write_row(y + start, min(kRowPiece, n - start), streaming, [&](int64_t i, int c) {
+      fetch_next_row(x + start + i, n);
+      return get_row(from + i, c) * factor;
+    });
   }
 }
 
 template <class T>
 void forward_rows(const T* x, T* y, int64_t rows, int64_t n, bool log) {
+  const bool streaming = rows * n * static_cast<int64_t>(sizeof(T)) >= kStreamedBytes && x != y;
   cpu::parallel_for(rows, max<int64_t>(1, kGrain / n), [=](int64_t begin, int64_t end) {
-    cpu::Scratch scratch(static_cast<size_t>(min(n, kChunk)) * sizeof(float));
-    for (int64_t r = begin; r < end; ++r)
-      forward_row(x + r * n, y + r * n, scratch.as<float>(), n, log);
+    // Exponentials wait in y for their sum, or, when y is narrow or bypasses the caches, apart.
+    const bool apart = sizeof(T) != sizeof(float) || streaming;
+    const int64_t pieces = (n + kRowPiece - 1) / kRowPiece;
+    cpu::Scratch scratch(static_cast<size_t>(log ? 0 : pieces + (apart ? n : 0)) * sizeof(float));
+    float* const shifts = scratch.as<float>();
+    for (int64_t r = begin; r < end; ++r) {
+      const T* from = x + r * n;
+      T* to = y + r * n;
+      if (log) {
+        const MaxAndSum sum = row_max_and_sum<false>(from, nullptr, nullptr, n);
+        finish_log(from, to, n, sum.m, __builtin_logf(sum.s), streaming);
+        continue;
+      }
+      float* const e = apart ? shifts + pieces : reinterpret_cast<float*>(to);
+      const MaxAndSum sum = row_max_and_sum<true>(from, e, shifts, n);
+      finish_kept(from, e, shifts, to, n, sum, streaming);
+    }
+    if (streaming) stream_fence();
   });
 }
 
@@ -129,35 +87,33 @@ void forward_long_rows(const T* x, T* y, int64_t rows, int64_t n, bool log) {
   cpu::parallel_for(rows * chunks, 1, [=](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       const int64_t start = c % chunks * kChunk;
-      const T* piece = x + c / chunks * n + start;
-      const int64_t count = min(kChunk, n - start);
-      const float m = row_max(piece, count);
-      partial[2 * c] = m;
-      partial[2 * c + 1] = row_exp_sum<false>(piece, nullptr, count, m);
+      const MaxAndSum part = row_max_and_sum<false>(x + c / chunks * n + start, nullptr, nullptr,
+                                                    min(kChunk, n - start));
+      partial[2 * c] = part.m;
+      partial[2 * c + 1] = part.s;
     }
   });
   for (int64_t r = 0; r < rows; ++r) {
     const float* p = partial + r * chunks * 2;
     float m = kNegativeInfinity, s = 0.0f;
     for (int64_t c = 0; c < chunks; ++c) m = max(m, p[2 * c]);
-    for (int64_t c = 0; c < chunks; ++c) {
-      // A chunk of nothing but -inf has sum NaN by itself, but adds nothing to a row that has more.
-      const bool nothing = p[2 * c] == kNegativeInfinity && m != kNegativeInfinity;
-      bool poisoned = false;
-      if (nothing)
-        for (int64_t i = c * kChunk; i < min(n, (c + 1) * kChunk); ++i)
-          poisoned |= seqloom::to_float(x[r * n + i]) != kNegativeInfinity;  // a NaN among them
-      if (!nothing || poisoned) s += p[2 * c + 1] * __builtin_expf(p[2 * c] - m);
-    }
+    for (int64_t c = 0; c < chunks; ++c) s += p[2 * c + 1] * __builtin_expf(p[2 * c] - shift_of(m));
     merged[2 * r] = m;
     merged[2 * r + 1] = s;
   }
   cpu::parallel_for(rows * chunks, 1, [=](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       const int64_t r = c / chunks, start = c % chunks * kChunk, at = r * n + start;
+      const int64_t count = min(kChunk, n - start);
       const float s = merged[2 * r + 1];
-      finish_row(x + at, y + at, min(kChunk, n - start), merged[2 * r], 1.0f / s,
-                 log ? __builtin_logf(s) : 0.0f, log);
+      if (log) {
+        finish_log(x + at, y + at, count, merged[2 * r], __builtin_logf(s), false);
+        continue;
+      }
+      const VecF shift = VecF::broadcast(merged[2 * r]), factor = VecF::broadcast(1.0f / s);
+      const T* from = x + at;
+      write_row(y + at, count, false,
+                [&](int64_t i, int k) { return exp_below(get_row(from + i, k) - shift) * factor; });
     }
   });
 }
@@ -211,24 +167,23 @@ SEQLOOM_ALWAYS_INLINE VecF input_gradient(VecF dy, VecF y, VecF dot) {
 }
 
 template <bool Log, class T>
-void backward_row(const T* dy, const T* y, T* dx, int64_t n, float dot) {
+SEQLOOM_ALWAYS_INLINE void backward_row(const T* dy, const T* y, T* dx, int64_t n, float dot,
+                                        bool streaming) {
   const VecF d = VecF::broadcast(dot);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    store(dx + i, input_gradient<Log>(load(dy + i), load(y + i), d));
-  if (i < n) {
-    const int tail = static_cast<int>(n - i);
-    store(dx + i, input_gradient<Log>(load(dy + i, tail), load(y + i, tail), d), tail);
-  }
+  write_row(dx, n, streaming, [&](int64_t i, int c) {
+    return input_gradient<Log>(get_row(dy + i, c), get_row(y + i, c), d);
+  });
 }
 
 template <bool Log, class T>
 void backward_rows(const T* dy, const T* y, T* dx, int64_t rows, int64_t n) {
+  const bool streaming = rows * n * static_cast<int64_t>(sizeof(T)) >= kStreamedBytes && dx != dy;
   cpu::parallel_for(rows, max<int64_t>(1, kGrain / n), [=](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const int64_t at = r * n;
-      backward_row<Log>(dy + at, y + at, dx + at, n, row_dot<Log>(dy + at, y + at, n));
+      backward_row<Log>(dy + at, y + at, dx + at, n, row_dot<Log>(dy + at, y + at, n), streaming);
     }
+    if (streaming) stream_fence();
   });
 }
 
@@ -248,7 +203,7 @@ void backward_long_rows(const T* dy, const T* y, T* dx, int64_t rows, int64_t n)
       const int64_t r = c / chunks, start = c % chunks * kChunk, at = r * n + start;
       float dot = 0.0f;
       for (int64_t k = 0; k < chunks; ++k) dot += partial[r * chunks + k];
-      backward_row<Log>(dy + at, y + at, dx + at, min(kChunk, n - start), dot);
+      backward_row<Log>(dy + at, y + at, dx + at, min(kChunk, n - start), dot, false);
     }
   });
 }
