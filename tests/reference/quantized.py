@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+from ml_dtypes import bfloat16
 
 from .matmul import linear
 
@@ -28,8 +29,14 @@ def round_activations(x, bits):
     return np.round(x / np.where(step > 0, step, 1)) * step
 
 
-def quantized_linear(x, quantized, scales, bias=None, *, kind, activation=None, bits=None):
-    """linear by the dequantized weight; `bits` rounds the activations as a kernel may."""
+def quantized_linear(x, quantized, scales, bias=None, *, kind, activation=None, rounding=None):
+    """linear by the dequantized weight; `rounding` is what a kernel may do to the operands.
+
+    16 or 8: activations in so many bits; "bfloat16": activations and weights in that type.
+    """
     weight = dequantize_weight(quantized, scales, kind=kind, width=x.shape[-1]).astype(x.dtype)
-    return linear(x if bits is None else round_activations(x, bits), weight, bias,
-                  activation=activation)  # fmt: skip
+    if rounding == "bfloat16":
+        x, weight = (a.astype(bfloat16).astype(a.dtype) for a in (x, weight))
+    elif rounding is not None:
+        x = round_activations(x, rounding)
+    return linear(x, weight, bias, activation=activation)

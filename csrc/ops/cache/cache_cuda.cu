@@ -2,7 +2,7 @@
 // Copies rows into a cache on CUDA: a thread a piece of 16 bytes, or of 4 or 1 where rows do not
 // lie on 16. Starts and counts travel with the launch, 64 batch rows at a time, so that a step of
 // decoding copies no small arrays to the device.
-#include "cuda/launch.h"
+#include "cuda/gpu.h"
 #include "cuda/vector_access.h"
 #include "ops/cache/cache.h"
 

@@ -14,8 +14,10 @@
 //   up to kFewRows rows  an activation becomes 16 bits, in two parts of 8: the error of a row is
 //                        2^-16 of its largest element, below what bfloat16 loses
 //   more rows, kInt8     8 bits, error 2^-8 of the row's largest element
+//   more rows, kInt4     bfloat16, as are the weights that come out of the integers
 //
-// where the CPU multiplies bytes (AVX-512 VNNI); otherwise, and on CUDA, they stay as they are.
+// where the CPU multiplies bytes and bfloat16 pairs (AVX-512 VNNI, BF16); otherwise, and on CUDA,
+// they stay as they are.
 #pragma once
 
 #include <cstdint>

@@ -5,7 +5,7 @@
 // 32 weights), for up to four rows of x, which all warps share through the caches. More rows than
 // kFewRows go through the dequantized weight and the ordinary product.
 #include "core/dtype.h"
-#include "cuda/launch.h"
+#include "cuda/gpu.h"
 #include "cuda/reduce.h"
 #include "cuda/vector_access.h"
 #include "ops/matmul/epilogue_cuda.h"

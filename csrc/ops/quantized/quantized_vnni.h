@@ -167,6 +167,11 @@ class SplitRows {
 
 // ---- tiles -------------------------------------------------------------------------------------
 
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
 // out[r * S + s]: lanes whose sum is row r times column s, divided by the row's scale.
 template <int MR, int S>
 SEQLOOM_ALWAYS_INLINE void byte_tile(const Int8Weights& w, const SplitRows<Int8Weights>& x,
@@ -227,7 +232,7 @@ SEQLOOM_ALWAYS_INLINE void byte_tile(const Int4Weights& w, const SplitRows<Int4W
 #pragma GCC unroll 4
   for (int s = 0; s < S; ++s) scales[s] = w.scales + (lines[s] - w.bytes) / 16;
   const VecI nibble = VecI::broadcast(0x0f0f0f0f);
-  // 64 bytes at p are four groups, 16 on from `first` whose scales are in `scale`.
+  // 64 bytes at p are four groups; `spread` picks their scales out of `scale`.
   const auto step = [&](int64_t p, const VecI& spread, const VecF* scale,
                         auto read) __attribute__((always_inline)) {
 #pragma GCC unroll 4
@@ -252,29 +257,34 @@ SEQLOOM_ALWAYS_INLINE void byte_tile(const Int4Weights& w, const SplitRows<Int4W
   for (int v = 0; v < 4; ++v)
     spread[v] = {_mm512_srli_epi32(_mm512_add_epi32(VecI::iota().v, _mm512_set1_epi32(16 * v)), 2)};
   VecF scale[S];
-  int64_t p = 0;
-  for (; p + 256 <= w.row_bytes; p += 256) {
+  // `count` vectors of 64 bytes from p on, whose scales are one load.
+  const auto whole = [&](int64_t p, auto count) __attribute__((always_inline)) {
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s) {
-      scale[s] = load(scales[s] + p / 16);
-      __builtin_prefetch(scales[s] + p / 16 + kBytesAhead / 32);
+      scale[s] = load(scales[s] + p / 16, 4 * count.value);
+      __builtin_prefetch(scales[s] + p / 16 + kBytesAhead / 16);
     }
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) {
+    for (int v = 0; v < count.value; ++v) {
 #pragma GCC unroll 4
       for (int s = 0; s < S; ++s) __builtin_prefetch(lines[s] + p + 64 * v + kBytesAhead);
       step(p + 64 * v, spread[v], scale,
            [](const char* at) __attribute__((always_inline)) { return load_words(at); });
     }
+  };
+  int64_t p = 0;
+  for (; p + 256 <= w.row_bytes; p += 256) whole(p, Count<4>{});
+  if (p + 128 <= w.row_bytes) {
+    whole(p, Count<2>{});
+    p += 128;
   }
-  if (p < w.row_bytes) {
+  for (; p < w.row_bytes; p += 64) {
+    const int64_t left = w.row_bytes - p;
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s)
-      scale[s] = load(scales[s] + p / 16, static_cast<int>((w.row_bytes - p) / 16));
-    for (int v = 0; p < w.row_bytes; p += 64, ++v)
-      step(p, spread[v], scale, [&](const char* at) __attribute__((always_inline)) {
-        return load_bytes(at, w.row_bytes - p);
-      });
+      scale[s] = load(scales[s] + p / 16, static_cast<int>(min<int64_t>(4, left / 16)));
+    step(p, spread[0], scale,
+         [&](const char* at) __attribute__((always_inline)) { return load_bytes(at, left); });
   }
 #pragma GCC unroll 4
   for (int r = 0; r < MR; ++r)
