@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/rnn/rnn.h"
 
+#include <atomic>
+
 #include "binding/registers.h"
 #include "ops/common.h"
 
@@ -9,6 +11,8 @@ namespace {
 
 namespace py = pybind11;
 using OptionalArray = std::optional<Array>;
+
+std::atomic<int> grid_limit{0};  // RnnShape::grid of every call
 
 const char* op_name(CellKind cell) {
   return cell == CellKind::kLstm ? "lstm" : cell == CellKind::kGru ? "gru" : "rnn";
@@ -30,8 +34,15 @@ struct Layer {
 
   RnnForwardArgs args() const {
     RnnForwardArgs a{};
-    a.shape = {cell,      x.dtype(), reverse,      x.size(0),
-               x.size(1), x.size(2), w_hh.size(1), lengths ? lengths->data_as<int64_t>() : nullptr};
+    a.shape = {cell,
+               x.dtype(),
+               reverse,
+               x.size(0),
+               x.size(1),
+               x.size(2),
+               w_hh.size(1),
+               lengths ? lengths->data_as<int64_t>() : nullptr,
+               grid_limit.load(std::memory_order_relaxed)};
     a.weights = {w_ih.data(), w_hh.data(), data_or_null(b_ih), data_or_null(b_hh),
                  data_or_null(peepholes)};
     a.x = x.data();
@@ -181,6 +192,11 @@ py::tuple backward(int cell_code, const py::tuple& inputs, const py::tuple& resu
 }  // namespace
 
 void register_rnn(py::module_& m) {
+  // Most blocks of the persistent CUDA kernel: 0 lets the device choose, -1 runs step by step.
+  m.def(
+      "rnn_set_grid",
+      [](int blocks) { return grid_limit.exchange(blocks, std::memory_order_relaxed); },
+      py::arg("blocks"));
   m.def("rnn_forward", &forward, py::arg("cell"), py::arg("x"), py::arg("h0"), py::arg("c0"),
         py::arg("w_ih"), py::arg("w_hh"), py::arg("b_ih"), py::arg("b_hh"), py::arg("peepholes"),
         py::arg("lengths"), py::arg("reverse"), py::arg("keep"));

@@ -27,6 +27,7 @@ struct RnnShape {
   bool reverse;
   int64_t steps, batch, inputs, units;
   const int64_t* lengths;  // [B] in 0 .. T, in host memory; null: all T
+  int grid = 0;  // CUDA: most blocks of the persistent kernel; 0: the device's choice, -1: none
 };
 
 struct RnnWeights {

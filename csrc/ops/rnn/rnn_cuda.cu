@@ -1,44 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// The recurrence on CUDA, step by step: right for every shape.
+// The recurrence on CUDA, step by step: right for every shape. Forward prefers the persistent
+// kernel (rnn_cuda_persistent.cu) where the weights fit on the chip.
 //
 // The input's share of all gates is one product over all steps; each step is one product of the
 // states with w_hh and one launch of the cell's equations. Backward runs the same steps in reverse
 // and ends with a few large products. Sequences that have ended, or not begun, are masked: lengths
 // are given to the kernels, and a step's products cost the whole batch.
-#include "cuda/rows.h"
+#include "ops/rnn/rnn_cuda.h"
+
 #include "ops/matmul/matmul.h"
-#include "ops/rnn/rnn.h"
 
 namespace seqloom::ops {
 namespace {
 
 constexpr int kThreads = 128;
-
-struct CellMath {
-  SEQLOOM_DEVICE static float constant(float x) { return x; }
-  SEQLOOM_DEVICE static float fma(float a, float b, float c) { return fmaf(a, b, c); }
-  SEQLOOM_DEVICE static float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
-  SEQLOOM_DEVICE static float tanh(float x) { return tanhf(x); }
-  SEQLOOM_DEVICE static float relu(float x) { return x < 0.f ? 0.f : x; }
-  SEQLOOM_DEVICE static float where_positive(float h, float v) { return h > 0.f ? v : 0.f; }
-};
-
-// What every launch of a sequence is told.
-struct Steps {
-  int64_t steps, batch, units;
-  const int64_t* lengths;  // device memory, or null
-  bool reverse;
-
-  SEQLOOM_DEVICE int64_t length(int64_t b) const { return lengths != nullptr ? lengths[b] : steps; }
-  SEQLOOM_DEVICE int64_t time(int64_t b, int64_t s) const {
-    return reverse ? length(b) - 1 - s : s;
-  }
-};
-
-template <class T>
-SEQLOOM_DEVICE float at_or_zero(const void* p, int64_t i) {
-  return p == nullptr ? 0.f : cuda::to_float(static_cast<const T*>(p)[i]);
-}
 
 // The initial states in float32; outputs past the lengths are cleared.
 template <class T>
@@ -68,51 +43,14 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kGates = gate_count(kKind);
   const int64_t H = q.units, b = i / H, unit = i % H, n = q.length(b);
   if (s >= n) return;
-  const int64_t t = q.time(b, s), slot = t * q.batch + b;
-  const float* gx = gates_x + slot * kGates * H + unit;
+  const float* gx = gates_x + (q.time(b, s) * q.batch + b) * kGates * H + unit;
   const float* gh = products + b * kGates * H + unit;
-  float pre[kGates], hidden[kGates];
+  float from_x[kGates], from_h[kGates];
   for (int g = 0; g < kGates; ++g) {
-    hidden[g] = gh[g * H] + at_or_zero<T>(a.weights.b_hh, g * H + unit);
-    pre[g] = gx[g * H] + at_or_zero<T>(a.weights.b_ih, g * H + unit);
+    from_x[g] = gx[g * H];
+    from_h[g] = gh[g * H];
   }
-  float h_new;
-  float* saved = a.saved == nullptr ? nullptr : a.saved + slot * 4 * H + unit;
-  if constexpr (kKind == CellKind::kLstm) {
-    LstmGates<float> g{pre[0] + hidden[0], pre[1] + hidden[1], pre[2] + hidden[2],
-                       pre[3] + hidden[3]};
-    Peepholes<float> p{0.f, 0.f, 0.f};
-    if (kPeepholes)
-      p = {at_or_zero<T>(a.weights.peepholes, unit), at_or_zero<T>(a.weights.peepholes, H + unit),
-           at_or_zero<T>(a.weights.peepholes, 2 * H + unit)};
-    float c_new;
-    lstm_forward<CellMath, kPeepholes>(g, p, c[i], c_new, h_new);
-    c[i] = c_new;
-    if (saved != nullptr) {
-      saved[0] = g.i;
-      saved[H] = g.f;
-      saved[2 * H] = g.g;
-      saved[3 * H] = g.o;
-    }
-    if (a.cells != nullptr) a.cells[slot * H + unit] = c_new;
-    if (s + 1 == n) static_cast<T*>(a.c_n)[i] = cuda::from_float<T>(c_new);
-  } else if constexpr (kKind == CellKind::kGru) {
-    GruGates<float> g{pre[0] + hidden[0], pre[1] + hidden[1], pre[2], hidden[2]};
-    gru_forward<CellMath>(g, h[i], h_new);
-    if (saved != nullptr) {
-      saved[0] = g.r;
-      saved[H] = g.z;
-      saved[2 * H] = g.n;
-      saved[3 * H] = g.q;
-    }
-  } else {
-    h_new = plain_forward<CellMath, kKind == CellKind::kRelu>(pre[0] + hidden[0]);
-    if (a.saved != nullptr) a.saved[slot * H + unit] = h_new;
-  }
-  h[i] = h_new;
-  const T rounded = cuda::from_float<T>(h_new);
-  static_cast<T*>(a.y)[slot * H + unit] = rounded;
-  if (s + 1 == n) static_cast<T*>(a.h_n)[i] = rounded;
+  h[i] = cell_step<T, kKind, kPeepholes>(q, a, s, b, unit, from_x, from_h, h[i], c[i]);
 }
 
 // One step backwards. `products` [B, H] is what the next step's gates send to h; `step_gates` are
@@ -283,8 +221,9 @@ int64_t longest(const RnnShape& s) {
   return n;
 }
 
+// `state`: the type that the caller's weights and states had, before they were widened.
 template <class T, CellKind kKind, bool kPeepholes>
-void forward(const RnnForwardArgs& a) {
+void forward(const RnnForwardArgs& a, DType state) {
   const RnnShape& s = a.shape;
   constexpr int64_t kGates = gate_count(kKind);
   const int64_t all = s.batch * s.units, G = kGates * s.units;
@@ -313,6 +252,8 @@ void forward(const RnnForwardArgs& a) {
     product(x.as<float>(), false, w_ih.as<float>(), true, nullptr, gates_x.as<float>(), rows, G,
             s.inputs, DType::kFloat32);
   }
+  if (rnn_forward_persistent(a, q, state, last, gates_x.as<float>(), h.as<float>(), c.as<float>()))
+    return;
   for (int64_t step = 0; step < last; ++step) {
     product(h.as<float>(), false, w_hh.as<float>(), true, nullptr, products.as<float>(), s.batch, G,
             s.units, DType::kFloat32);
@@ -367,17 +308,17 @@ void backward(const RnnBackwardArgs& a) {
                   a.dpeepholes + k * s.units);
 }
 
-void forward_cell(const RnnForwardArgs& a) {
+void forward_cell(const RnnForwardArgs& a, DType state) {
   switch (a.shape.cell) {
     case CellKind::kTanh:
-      return forward<float, CellKind::kTanh, false>(a);
+      return forward<float, CellKind::kTanh, false>(a, state);
     case CellKind::kRelu:
-      return forward<float, CellKind::kRelu, false>(a);
+      return forward<float, CellKind::kRelu, false>(a, state);
     case CellKind::kGru:
-      return forward<float, CellKind::kGru, false>(a);
+      return forward<float, CellKind::kGru, false>(a, state);
     case CellKind::kLstm:
-      if (a.weights.peepholes != nullptr) return forward<float, CellKind::kLstm, true>(a);
-      return forward<float, CellKind::kLstm, false>(a);
+      if (a.weights.peepholes != nullptr) return forward<float, CellKind::kLstm, true>(a, state);
+      return forward<float, CellKind::kLstm, false>(a, state);
   }
 }
 
@@ -469,7 +410,7 @@ void forward_narrow(const RnnForwardArgs& a) {
   w.y = y.get();
   w.h_n = h_n.get();
   w.c_n = c_n.get();
-  forward_cell(w);
+  forward_cell(w, a.shape.dtype);
   y.finish();
   h_n.finish();
   c_n.finish();
@@ -502,7 +443,7 @@ void backward_narrow(const RnnBackwardArgs& a) {
 }  // namespace
 
 void rnn_forward_cuda(const RnnForwardArgs& a) {
-  if (a.shape.dtype == DType::kFloat32) return forward_cell(a);
+  if (a.shape.dtype == DType::kFloat32) return forward_cell(a, DType::kFloat32);
   if (a.shape.dtype == DType::kFloat16) return forward_narrow<cuda::Half>(a);
   forward_narrow<cuda::BFloat16>(a);
 }
