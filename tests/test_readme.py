@@ -40,6 +40,20 @@ def test_the_example_runs_and_learns(capsys):
     assert capsys.readouterr().out.startswith("loss 0.")
 
 
+def test_the_second_example_runs_too(tmp_path, monkeypatch):
+    import numpy as np
+
+    import seqloom as sl
+
+    monkeypatch.chdir(tmp_path)
+    tiny = {"vocab_size": 4000, "n_layer": 1, "n_embd": 32, "n_head": 2}
+    sl.models.GPT2(**tiny).save_pretrained("gpt2-directory")
+    (code,) = blocks("py")
+    names: dict[str, object] = {"np": np, "sl": sl}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["ids"].shape == (1, 22)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
