@@ -104,6 +104,7 @@ class KVCache:
         self.on_cuda = bool(self.keys and self.keys[0].is_cuda)
         self.cross: list[tuple[Tensor, Tensor]] = []
         self.cross_lengths: Ints | None = None
+        self._sources: Ints = np.arange(batch)  # the row each one came from
         # Of the step that is going on:
         self.offset: int | Tensor = 0  # position of its first token, for all rows or each
         self._starts: int | Ints = 0
@@ -201,7 +202,10 @@ class KVCache:
                         cache_write(b, content, 0, None)
                 else:
                     buffers[i] = self._moved(b, rows.size, self.capacity, content)
-        if self.cross:
+        sources = self._sources[rows]
+        # Beams of one prompt have the same source: nothing to move among them.
+        moved = not np.array_equal(sources, self._sources)
+        if self.cross and moved:
             if index is None:
                 index = from_numpy(rows).to(device=self.cross[0][0].device)
             self.cross = [
@@ -209,6 +213,7 @@ class KVCache:
             ]
         if self.cross_lengths is not None:
             self.cross_lengths = self.cross_lengths[rows]
+        self._sources = sources
         self.lengths = self.lengths[rows]
 
     def truncate(self, lengths: Ints | Sequence[int]) -> None:
