@@ -211,9 +211,7 @@ class Body(nn.Module):
             norm_first=c.norm_first,
         )  # fmt: skip
         norm = nn.LayerNorm(c.hidden_size) if c.norm_first else None
-        self.encoder = nn.TransformerEncoder(
-            layer, c.num_layers, norm, enable_nested_tensor=False
-        )
+        self.encoder = nn.TransformerEncoder(layer, c.num_layers, norm, enable_nested_tensor=False)
 
     def forward(self, x: Any, lengths: Any) -> tuple[torch.Tensor, Any]:
         c = self.c

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent models and the Transformer learn small tasks; examples that they never saw judge them."""
+"""Recurrent models and the Transformer learn small tasks, judged by examples they never saw."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models without a checkpoint family: torch's values and gradients, padding, saving, decoding."""
+"""Models without a checkpoint family: torch's values and gradients, padding, saving, decoding."""
 
 from __future__ import annotations
 
@@ -382,9 +382,7 @@ def test_generation_agrees_with_a_full_forward(name):
     model = WRITERS[name]().eval()
     mask = mask_of(LENGTHS, 7)
     start = np.zeros((4, 1), np.int64)
-    written = model.generate(
-        IDS, attention_mask=mask, decoder_start_token_id=0, max_new_tokens=6
-    )
+    written = model.generate(IDS, attention_mask=mask, decoder_start_token_id=0, max_new_tokens=6)
     read = np.concatenate([start, written[:, :-1]], 1)
     logits = plain(model(IDS, read, mask))
     np.testing.assert_array_equal(logits.argmax(-1), written)

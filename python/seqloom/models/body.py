@@ -50,7 +50,9 @@ class BodyConfig(Config):
     def check(self) -> None:
         if (self.vocab_size is None) == (self.input_size is None):
             self.refuse(
-                "vocab_size", "be given, or input_size, but not both", (self.vocab_size, self.input_size)
+                "vocab_size",
+                "be given, or input_size, but not both",
+                (self.vocab_size, self.input_size),
             )
         if self.body == "transformer" and self.hidden_size % self.nhead:
             self.refuse("hidden_size", f"be a multiple of nhead = {self.nhead}")

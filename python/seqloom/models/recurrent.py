@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What recurrent models share: cells by name, initial values, and states that decoding carries on."""
+"""What recurrent models share: cells by name, initial values, padding, states of decoding."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RNNLanguageModel: embedding, recurrent layers, head (Mikolov et al. 2010; Zaremba et al. 2014)."""
+"""RNNLanguageModel: embedding, recurrent layers, head (Mikolov et al. 2010)."""
 
 from __future__ import annotations
 
@@ -85,9 +85,7 @@ class RNNLanguageModel(Generative, Model):
         c = self.config
         with init.skip():
             self.embedding = Embedding(c.vocab_size, c.embed_dim)
-            self.rnn = new_rnn(
-                c.cell, c.embed_dim, c.hidden_size, c.num_layers, dropout=c.dropout
-            )
+            self.rnn = new_rnn(c.cell, c.embed_dim, c.hidden_size, c.num_layers, dropout=c.dropout)
             self.lm_head = Linear(c.hidden_size, c.vocab_size, bias=False)
         if c.tie_weights:
             self.lm_head.weight = self.embedding.weight

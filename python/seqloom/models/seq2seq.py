@@ -286,6 +286,8 @@ class Seq2Seq(EncoderDecoder):
         """Bahdanau's decoder: outputs [T, B, H], states, weights [B, T, S]."""
         c, attention = self.config, self.attention
         assert isinstance(attention, AdditiveAttention)
+        assert source.keys is not None
+        assert source.values is not None
         w_ih, w_hh, b_ih, b_hh = self.decoder._weights(0)[:4]
         shares = ops.linear(words, w_ih[:, : c.embed_dim], b_ih)
         first = [s[0] for s in hidden]
@@ -351,20 +353,22 @@ class Seq2Seq(EncoderDecoder):
         """Scheduled sampling (Bengio et al. 2015): each word the target's with this probability,
         else the model's own best."""
         fed = self._first_fed(source)
-        outputs, seen = [], []
+        outputs: list[Tensor] = []
+        seen: list[Tensor] = []
         ids = target[:1]
         for t in range(target.shape[0]):
             words = dropped(self, self.tgt_embedding(ids), self.config.dropout)
             y, states, fed, weights = self._steps(words, states, source, fed)
             outputs.append(y)
-            seen.append(weights)
+            if weights is not None:
+                seen.append(weights)
             if t + 1 == target.shape[0]:
                 break
             with no_grad():
                 own = self.lm_head(y.detach()).argmax(-1)
                 told = rand(1, target.shape[1], device=target.device) < ratio
                 ids = ops.where(told, target[t + 1 : t + 2], own)
-        return ops.cat(outputs, 0), None if seen[0] is None else ops.cat(seen, 1)
+        return ops.cat(outputs, 0), ops.cat(seen, 1) if seen else None
 
     def forward(
         self,
@@ -444,14 +448,11 @@ class Seq2Seq(EncoderDecoder):
         last: Tensor | None = None
         for t in range(words.shape[0]):
             assert state.hidden is not None
-            y, hidden, fed, _ = self._steps(
-                words[t : t + 1], state.hidden, state.source, state.fed
-            )
+            y, hidden, fed, _ = self._steps(words[t : t + 1], state.hidden, state.source, state.fed)
             reads = from_numpy(np.ascontiguousarray(counts > t)).to(device=words.device)
             reads = reads.unsqueeze(-1)
             state.hidden = tuple(
-                ops.where(reads, new, old)
-                for new, old in zip(hidden, state.hidden, strict=True)
+                ops.where(reads, new, old) for new, old in zip(hidden, state.hidden, strict=True)
             )
             if fed is not None and state.fed is not None:
                 state.fed = ops.where(reads, fed, state.fed)

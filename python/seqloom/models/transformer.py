@@ -55,7 +55,8 @@ class TransformerConfig(Config):
             self.refuse("d_model", f"be a multiple of nhead = {self.nhead}")
         if self.tie_embeddings and self.src_vocab_size != self.tgt_vocab_size:
             self.refuse(
-                "tgt_vocab_size", f"equal src_vocab_size = {self.src_vocab_size} with tie_embeddings"
+                "tgt_vocab_size",
+                f"equal src_vocab_size = {self.src_vocab_size} with tie_embeddings",
             )
 
 
@@ -75,7 +76,7 @@ class Positions(Module):
     def forward(self, x: Tensor, state: KVCache | None = None) -> Tensor:
         """With a state, its step's positions."""
         if state is None or isinstance(state.offset, int):
-            y = self.table(x, 0 if state is None else int(state.offset))  # type: ignore[arg-type]
+            y = self.table(x, 0 if state is None else int(state.offset))
         else:  # rows stand at places of their own
             at = state.positions(x.shape[1])
             far = int(at.max(initial=0)) + 1
@@ -217,7 +218,7 @@ class Transformer(EncoderDecoder):
 
     def _initialise(self, module: Module) -> None:
         if isinstance(module, Embedding) or module is self.lm_head:
-            init.normal_(module.weight, 0.0, self.config.d_model**-0.5)  # type: ignore[attr-defined]
+            init.normal_(module.weight, 0.0, self.config.d_model**-0.5)
         elif isinstance(module, Linear):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
@@ -244,8 +245,8 @@ class Transformer(EncoderDecoder):
         return encoded(self.transformer.encoder, x, padding, maps)
 
     def _cross(self, memory: Tensor) -> Memory:
-        layers: Any = self.transformer.decoder.layers
-        return [projected_memory(layer.multihead_attn, memory) for layer in layers]
+        stack: Any = self.transformer.decoder
+        return [projected_memory(layer.multihead_attn, memory) for layer in stack.layers]
 
     def _decode(
         self,

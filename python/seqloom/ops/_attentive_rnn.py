@@ -6,11 +6,11 @@ With the state h, the encoder's outputs m_j and the word y_t, a step is
     a_t = softmax_j(v . tanh(w_query h + w_key m_j))
     h'  = cell(w_ih [y_t ; sum_j a_tj m_j] + b_ih, w_hh h + b_hh).
 
-The context meets nothing but its block of w_ih, so ``sum_j a_tj (w_ih m_j)`` is the same number: the
-encoder's outputs are projected once into the gates, the words are projected once for all steps,
-and what remains in the loop is one product with [w_query ; w_hh], the scores and the cell. Going
-back, the loop makes only what the recurrence needs; the gradients of all matrices are one product
-each after it.
+The context meets nothing but its block of w_ih, and the block of a mean is the mean of the blocks:
+``w_ih sum_j a_tj m_j = sum_j a_tj (w_ih m_j)``. So the encoder's outputs are projected into the
+gates once, as are the words of all steps, and what remains in the loop is one product with
+[w_query ; w_hh], the scores and the cell. Going back, the loop makes only what the recurrence
+needs; the gradients of all matrices are one product each after it.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def attentive_rnn(
     dtype = x.dtype
     lengths = _lengths("additive_attention", key_lengths, x.shape[1], keys.shape[1], "cpu")
     given = [None if t is None else _wide(t) for t in (x, keys, values, h0, c0, w_query, v, w_hh)]
-    run = _composed if x.is_cuda or given[0].dtype.name == "float64" else _fused  # type: ignore[union-attr]
+    run: Any = _composed if x.is_cuda or dtype.name == "float64" else _fused
     y, h, c, weights = run(cell, *given, _wide(b_hh), lengths)
     y, h, weights = (t.to(dtype=dtype) for t in (y, h, weights))
     return y, h, None if c is None else c.to(dtype=dtype), weights

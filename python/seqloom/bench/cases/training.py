@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from seqloom.bench.case import Built, Case, Context, Work, register
-from seqloom.bench.cases import checkpoints
+from seqloom.bench.case import Answer, Built, Case, Context, Work, register
+from seqloom.bench.cases import checkpoints, training_truth
 from seqloom.bench.cases.common import to_tensor
+
+_JUDGED = 8  # rows of the batch that are compared with the reference
 
 
 def _step(
@@ -52,6 +54,7 @@ def training(
     needs: tuple[str, ...],
     torch_forward: Callable[..., Any] = lambda model, **batch: model(**batch),
     quick: tuple[str, ...] = (),
+    truth: training_truth.Truth | None = None,
 ) -> Case:
     """`ours(models)` and `theirs(torch)` build the model; inputs hold ids and targets."""
 
@@ -60,6 +63,22 @@ def training(
         model = ours(importlib.import_module("seqloom.models")).to(context.device)
         call = lambda model, **batch: model(*batch.values())  # noqa: E731
         return _step(library, model, call, context, library.ops.cross_entropy)
+
+    def judged(context: Context, reference: Any) -> Answer:
+        """Loss and gradients of a step, on the first rows of the batch."""
+        assert truth is not None
+        library = context.library
+        inputs = {k: v[:_JUDGED] for k, v in context.inputs.items()}
+        model = ours(importlib.import_module("seqloom.models")).train()
+        parameters = {n: p.detach().numpy().copy() for n, p in model.named_parameters()}
+        model.to(context.device)
+        batch = [to_tensor(library, v).to(context.device) for v in inputs.values()]
+        logits = model(*batch[:-1])
+        targets = batch[-1].reshape(-1)
+        loss = library.ops.cross_entropy(logits.reshape(len(targets), -1), targets)
+        loss.backward()
+        gradients = {n: p.grad.cpu().numpy() for n, p in model.named_parameters()}
+        return training_truth.answer(truth, reference, parameters, inputs, loss.item(), gradients)
 
     def build_theirs(context: Context) -> Callable[[], Any]:
         torch = context.library
@@ -73,7 +92,7 @@ def training(
         label=label,
         sizes={"tokens": tokens},
         make=make,
-        ours=Built(build_ours),
+        ours=Built(build_ours, judged=None if truth is None else judged),
         needs=(*needs, "optim.AdamW"),
         # A step reads and writes parameters, gradients and two moments at least once each.
         work=lambda mode, item: Work(8 * parameters * item, 3 * flops),
@@ -132,7 +151,7 @@ def lstm_lm(
                 super().__init__()
                 self.embedding = nn.Embedding(vocabulary, hidden)
                 self.lstm = nn.LSTM(hidden, hidden, layers, batch_first=True)
-                self.head = nn.Linear(hidden, vocabulary)
+                self.head = nn.Linear(hidden, vocabulary, bias=False)
 
             def forward(self, input_ids: Any) -> Any:
                 return self.head(self.lstm(self.embedding(input_ids))[0])
@@ -149,7 +168,7 @@ def lstm_lm(
             vocabulary, embed_dim=hidden, hidden_size=hidden, num_layers=layers, cell="lstm"
         ),
         theirs, 2 * (cells + vocabulary * hidden) * tokens, parameters, tokens,
-        ("models.RNNLanguageModel",), quick=quick,
+        ("models.RNNLanguageModel",), quick=quick, truth=training_truth.lstm_lm,
     )  # fmt: skip
 
 
@@ -171,7 +190,7 @@ def seq2seq(hidden: int, length: int, batch: int, vocabulary: int) -> Case:
                 self.w_key = nn.Linear(2 * hidden, hidden, bias=False)
                 self.v = nn.Linear(hidden, 1, bias=False)
                 self.cell = nn.GRUCell(3 * hidden, hidden)
-                self.head = nn.Linear(hidden, vocabulary)
+                self.head = nn.Linear(hidden, vocabulary, bias=False)
 
             def forward(self, source: Any, target: Any) -> Any:
                 memory, last = self.encoder(self.source(source))
@@ -200,7 +219,7 @@ def seq2seq(hidden: int, length: int, batch: int, vocabulary: int) -> Case:
         lambda models: models.Seq2Seq(
             vocabulary, vocabulary, embed_dim=hidden, hidden_size=hidden, attention="bahdanau"
         ),
-        theirs, flops, parameters, tokens, ("models.Seq2Seq",),
+        theirs, flops, parameters, tokens, ("models.Seq2Seq",), truth=training_truth.seq2seq,
     )  # fmt: skip
 
 
