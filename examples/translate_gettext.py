@@ -51,11 +51,11 @@ def translate(model: Any, tokenizer: Tokenizer, items: list[Any], beams: int) ->
 
 def picture(model: Any, tokenizer: Tokenizer, source: np.ndarray, path: str) -> None:
     """Alignment of one sentence."""
-    from seqloom.commands.translate import cross_attention
+    from seqloom.commands.translate import cross_attention, readable
 
     out = np.asarray(model.generate(source[None], max_new_tokens=48))[0]
     weights = cross_attention(model, source[None], out)
-    sl.plot.attention(weights, tokenizer.tokens(out), tokenizer.tokens(source), path=path)
+    sl.plot.attention(weights, readable(tokenizer, out), readable(tokenizer, source), path=path)
 
 
 def main() -> None:

@@ -323,6 +323,40 @@ def test_unusable_models_exit_1_with_one_line(tmp_path, book, capsys, monkeypatc
     assert "model_type" in one_line(capsys)
 
 
+LIMITED = """
+import resource, sys
+from seqloom import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_file_that_cannot_be_written_is_told_and_leaves_nothing_half(tmp_path, book):
+    pytest.importorskip("resource")
+    out = tmp_path / "model"
+    words = ["train", "--model", "gpt2", "--data", book, "--out", out, "--steps", 4, *TINY]
+    done = subprocess.run([sys.executable, "-c", LIMITED, *map(str, words)], capture_output=True,
+                          text=True, timeout=60, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "File too large" in done.stderr
+    assert list((out / "checkpoints").iterdir()) == []
+
+
+def test_a_pretrained_bert_gets_a_new_head(tmp_path, book, capsys):
+    pytest.importorskip("tokenizers")
+    base, data = tmp_path / "base", tmp_path / "data.csv"
+    assert train("--model", "bert", "--data", book, "--out", base, "--steps", 4, "--vocab-size",
+                 60, "--eval-share", "0.1") == 0  # fmt: skip
+    data.write_text("text,label\n" + "the cat sat,a\nthe dog sat,b\n" * 20)
+    with pytest.warns(UserWarning, match=r"classifier\.weight"):
+        assert train("--model", "bert", "--task", "classification", "--from", base, "--data", data,
+                     "--out", tmp_path / "fine", "--steps", 4) == 0  # fmt: skip
+    config = json.loads((tmp_path / "fine" / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert config["id2label"] == {"0": "a", "1": "b"}
+
+
 def test_an_unfinished_training_can_be_read(tmp_path, book, capsys):
     out = tmp_path / "model"
     assert train("--model", "gpt2", "--data", book, "--out", out, "--steps", 4, "--save-every", 2,

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import seqloom as sl
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 if not EXAMPLES.is_dir():
     pytest.skip("needs the source tree", allow_module_level=True)
@@ -48,7 +50,10 @@ def test_quick_run(tmp_path, name, more, says, needs):
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *quick, *more],
         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", "TMPDIR": str(tmp_path)},
+        env={
+            **os.environ, "PYTHONIOENCODING": "utf-8", "TMPDIR": str(tmp_path),
+            "PYTHONPATH": os.path.abspath(os.path.join(os.path.dirname(sl.__file__), "..")),
+        },
     )  # fmt: skip
     said = done.stdout + done.stderr
     assert "Traceback" not in said, said[-2000:]

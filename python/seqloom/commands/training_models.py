@@ -29,7 +29,12 @@ class Choice:
 def build(options: argparse.Namespace, data: Data, task: str) -> Any:
     """The model of --model, or of the directory of --from."""
     if options.start_from is not None:
-        model = models.from_pretrained(options.start_from, dtype="float32", device=options.device)
+        where: dict[str, Any] = {"dtype": "float32", "device": options.device}
+        if options.model == "bert":  # whatever its head was, this task's one
+            kind = getattr(models, _BERTS[task])
+            model = kind.from_pretrained(options.start_from, **where, **_bert_labels(data))
+        else:
+            model = models.from_pretrained(options.start_from, **where)
         model.train()
         return model
     return CHOICES[options.model].build(options, data, task).to(device=options.device)
@@ -95,21 +100,19 @@ def _recurrent(cell: str) -> Callable[[argparse.Namespace, Data, str], Any]:
 
 
 def _bert(o: argparse.Namespace, data: Data, task: str) -> Any:
-    names = {
-        "masked-token": "BertForMaskedLM",
-        "classification": "BertForSequenceClassification",
-        "tagging": "BertForTokenClassification",
-    }
-    more: dict[str, Any] = {}
-    if data.labels:
-        more["id2label"] = {str(i): name for i, name in enumerate(data.labels)}
     return _made(
-        o, names[task], vocab_size=len(data.tokenizer), hidden_size=o.width,
+        o, _BERTS[task], vocab_size=len(data.tokenizer), hidden_size=o.width,
         num_hidden_layers=o.layers, num_attention_heads=o.heads, intermediate_size=4 * o.width,
         max_position_embeddings=o.length, hidden_dropout_prob=o.dropout,
         attention_probs_dropout_prob=o.dropout, pad_token_id=data.tokenizer.pad_token_id or 0,
-        **more,
+        **_bert_labels(data),
     )  # fmt: skip
+
+
+def _bert_labels(data: Data) -> dict[str, Any]:
+    if not data.labels:
+        return {}
+    return {"id2label": {str(i): name for i, name in enumerate(data.labels)}}
 
 
 def _heads(o: argparse.Namespace) -> dict[str, Any]:
@@ -165,6 +168,11 @@ def _forecaster(o: argparse.Namespace, data: Data, task: str) -> Any:
     )  # fmt: skip
 
 
+_BERTS = {
+    "masked-token": "BertForMaskedLM",
+    "classification": "BertForSequenceClassification",
+    "tagging": "BertForTokenClassification",
+}
 _LM, _PAIRS = ("next-token",), ("seq2seq",)
 CHOICES: dict[str, Choice] = {
     "gpt2": Choice(_LM, _gpt2),

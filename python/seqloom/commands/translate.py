@@ -132,6 +132,21 @@ def cross_attention(model: Any, ids: Any, out: Any) -> np.ndarray[Any, Any]:
     return mean
 
 
+def readable(tokenizer: Any, ids: Any) -> list[str]:
+    """Tokens as people read them, for a picture; parts of a character as they are stored.
+
+    Examples
+    --------
+    >>> from seqloom.text import Tokenizer
+    >>> tokenizer = Tokenizer.train_from_texts(["abc"], kind="char")
+    >>> readable(tokenizer, [4, 3])
+    ['a', '</s>']
+    """
+    texts = [tokenizer.decode([int(i)], skip_special_tokens=False) for i in ids]
+    stored = tokenizer.tokens(ids)
+    return [s if not t or "\ufffd" in t else t for s, t in zip(stored, texts, strict=True)]
+
+
 def _picture(model: Any, tokenizer: Any, ids: Any, out: Any, path: str) -> None:
     ends = {model.setting("pad_token_id"), tokenizer.pad_token_id}
     kept = np.array([t for t in out if int(t) not in ends], np.int64)
@@ -140,7 +155,7 @@ def _picture(model: Any, tokenizer: Any, ids: Any, out: Any, path: str) -> None:
     weights = cross_attention(model, ids, kept)
     try:
         kinds.sl.plot.attention(
-            weights, tokenizer.tokens(kept), tokenizer.tokens(ids[0]), path=path
+            weights, readable(tokenizer, kept), readable(tokenizer, ids[0]), path=path
         )
     except ImportError as error:
         raise CommandError(str(error)) from None
