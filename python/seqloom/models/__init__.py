@@ -13,9 +13,17 @@ from typing import Any
 from .base import CheckpointRules, Model
 from .config import Config
 from .loading import from_pretrained
+from .quantize import quantize_model
 from .registry import CLASSES
 
-__all__ = ["CheckpointRules", "Config", "Model", "from_pretrained", *sorted(CLASSES)]
+__all__ = [
+    "CheckpointRules",
+    "Config",
+    "Model",
+    "from_pretrained",
+    "quantize_model",
+    *sorted(CLASSES),
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -197,6 +197,13 @@ class Model(Module):
         target = Path(directory)
         if target.exists() and not target.is_dir():
             raise NotADirectoryError(f"save_pretrained: {target} is a file, not a directory")
+        from .quantize import is_quantized
+
+        if is_quantized(self):
+            raise ValueError(
+                "save_pretrained: the model must have float weights, got quantised ones; save it"
+                " before, and quantise when loading"
+            )
         save_weights(target, self.checkpoint_tensors(), max_shard_size=max_shard_size)
         values: Mapping[str, Any] = {
             **self.config.to_dict(),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import ops
-from ..nn import Embedding, LayerNorm, Linear, Module, RMSNorm, init
+from ..nn import Embedding, LayerNorm, Linear, Module, QuantizedLinear, RMSNorm, init
 from ..tensor import Tensor
 from .inputs import NO_PADDING, Padding
 
@@ -47,8 +47,9 @@ def activation(name: str) -> Function:
 def activated(layer: Any, x: Tensor, name: str) -> Tensor:
     """``activation(layer(x))``, in one kernel where there is one."""
     fused, function = _ACTIVATIONS[name]
-    if fused is not None and type(layer) is Linear:
-        return ops.linear(x, layer.weight, layer.bias, activation=fused)
+    if fused is not None and type(layer) in (Linear, QuantizedLinear):
+        y: Tensor = layer.activated(x, fused)
+        return y
     return function(layer(x))
 
 

@@ -19,6 +19,7 @@ from .positions import (
     RotaryEmbedding,
     SinusoidalPositionalEncoding,
 )
+from .quantized import QuantizedLinear
 from .rnn import GRU, LSTM, RNN
 from .rnn_cell import GRUCell, LSTMCell, RNNCell
 from .seq2seq_attention import AdditiveAttention, DotAttention
@@ -56,6 +57,7 @@ __all__ = [
     "ModuleList",
     "MultiheadAttention",
     "Parameter",
+    "QuantizedLinear",
     "RMSNorm",
     "RNNCell",
     "ReLU",

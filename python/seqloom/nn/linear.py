@@ -73,6 +73,10 @@ class Linear(Module):
         """[..., in_features] to [..., out_features]."""
         return ops.linear(x, self.weight, self.bias)
 
+    def activated(self, x: Tensor, activation: str | None) -> Tensor:
+        """``activation(forward(x))`` in one kernel; the names of :func:`seqloom.ops.linear`."""
+        return ops.linear(x, self.weight, self.bias, activation=activation)
+
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 

@@ -43,6 +43,7 @@ class Module:
 
     training: bool = True
     _buffer_names: ClassVar[Mapping[str, bool]] = {}  # name: persistent
+    _exact_buffers: ClassVar[frozenset[str]] = frozenset()  # those that keep their dtype
 
     forward: Callable[..., Any]
 
@@ -230,7 +231,8 @@ class Module:
             for name in m._buffer_names:
                 value = getattr(m, name)
                 if value is not None:
-                    setattr(m, name, moved(value))
+                    exact = name in m._exact_buffers
+                    setattr(m, name, value.to(device=device) if exact else moved(value))
         return self
 
     def cpu(self: M) -> M:

@@ -85,7 +85,7 @@ class _Layer(Module):
     dropout3: Dropout
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        hidden = ops.linear(x, self.linear1.weight, self.linear1.bias, activation=self._fused)
+        hidden = self.linear1.activated(x, self._fused)
         if self.activation is not None:
             hidden = self.activation(hidden)
         y: Tensor = self.linear2(self.dropout(hidden))

@@ -10,13 +10,12 @@ import numpy as np
 
 from .. import _core
 from ..dtypes import float64
-from ..tensor import Tensor
+from ..tensor import Tensor, from_numpy
 from .attention import _UNBOUNDED, scaled_dot_product_attention
 
 __all__: list[str] = []
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
-_EVERYTHING = slice(None)
 
 
 def cache_write(buffer: Tensor, new: Tensor, starts: int | Ints, counts: Ints | None) -> None:
@@ -25,18 +24,12 @@ def cache_write(buffer: Tensor, new: Tensor, starts: int | Ints, counts: Ints | 
     buffer [B, H, capacity, D], new [B, H, n, D]; an int start is that of every row, counts None
     means n for every row.
     """
-    n = new.shape[2]
-    if counts is None and isinstance(starts, int):
-        key = (_EVERYTHING, _EVERYTHING, slice(starts, starts + n))
-        _core.copy_(_core.index(buffer, key), new)  # type: ignore[arg-type]
-        return
-    first = [starts] * new.shape[0] if isinstance(starts, int) else starts.tolist()
-    many = [n] * new.shape[0] if counts is None else counts.tolist()
-    for row, (start, count) in enumerate(zip(first, many, strict=True)):
-        if count:
-            place = _core.index(buffer, (row, _EVERYTHING, slice(start, start + count)))
-            values = _core.index(new, (row, _EVERYTHING, slice(0, count)))
-            _core.copy_(place, values)  # type: ignore[arg-type]
+    _core.cache_write(
+        buffer,
+        new,
+        starts if isinstance(starts, int) else from_numpy(starts),
+        None if counts is None else from_numpy(counts),
+    )
 
 
 def cached_attention(
