@@ -6,10 +6,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import reference as ref
 import seqloom as sl
 from seqloom import _core
 
@@ -182,6 +186,33 @@ def adamw(where: str) -> list[sl.Tensor]:
     return [*leaves, *(t.grad for t in leaves if t.grad is not None)]
 
 
+def attended(
+    dtype: str, queries: int, keys: int, width: int, heads: int = 2, mask: bool = False
+) -> Pairs:
+    r = rng()
+    arrays = {"query": r.standard_normal((1, heads, queries, width))}
+    arrays |= {n: r.standard_normal((1, 1, keys, width)) for n in ("key", "value")}
+    if mask:
+        arrays["attn_mask"] = r.standard_normal((heads, 1, keys))
+    given = {n: device(a.astype(np.float32), dtype, True) for n, a in arrays.items()}
+    exact = {n: t.detach().to(dtype="float32").cpu().numpy().astype(np.float64)
+             for n, t in given.items()}  # fmt: skip
+    options: dict[str, Any] = {"is_causal": True, "causal_offset": keys - queries}
+    y, pull = ref.scaled_dot_product_attention.vjp(**exact, **options)
+    got = sl.ops.scaled_dot_product_attention(**given, **options)
+    g = device(r.standard_normal(y.shape).astype(np.float32), dtype)
+    got.backward(g)
+    wanted = pull(g.to(dtype="float32").cpu().numpy().astype(np.float64))
+    return [(got, y), *((t.grad, wanted[n]) for n, t in given.items())]
+
+
+def additive_scores() -> Pairs:
+    r = rng()
+    x, y, v = (r.standard_normal(s).astype(np.float32) for s in ((1, 9, 70), (1, 40, 70), (70,)))
+    got = _core.additive_scores(device(x), device(y), device(v), None)
+    return [(got, np.tanh(x[:, :, None].astype(np.float64) + y[:, None]) @ v)]
+
+
 CASES: dict[str, Callable[[], Pairs]] = {
     "softmax_short": lambda: softmax((6, 300)),
     "softmax_odd": lambda: softmax((6, 301)),
@@ -208,6 +239,11 @@ CASES: dict[str, Callable[[], Pairs]] = {
     "transpose": transpose,
     "recurrence": lambda: as_on_cpu(recurrence),
     "adamw": lambda: as_on_cpu(adamw),
+    "attention": lambda: attended("bfloat16", 70, 150, 64),
+    "attention_float": lambda: attended("float32", 40, 70, 24),
+    "attention_decode": lambda: attended("float32", 1, 700, 16, 1),
+    "attention_mask": lambda: attended("float32", 40, 70, 24, mask=True),
+    "additive_scores": additive_scores,
 }
 
 

@@ -208,13 +208,15 @@ def test_what_padding_holds_does_not_matter(dtype, device, rng):
 # --- everything at once -----------------------------------------------------------------
 
 
-def random_configuration(rng):
+def random_configuration(
+    rng, queries=(1, 2, 7, 16, 33), keys=(1, 3, 16, 35, 70), widths=(1, 4, 8, 15, 32, 40), most=3
+):
     """Shapes and options drawn together: what an option breaks in another shows here."""
-    batch, group = int(rng.integers(1, 4)), int(rng.choice([1, 1, 2, 3]))
-    kv_heads = int(rng.integers(1, 4))
+    batch, group = int(rng.integers(1, most + 1)), int(rng.choice([1, 1, 2, 3]))
+    kv_heads = int(rng.integers(1, most + 1))
     heads = kv_heads * group
-    queries, keys = int(rng.choice([1, 2, 7, 16, 33])), int(rng.choice([1, 3, 16, 35, 70]))
-    width, value_width = (int(rng.choice([1, 4, 8, 15, 32, 40])) for _ in range(2))
+    queries, keys = int(rng.choice(queries)), int(rng.choice(keys))
+    width, value_width = (int(rng.choice(widths)) for _ in range(2))
     inputs = draws(rng, **shapes(batch, heads, kv_heads, queries, keys, width, value_width))
     options = {}
 

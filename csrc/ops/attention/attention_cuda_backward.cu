@@ -54,11 +54,10 @@ struct BackwardPlan {
 template <class P, int kD>
 struct QueryShape {
   static constexpr bool kFloat = !P::kTensorCores;
-  static constexpr int kWarps = kFloat ? (kD <= 64    ? 4
-                                          : kD <= 128 ? 2
-                                                      : 1)
-                                       : (kD > 128 && !P::kAsync ? 2 : 4);
-  static constexpr int kN = kFloat ? (kD <= 64 ? 32 : kD <= 128 ? 16 : 8) : kD <= 128 ? 64 : 32;
+  static constexpr int kWarps =
+      kFloat ? by_width(kD, 4, 2, 1) : by_width(kD, 4, 4, P::kAsync ? 4 : 2);
+  static constexpr int kN =
+      kFloat ? by_width(kD, 32, 16, 8) : by_width(kD, 64, P::kAsync ? 64 : 32, 32);
   static constexpr int kStages = P::kAsync && kD <= 128 ? 2 : 1;
   static constexpr int kM = kWarps * 16, kThreads = kWarps * 32;
   using Layout = Tile<typename P::Element, kD>;
@@ -200,18 +199,12 @@ enum Wanted { kKeys = 1, kValues = 2, kBoth = 3 };
 template <class P, int kD>
 struct KeyShape {
   static constexpr bool kFloat = !P::kTensorCores;
-  static constexpr int kWarps = kFloat ? (kD <= 64    ? 4
-                                          : kD <= 128 ? 2
-                                                      : 1)
-                                       : (kD > 128 && !P::kAsync ? 2 : 4);
+  static constexpr int kWarps =
+      kFloat ? by_width(kD, 4, 2, 1) : by_width(kD, 4, 4, P::kAsync ? 4 : 2);
   // Queries of a tile.
-  static constexpr int kN = kFloat      ? (kD <= 64    ? 32
-                                           : kD <= 128 ? 16
-                                                       : 8)
-                            : kD <= 64  ? 64
-                            : kD <= 128 ? 32
-                            : P::kAsync ? 32
-                                        : 16;
+  static constexpr int kN = kFloat      ? by_width(kD, 32, 16, 8)
+                            : P::kAsync ? by_width(kD, 64, 32, 32)
+                                        : by_width(kD, 64, 16, 16);
   static constexpr int kStages = P::kAsync && kD <= 128 ? 2 : 1;
   static constexpr int kM = kWarps * 16, kThreads = kWarps * 32;
   using Layout = Tile<typename P::Element, kD>;

@@ -26,11 +26,10 @@ namespace {
 template <class P, int kD>
 struct ForwardShape {
   static constexpr bool kFloat = !P::kTensorCores;
-  static constexpr int kWarps = kFloat ? (kD <= 64    ? 4
-                                          : kD <= 128 ? 2
-                                                      : 1)
-                                       : (kD == 128 && P::kAsync ? 8 : 4);
-  static constexpr int kN = kFloat ? (kD <= 32 ? 64 : kD <= 128 ? 32 : 16) : kD <= 128 ? 64 : 32;
+  static constexpr int kWarps =
+      kFloat ? by_width(kD, 4, 2, 1) : by_width(kD, 4, P::kAsync ? 8 : 4, 4);
+  static constexpr int kN = kFloat ? (kD <= 32 ? 64 : by_width(kD, 32, 32, 16))
+                                   : by_width(kD, 64, 64, P::kAsync ? 32 : 16);
   static constexpr int kStages = P::kAsync ? 2 : 1;
   static constexpr int kM = kWarps * 16, kThreads = kWarps * 32;
   using Layout = Tile<typename P::Element, kD>;
@@ -241,17 +240,21 @@ __global__ void __launch_bounds__(kCombineThreads)
       static_cast<int64_t>(blockIdx.x) * (kCombineThreads / 32) + (threadIdx.x >> 5);
   if (row >= rows) return;
   const int lane = static_cast<int>(threadIdx.x) & 31;
+  const float* const lses = partial_lse + row;
   float highest = -INFINITY;
-  for (int s = 0; s < splits; ++s) highest = fmaxf(highest, partial_lse[s * rows + row]);
+#pragma unroll 1
+  for (int s = 0; s < splits; ++s) highest = fmaxf(highest, lses[s * rows]);
   const float shift = highest == -INFINITY ? 0.f : highest;
   float sum = 0.f;
-  for (int s = 0; s < splits; ++s) sum += ptx::ex2_approx(partial_lse[s * rows + row] - shift);
+#pragma unroll 1
+  for (int s = 0; s < splits; ++s) sum += ptx::ex2_approx(lses[s * rows] - shift);
   const float inverse = sum == 0.f ? 0.f : 1.f / sum;
   for (int c = lane; c < width; c += 32) {
+    const float* const part = partial + row * width + c;
     float o = 0.f;
+#pragma unroll 4
     for (int s = 0; s < splits; ++s)
-      o = fmaf(ptx::ex2_approx(partial_lse[s * rows + row] - shift),
-               partial[(s * rows + row) * width + c], o);
+      o = fmaf(ptx::ex2_approx(lses[s * rows] - shift), part[s * rows * width], o);
     output[row * width + c] = cuda::from_float<T>(o * inverse);
   }
   if (lse != nullptr && lane == 0) lse[row] = sum == 0.f ? INFINITY : (shift + log2f(sum)) * kLn2;

@@ -16,16 +16,11 @@ namespace {
 template <class P, int kD>
 struct MaskShape {
   static constexpr bool kFloat = !P::kTensorCores;
-  static constexpr int kWarps = kFloat ? (kD <= 64    ? 4
-                                          : kD <= 128 ? 2
-                                                      : 1)
-                                       : (kD > 128 && !P::kAsync ? 2 : 4);
-  static constexpr int kN = kFloat      ? (kD <= 64    ? 32
-                                           : kD <= 128 ? 16
-                                                       : 8)
-                            : P::kAsync ? (kD <= 128 ? 64 : 32)
-                            : kD <= 128 ? 32
-                                        : 16;
+  static constexpr int kWarps =
+      kFloat ? by_width(kD, 4, 2, 1) : by_width(kD, 4, 4, P::kAsync ? 4 : 2);
+  static constexpr int kN = kFloat      ? by_width(kD, 32, 16, 8)
+                            : P::kAsync ? by_width(kD, 64, 64, 32)
+                                        : by_width(kD, 32, 32, 16);
   static constexpr int kM = kWarps * 16, kThreads = kWarps * 32;
   using Layout = Tile<typename P::Element, kD>;
   static constexpr int kRowTile = kM * Layout::kRowBytes, kKeyTile = kN * Layout::kRowBytes;

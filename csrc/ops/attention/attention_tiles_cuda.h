@@ -44,6 +44,11 @@ struct Tile {
   }
 };
 
+// A size that depends on the head size.
+constexpr int by_width(int width, int to_64, int to_128, int above) {
+  return width <= 64 ? to_64 : width <= 128 ? to_128 : above;
+}
+
 // Fills a tile: row r comes from row_at(r); rows from `live` on and columns from `width` on become
 // zeros. `aligned`: every row starts on a 16-byte boundary. Asynchronous copies are committed as
 // one group by the caller.
@@ -53,7 +58,8 @@ SEQLOOM_DEVICE void load_tile(unsigned char* tile, int live, int width, bool ali
   using Layout = Tile<T, kD>;
   constexpr int kElements = Layout::kChunkElements;
   // A few loads in flight a thread: more would take registers from the accumulators.
-#pragma unroll 4
+  constexpr int kUnroll = kAsync ? 4 : 2;
+#pragma unroll kUnroll
   for (int base = 0; base < kRows * Layout::kChunks; base += kThreads) {
     const int x = base + static_cast<int>(threadIdx.x);
     if (kRows * Layout::kChunks % kThreads != 0 && x >= kRows * Layout::kChunks) break;
