@@ -23,7 +23,7 @@
 namespace seqloom::ops {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kThreads = 256;     // of a block, at most
 constexpr int kHeld = 2;          // items of a thread whose projections are fetched ahead
 constexpr int kCollect = 4;       // accesses of a thread under way while it collects h
 constexpr int kEmulatedGrid = 4;  // blocks where a multiprocessor is a host thread's fiction
@@ -33,6 +33,7 @@ constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 // Who does what. C: type of the weights and of the state that is multiplied.
 struct Plan {
+  int threads;                      // of a block
   int batch, units, steps;          // B, H, steps that run
   int blocks, block_units;          // the last block may own fewer
   int rows, padded_rows;            // gates x block_units, in tiles
@@ -69,7 +70,7 @@ SEQLOOM_DEVICE void multiply(const Plan& p, const float* weights, const float* s
                              float* partial) {
   const int row_tiles = p.padded_rows / kFloatRows, batch_tiles = p.padded_batch / kFloatBatch;
   const int items = row_tiles * batch_tiles * p.splits;
-  for (int item = cuda::warp_index(); item < items; item += kWarps) {
+  for (int item = cuda::warp_index(); item < items; item += p.threads / 32) {
     const int split = item % p.splits, tile = item / p.splits;
     const int row = tile % row_tiles * kFloatRows + cuda::lane_index();
     const int first = tile / row_tiles * kFloatBatch;
@@ -99,7 +100,7 @@ SEQLOOM_DEVICE void multiply(const Plan& p, const C* weights, const C* state, fl
   // parts (sequences 0-7, k 0-7), (0-7, 8-15), (8-15, 0-7), (8-15, 8-15).
   const int weight_at = lane % 16 * p.weight_stride + lane / 16 * 8;
   const int state_at = (lane / 16 * 8 + lane % 8) * p.state_stride + lane / 8 % 2 * 8;
-  for (int item = cuda::warp_index(); item < items; item += kWarps) {
+  for (int item = cuda::warp_index(); item < items; item += p.threads / 32) {
     const int split = item % p.splits, tile = item / p.splits;
     const int row = tile % row_tiles * kTileRows, pair0 = tile / row_tiles * kTilePairs;
     const int chunk0 = chunks * split / p.splits, chunk1 = chunks * (split + 1) / p.splits;
@@ -144,15 +145,15 @@ template <class C>
 SEQLOOM_DEVICE void collect(const Plan& p, const uint4* from, uint32_t step, C* state) {
   const int part = p.blocks * p.vectors, total = p.batch * part;
   const int row_words = p.depth * static_cast<int>(sizeof(C)) / 4;
-  for (int first = static_cast<int>(threadIdx.x); first < total; first += kCollect * kThreads) {
+  for (int first = static_cast<int>(threadIdx.x); first < total; first += kCollect * p.threads) {
     uint4 v[kCollect];
 #pragma unroll
     for (int j = 0; j < kCollect; ++j)
-      if (first + j * kThreads < total)
-        v[j] = cuda::ptx::load_relaxed_v4(from + first + j * kThreads);
+      if (first + j * p.threads < total)
+        v[j] = cuda::ptx::load_relaxed_v4(from + first + j * p.threads);
 #pragma unroll
     for (int j = 0; j < kCollect; ++j) {
-      const int i = first + j * kThreads;
+      const int i = first + j * p.threads;
       if (i >= total) continue;
       while (v[j].w != step) v[j] = cuda::ptx::load_relaxed_v4(from + i);
       const int b = i / part, block = i % part / p.vectors, word0 = i % p.vectors * 3;
@@ -170,7 +171,7 @@ SEQLOOM_DEVICE void collect(const Plan& p, const uint4* from, uint32_t step, C* 
 
 // The block's part of h, from `stage` [B][words], with the number `step`.
 SEQLOOM_DEVICE void publish(const Plan& p, const uint32_t* stage, uint32_t step, uint4* to) {
-  for (int i = static_cast<int>(threadIdx.x); i < p.batch * p.vectors; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < p.batch * p.vectors; i += p.threads) {
     const int b = i / p.vectors, word0 = i % p.vectors * 3;
     uint4 v = make_uint4(0, 0, 0, step);
     v.x = stage[b * p.words + word0];
@@ -202,25 +203,25 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   // Row g U + u of the weights is gate g of the block's unit u; zeros where there is none.
   const float* w_hh = static_cast<const float*>(a.weights.w_hh);
-  for (int i = t; i < p.padded_rows * p.depth; i += kThreads) {
+  for (int i = t; i < p.padded_rows * p.depth; i += p.threads) {
     const int row = i / p.depth, k = i % p.depth, g = row / U, u = row % U;
     const bool live = g < kGates && u < own && k < p.units;
     const int64_t at = (static_cast<int64_t>(g) * p.units + unit0 + u) * p.units + k;
     weights[row * p.weight_stride + k] = cuda::from_float<C>(live ? w_hh[at] : 0.f);
   }
-  for (int i = t; i < p.padded_batch * p.depth; i += kThreads) {
+  for (int i = t; i < p.padded_batch * p.depth; i += p.threads) {
     const int b = i / p.depth, k = i % p.depth;
     const bool live = b < p.batch && k < p.units;
     const float x = live ? h0[static_cast<int64_t>(b) * p.units + k] : 0.f;
     state[b * p.state_stride + k] = cuda::from_float<C>(x);
   }
-  for (int i = t; i < items; i += kThreads) {
+  for (int i = t; i < items; i += p.threads) {
     const int b = i / U, u = i % U;
     const int64_t at = static_cast<int64_t>(b) * p.units + unit0 + u;
     c[i] = u < own ? c0[at] : 0.f;
     h[i] = u < own ? h0[at] : 0.f;
   }
-  for (int i = t; i < p.batch * stage_units; i += kThreads) stage[i] = cuda::from_float<C>(0.f);
+  for (int i = t; i < p.batch * stage_units; i += p.threads) stage[i] = cuda::from_float<C>(0.f);
 
   const int64_t buffer = static_cast<int64_t>(p.batch) * p.blocks * p.vectors;
   for (int s = 0; s < p.steps; ++s) {
@@ -228,7 +229,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     float held[kHeld][kGates];
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {
-      const int i = t + j * kThreads, b = i / U, u = i % U;
+      const int i = t + j * p.threads, b = i / U, u = i % U;
       const bool live = i < items && u < own && s < q.length(b);
       const int64_t slot = live ? q.time(b, s) * q.batch + b : 0;
 #pragma unroll
@@ -240,7 +241,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     multiply(p, weights, state, partial);
     __syncthreads();
     int j = 0;
-    for (int i = t; i < items; i += kThreads, ++j) {
+    for (int i = t; i < items; i += p.threads, ++j) {
       const int b = i / U, u = i % U;
       if (u >= own || s >= q.length(b)) continue;
       float from_x[kGates], from_h[kGates];
@@ -259,7 +260,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       h[i] = cell_step<float, kKind, kPeepholes>(q, a, s, b, unit0 + u, from_x, from_h, h[i], c[i]);
     }
     if (s + 1 == p.steps) break;
-    for (int i = t; i < items; i += kThreads)  // its own items: no barrier needed before
+    for (int i = t; i < items; i += p.threads)  // its own items: no barrier needed before
       stage[i / U * stage_units + i % U] = cuda::from_float<C>(h[i]);
     __syncthreads();
     publish(p, reinterpret_cast<const uint32_t*>(stage), static_cast<uint32_t>(s + 1),
@@ -270,7 +271,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 // ---- the launch ---------------------------------------------------------------------------------
 
 template <class C>
-Plan make_plan(const RnnForwardArgs& a, int64_t longest, int gates, int grid) {
+Plan make_plan(const RnnForwardArgs& a, int64_t longest, int gates, int grid, bool emulated) {
   constexpr int kPerWord = 4 / static_cast<int>(sizeof(C));
   constexpr bool kTensorCores = sizeof(C) == 2;
   Plan p{};
@@ -280,6 +281,8 @@ Plan make_plan(const RnnForwardArgs& a, int64_t longest, int gates, int grid) {
   const int share = (p.units + grid - 1) / grid;
   p.block_units = round_up(share < kLeastUnits ? kLeastUnits : share, kPerWord);
   p.blocks = (p.units + p.block_units - 1) / p.block_units;
+  // An emulated thread is a stack of its own: of many blocks, the small form.
+  p.threads = emulated && p.blocks > 64 ? kThreads / 2 : kThreads;
   p.rows = gates * p.block_units;
   p.padded_rows = round_up(p.rows, kTensorCores ? kTileRows : kFloatRows);
   p.padded_batch = round_up(p.batch, kTensorCores ? kPairBatch : kFloatBatch);
@@ -289,7 +292,8 @@ Plan make_plan(const RnnForwardArgs& a, int64_t longest, int gates, int grid) {
   p.state_stride = p.weight_stride;
   const int tiles = kTensorCores ? p.padded_rows / kTileRows * round_up(p.padded_batch, 32) / 32
                                  : p.padded_rows / kFloatRows * p.padded_batch / kFloatBatch;
-  p.splits = tiles < kWarps ? kWarps / tiles : 1;
+  const int warps = p.threads / 32;
+  p.splits = tiles < warps ? warps / tiles : 1;
   p.words = p.block_units / kPerWord;
   p.vectors = (p.words + 2) / 3;
   return p;
@@ -303,19 +307,19 @@ bool run(const RnnForwardArgs& a, const Steps& q, int64_t longest, const float* 
   const auto& device = cuda::current_device_properties();
   int grid = a.shape.grid;
   if (grid == 0) grid = device.emulated ? kEmulatedGrid : device.multiprocessors;
-  const Plan p = make_plan<C>(a, longest, gate_count(kKind), grid);
+  const Plan p = make_plan<C>(a, longest, gate_count(kKind), grid, device.emulated);
   const auto shared = static_cast<std::size_t>(shared_layout<C>(p).total);
   if (shared > device.shared_bytes_per_block) return false;
   auto* kernel = persistent_kernel<C, kKind, kPeepholes>;
   cuda::allow_shared_bytes(reinterpret_cast<const void*>(kernel), shared);
-  if (p.blocks > cuda::resident_blocks(kernel, kThreads, shared)) return false;
+  if (p.blocks > cuda::resident_blocks(kernel, p.threads, shared)) return false;
   const std::size_t bytes =
       std::size_t{2} * static_cast<std::size_t>(p.batch * p.blocks * p.vectors) * sizeof(uint4);
   const cuda::Workspace exchange(bytes);
   cuda::fill_bytes(exchange.as<void>(), 0, bytes, cuda::current_stream());
   cuda::LaunchConfig config;
   config.grid = dim3(static_cast<unsigned>(p.blocks));
-  config.block = dim3(kThreads);
+  config.block = dim3(static_cast<unsigned>(p.threads));
   config.shared_bytes = shared;
   config.cooperative = true;
   cuda::launch(kernel, config, q, a, p, gates_x, h, c, exchange.as<uint4>());
