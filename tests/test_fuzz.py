@@ -32,7 +32,8 @@ LOG = os.environ.get("SEQLOOM_FUZZ_LOG")
 ALLOWED = (ValueError, TypeError, IndexError, RuntimeError, MemoryError)
 # The library's own form, and what Python says when neither operand knows the other.
 MESSAGE = re.compile(
-    r"^[A-Za-z_][\w.]*: \S|^unsupported operand type|.*not supported between inst|^can only concatenate "
+    r"^[A-Za-z_][\w.]*: \S|^unsupported operand type|.*not supported between inst"
+    r"|^can only concatenate "
 )
 SMALL = 100_000  # elements of a result that are read back
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..creation import zeros
-from ..ops.caching import cache_write, cached_attention
+from ..ops.cache import cache_write, cached_attention
 from ..tensor import Tensor, from_numpy
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
