@@ -171,11 +171,13 @@ class SequenceBody(Module):
             columns = from_numpy(np.maximum(at, 1).astype(np.int64) - 1).to(device=y.device)
             return y[rows, columns]
         if lengths is None:
-            return y.mean(1) if how == "mean" else y.max(1)[0]
+            whole: Tensor = y.mean(1) if how == "mean" else y.max(1)[0]
+            return whole
         seen = np.arange(steps) < lengths[:, None]
         valid = from_numpy(seen[..., None]).to(device=y.device)
         if how == "max":
-            return ops.where(valid, y, float("-inf")).to(dtype=y.dtype).max(1)[0]
+            largest: Tensor = ops.where(valid, y, float("-inf")).to(dtype=y.dtype).max(1)[0]
+            return largest
         count = np.maximum(lengths, 1).astype(np.float32)[:, None]
         total = ops.where(valid, y, 0.0).to(dtype=y.dtype).sum(1)
         return total / from_numpy(count).to(device=y.device, dtype=y.dtype)
