@@ -126,6 +126,22 @@ def test_unknown_fields_and_generation_defaults_travel(tmp_path):
     assert json.loads((tmp_path / "b" / "config.json").read_text()) == config
 
 
+@pytest.mark.parametrize("name", ["GPT2", "BertForMaskedLM", "T5", "Bart"])
+@pytest.mark.parametrize(("kind", "error"), [("int8", 0.03), ("int4", 0.3)])
+def test_few_bits_are_near_many(name, kind, error, tmp_path):
+    model = make(name)
+    few = reloaded(model, tmp_path, quantize=kind)
+    inputs = (IDS, IDS) if name in ("T5", "Bart") else (IDS,)
+    with sl.no_grad():
+        exact = model(*inputs).numpy()
+        off = np.abs(few(*inputs).numpy() - exact).max()
+    assert 0 < off < error * np.abs(exact).max()
+    if hasattr(few, "generate"):
+        assert few.generate(IDS, max_new_tokens=3).shape[0] == 2
+    with pytest.raises(ValueError, match="save_pretrained: the model must have float weights"):
+        few.save_pretrained(tmp_path / "few")
+
+
 def test_a_failed_load_leaves_no_trace(tmp_path):
     model = make()
     model.save_pretrained(tmp_path)
@@ -164,6 +180,20 @@ def test_a_summary_counts_what_there_is(build):
     size = sum(p.nbytes for p in model.parameters())
     assert f"{model.num_parameters():,} parameters" in text
     assert f"{size:,} bytes" in text
+
+
+def test_every_class_of_the_registry_is_there():
+    from seqloom.models.registry import CLASSES, FAMILIES
+
+    for name in CLASSES:
+        assert getattr(sl.models, name).__name__ == name
+        assert f"import {name} as {name}" in Path(sl.models.__file__).read_text()
+    for kind, family in FAMILIES.items():
+        assert getattr(sl.models, family.config).model_type == kind
+        for cls in family.architectures.values():
+            assert issubclass(
+                getattr(sl.models, family.config), getattr(sl.models, cls).config_class
+            )
 
 
 PEAK = """

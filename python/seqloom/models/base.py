@@ -15,6 +15,7 @@ from ..files import PathLike, write_json
 from ..nn import Module
 from ..weights import save_config, save_weights
 from .config import Config
+from .quantize import is_quantized
 
 M = TypeVar("M", bound="Model")
 
@@ -197,8 +198,6 @@ class Model(Module):
         target = Path(directory)
         if target.exists() and not target.is_dir():
             raise NotADirectoryError(f"save_pretrained: {target} is a file, not a directory")
-        from .quantize import is_quantized
-
         if is_quantized(self):
             raise ValueError(
                 "save_pretrained: the model must have float weights, got quantised ones; save it"
