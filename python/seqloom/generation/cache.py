@@ -101,14 +101,13 @@ class KVCache:
             return [zeros(*shape, dtype=dtype, device=device) for _ in range(layers)]
 
         self.keys, self.values = buffers(), buffers()
-        self.on_cuda = bool(self.keys and self.keys[0].is_cuda)
+        self.device: str = self.keys[0].device if self.keys else "cpu"
         self.cross: list[tuple[Tensor, Tensor]] = []
         self.cross_lengths: Ints | None = None
         self._sources: Ints = np.arange(batch)  # the row each one came from
         # Of the step that is going on:
         self.offset: int | Tensor = 0  # position of its first token, for all rows or each
-        self._starts: int | Ints = 0
-        self._counts: Ints | None = None
+        self._counts: Tensor | None = None
         self._after = self.lengths
         self._key_lengths = from_numpy(self._after)
 
@@ -118,14 +117,13 @@ class KVCache:
         """A step of `n` tokens a row, `counts` of them valid, is about to come."""
         before = self.lengths
         first = int(before[0]) if before.size else 0
-        self._counts = counts
+        self._counts = None if counts is None else from_numpy(counts)
         self._after = before + (n if counts is None else counts)
         self._key_lengths = from_numpy(self._after)
         if before.size == 1 or (before == first).all():
-            self._starts = self.offset = first
+            self.offset = first
             needed = first + n
         else:
-            self._starts = before
             self.offset = from_numpy(before)
             needed = int(before.max()) + n
         if needed > self.capacity:
@@ -133,8 +131,7 @@ class KVCache:
 
     def positions(self, n: int) -> Ints:
         """int64 [B, n]: where the tokens of this step stand."""
-        starts = np.asarray(self._starts, np.int64).reshape(-1, 1)
-        out: Ints = np.broadcast_to(starts + np.arange(n), (self.lengths.size, n))
+        out: Ints = self.lengths[:, None] + np.arange(n)
         return out
 
     def attend(
@@ -154,8 +151,8 @@ class KVCache:
         A `mask` is added to the scores against all the room, [B, H, n, capacity].
         """
         keys, values = self.keys[layer], self.values[layer]
-        cache_write(keys, key, self._starts, self._counts)
-        cache_write(values, value, self._starts, self._counts)
+        cache_write(keys, key, self.offset, self._counts)
+        cache_write(values, value, self.offset, self._counts)
         return cached_attention(
             query, keys, values, self._key_lengths, self.offset, scale, left, slopes, mask
         )
@@ -174,7 +171,7 @@ class KVCache:
         _, heads, _, width = buffer.shape
         new = zeros(batch, heads, capacity, width, dtype=buffer.dtype, device=buffer.device)
         if content.shape[2]:
-            cache_write(new, content, 0, None)
+            cache_write(new, content, 0)
         return new
 
     def _grow(self, capacity: int) -> None:
@@ -199,7 +196,7 @@ class KVCache:
                 content = b[:, :, :used].index_select(0, index)
                 if rows.size == batch:
                     if used:
-                        cache_write(b, content, 0, None)
+                        cache_write(b, content, 0)
                 else:
                     buffers[i] = self._moved(b, rows.size, self.capacity, content)
         sources = self._sources[rows]

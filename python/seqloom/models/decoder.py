@@ -205,8 +205,8 @@ class DecoderOnly(Generative, Model):
             offset = state.offset
             positions = offset if isinstance(offset, int) else state.positions(n)
             tokens = from_numpy(np.ascontiguousarray(ids, np.int64))
-            if state.on_cuda:
-                tokens = tokens.to(device=state.keys[0].device)
+            if state.device != "cpu":
+                tokens = tokens.to(device=state.device)
             x = self.body(tokens, positions, state)
             if n == 1:
                 last = x.reshape(batch, x.shape[2])

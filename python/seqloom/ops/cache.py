@@ -4,32 +4,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
-
-import numpy as np
 
 from .. import _core
 from ..dtypes import float64
-from ..tensor import Tensor, from_numpy
+from ..tensor import Tensor
 from .attention import _UNBOUNDED, scaled_dot_product_attention
 
 __all__: list[str] = []
 
-Ints = np.ndarray[Any, np.dtype[np.int64]]
 
-
-def cache_write(buffer: Tensor, new: Tensor, starts: int | Ints, counts: Ints | None) -> None:
+def cache_write(
+    buffer: Tensor, new: Tensor, starts: int | Tensor, counts: Tensor | None = None
+) -> None:
     """``buffer[b, :, starts[b] + i] = new[b, :, i]`` for i below counts[b].
 
-    buffer [B, H, capacity, D], new [B, H, n, D]; an int start is that of every row, counts None
-    means n for every row.
+    buffer [B, H, capacity, D], new [B, H, n, D]; starts and counts int64 [B] on the CPU; an int
+    start is that of every row, counts None means n for every row.
     """
-    _core.cache_write(
-        buffer,
-        new,
-        starts if isinstance(starts, int) else from_numpy(starts),
-        None if counts is None else from_numpy(counts),
-    )
+    _core.cache_write(buffer, new, starts, counts)
 
 
 def cached_attention(
