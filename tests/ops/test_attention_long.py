@@ -31,7 +31,9 @@ CUT_MASKS = [(1, 2, 90, 1100), (2, 1, 90, 1), (1100,), (2, 1, 1, 1100)]
 
 @pytest.mark.parametrize("shape", CUT_MASKS, ids=str)
 def test_mask_gradients_when_keys_are_cut(shape, device, rng):
-    inputs = draws(rng, **shapes(2, 2, 1, queries=90, keys=1100, width=8), attn_mask=shape)
+    keys = 1100 if device == "cpu" else 330  # more would only take the emulator longer
+    shape = tuple(keys if n == 1100 else n for n in shape)
+    inputs = draws(rng, **shapes(2, 2, 1, queries=90, keys=keys, width=8), attn_mask=shape)
     check_op(
         SDPA,
         ref.scaled_dot_product_attention,
@@ -49,6 +51,7 @@ FEW_QUERIES = [(2, 2, 1), (8, 1, 1), (3, 1, 2), (1, 1, 7)]
 @pytest.mark.parametrize("keys", [1, 63, 64, 65, 700, 1500])
 @pytest.mark.parametrize(("heads", "kv_heads", "queries"), FEW_QUERIES)
 def test_decoding(heads, kv_heads, queries, keys, isa, dtype, device, rng):
+    keys = keys if device == "cpu" else min(keys, 500)  # three splits
     inputs = draws(rng, **shapes(2, heads, kv_heads, queries, keys, width=20, value_width=36))
     options = {"key_lengths": np.array([keys, keys // 2]), "is_causal": True}
     options["causal_offset"] = options["key_lengths"] - queries

@@ -58,7 +58,7 @@ SEQLOOM_DEVICE void load_tile(unsigned char* tile, int live, int width, bool ali
   using Layout = Tile<T, kD>;
   constexpr int kElements = Layout::kChunkElements;
   // A few loads in flight a thread: more would take registers from the accumulators.
-  constexpr int kUnroll = kAsync ? 4 : 2;
+  [[maybe_unused]] constexpr int kUnroll = kAsync ? 4 : 2;
 #pragma unroll kUnroll
   for (int base = 0; base < kRows * Layout::kChunks; base += kThreads) {
     const int x = base + static_cast<int>(threadIdx.x);
