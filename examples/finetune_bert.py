@@ -33,13 +33,14 @@ def pretrained(texts: list[str], quick: bool) -> str:
     model = sl.models.BertForMaskedLM(
         vocab_size=len(tokenizer), hidden_size=size[0], num_hidden_layers=size[1],
         num_attention_heads=size[2], intermediate_size=4 * size[0], max_position_embeddings=LENGTH,
+        initializer_range=0.06,
     )  # fmt: skip
     items = encode_texts(texts, tokenizer, max_length=LENGTH)
     held_out = len(items) // 20
     collate = MaskCollate(tokenizer, whole_words=True)
     trainer = Trainer(
         model, "masked-token", Loader(items[held_out:], 32, shuffle=True, collate=collate),
-        Loader(items[:held_out], 32, collate=collate), lr=1e-3, schedule="linear", warmup_steps=50,
+        Loader(items[:held_out], 32, collate=collate), lr=2e-3, schedule="linear", warmup_steps=50,
         steps=10 if quick else 600,
     )  # fmt: skip
     trainer.train()

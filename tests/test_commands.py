@@ -79,6 +79,17 @@ def test_language_models_learn_and_write(tmp_path, book, capsys, monkeypatch, mo
     assert second.startswith("the dog")
 
 
+def test_it_writes_beyond_the_positions_of_a_model(tmp_path, book, capsys):
+    out = tmp_path / "model"
+    assert train("--model", "gpt2", "--data", book, "--out", out, "--steps", 2) == 0
+    capsys.readouterr()
+    words = ["generate", str(out), "--prompt", "the cat", "--seed", "2", "--max-new-tokens", "90"]
+    assert cli.main([*words, "--temperature", "0.01"]) == 0
+    assert len(capsys.readouterr().out) > 60  # 16 positions; special tokens are not shown
+    assert cli.main([*words[:-4], "--num-beams", "2"]) == 0
+    assert len(capsys.readouterr().out) <= 17
+
+
 def test_beams_stop_and_bpe(tmp_path, book, capsys):
     pytest.importorskip("tokenizers")
     out = tmp_path / "model"

@@ -14,7 +14,7 @@ import pytest
 from train_support import TinyLM, corpus, tiny_trainer, weights
 
 import seqloom as sl
-from seqloom.data import LMWindows, Loader, Reader
+from seqloom.data import DataError, LMWindows, Loader, Reader, read_text
 from seqloom.train import Callback, CSVLog, EarlyStopping, Trainer, TrainingError
 from seqloom.train.checkpoint import checkpoints
 from seqloom.weights import CheckpointError, load_weights
@@ -339,6 +339,22 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, at):
     again = tiny_trainer(tmp_path)
     again.train(resume=True)
     np.testing.assert_array_equal(weights(again.model), weights(whole.model))
+
+
+def test_bad_data_in_the_middle_name_the_line_and_leave_the_last_checkpoint(tmp_path):
+    lines = [b"0 1 2 3 4 5 6 7 8\n"] * 40 + [b"0 1 \xff\n"]
+    (tmp_path / "data.txt").write_bytes(b"".join(lines))
+
+    def batch(line):
+        ids = np.array([[int(word) for word in line.split()]])
+        return ids[:, :-1], ids[:, 1:]
+
+    stream = read_text(tmp_path / "data.txt").map(batch)
+    trainer = Trainer(TinyLM(), "next-token", Loader(stream), steps=99, out=tmp_path / "out",
+                      save_every=10, progress=False)  # fmt: skip
+    with pytest.raises(DataError, match=r"data.txt: line 41, byte \d+: not valid UTF-8"):
+        trainer.train()
+    assert [step for step, _ in checkpoints(tmp_path / "out" / "checkpoints")] == [40]
 
 
 @pytest.mark.parametrize(

@@ -146,18 +146,10 @@ def _trainer(model: Any, tokens: Any, length: int, options: argparse.Namespace) 
 
 
 def _write(model: Any, tokenizer: Tokenizer, start: Any, options: argparse.Namespace) -> Any:
-    """Letters as they come; when the model's positions are full it goes on from the last half."""
-    most, ids, left, seed = model.max_positions, start[0].tolist(), options.letters, options.seed
-    while left > 0:
-        context = ids if len(ids) < most else ids[-most // 2 :]
-        count = min(left, most - len(context))
-        for token in model.stream(
-            np.array([context]), max_new_tokens=count, do_sample=True, seed=seed,
-            temperature=options.temperature,
-        ):  # fmt: skip
-            ids.append(int(np.asarray(token).reshape(-1)[0]))
-            yield tokenizer.decode([ids[-1]])
-        left, seed = left - count, seed + 1
+    """Letters as they come."""
+    settings = {"do_sample": True, "temperature": options.temperature, "seed": options.seed}
+    for token in kinds.written(model, start, options.letters, settings):
+        yield tokenizer.decode([token])
 
 
 def _save(

@@ -103,10 +103,9 @@ def _write(
     model: Any, tokenizer: Any, prompt: str, options: argparse.Namespace, number: int
 ) -> None:
     ids = kinds.tokens_of(tokenizer, prompt, "the prompt", special=_special(model, tokenizer))
+    _check_room(model, ids.shape[1])
     settings: dict[str, Any] = {
-        "max_new_tokens": _room(model, ids.shape[1], options.max_new_tokens),
         "do_sample": not options.greedy and options.num_beams == 1,
-        "num_beams": options.num_beams,
     }
     for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
         if getattr(options, name) is not None:
@@ -122,18 +121,21 @@ def _write(
     reads_only = getattr(model, "_is_encoder_decoder", lambda: False)()
     if not options.only_new and not reads_only:
         print(prompt, end="", flush=options.stream)
-    if options.stream:
-        decoder = IncrementalDecoder(tokenizer)
-        for token in model.stream(ids, **settings):
-            print(decoder.push(token), end="", flush=True)
+    decoder = IncrementalDecoder(tokenizer)
+    if options.num_beams == 1:
+        for token in kinds.written(model, ids, options.max_new_tokens, settings):
+            print(decoder.push(token), end="", flush=options.stream)
         print(decoder.finish())
         return
-    out = np.asarray(model.generate(ids, **settings))[0]
-    fresh = out if reads_only else out[ids.shape[1] :]
-    # Decoded behind the prompt, so that a space between the two is kept.
-    decoder = IncrementalDecoder(tokenizer)
-    decoder.push(ids[0]) if not reads_only else None
-    print(decoder.push(fresh) + decoder.finish())
+    out = np.asarray(
+        model.generate(
+            ids,
+            num_beams=options.num_beams,
+            max_new_tokens=_room(model, ids.shape[1], options.max_new_tokens),
+            **settings,
+        )
+    )[0]
+    print(decoder.push(out if reads_only else out[ids.shape[1] :]) + decoder.finish())
 
 
 def _special(model: Any, tokenizer: Any) -> bool:
@@ -143,11 +145,15 @@ def _special(model: Any, tokenizer: Any) -> bool:
     return not (decoder_only and ids and ids[-1] == tokenizer.eos_token_id)
 
 
+def _check_room(model: Any, prompt: int) -> None:
+    most = getattr(model, "max_positions", None)
+    if most is not None and prompt >= most:
+        raise CommandError(f"the prompt has {prompt} tokens, the model reads at most {most}")
+
+
 def _room(model: Any, prompt: int, wanted: int) -> int:
-    """New tokens that the model has positions for."""
+    """New tokens of a beam search, which can't move on when the positions are full."""
     most = getattr(model, "max_positions", None)
     if most is None or getattr(model, "_is_encoder_decoder", lambda: False)():
         return wanted
-    if prompt >= most:
-        raise CommandError(f"the prompt has {prompt} tokens, the model reads at most {most}")
     return min(wanted, int(most) - prompt)

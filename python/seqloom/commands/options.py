@@ -189,6 +189,36 @@ def load(folder: str, where: str, dtype: str | None, quantize: str | None) -> tu
     return model, tokenizer
 
 
+def written(
+    model: Any, ids: np.ndarray[Any, Any], count: int, settings: Mapping[str, Any]
+) -> Iterator[int]:
+    """Tokens that a model writes behind ids [1, T], `count` at most, as they come.
+
+    When its positions are full it goes on from the last half of what it has in view.
+    """
+    most = getattr(model, "max_positions", None)
+    reads_only = getattr(model, "_is_encoder_decoder", lambda: False)()
+    history: list[int] = ids[0].tolist()
+    now, ends = dict(settings), model.setting("eos_token_id")
+    ends = settings.get("eos_token_id", ends)
+    ends = set(ends) if isinstance(ends, (list, tuple)) else {ends}
+    while count > 0:
+        context = history
+        if most is not None and not reads_only and len(history) >= most:
+            context = history[-(most // 2) :]
+        room = count if most is None or reads_only else min(count, most - len(context))
+        fresh = 0
+        for token in model.stream(np.array([context], np.int64), max_new_tokens=room, **now):
+            fresh += 1
+            history.append(int(np.asarray(token).reshape(-1)[0]))
+            yield history[-1]
+        count -= fresh
+        if fresh < room or history[-1] in ends or reads_only:
+            return
+        if "seed" in now:
+            now["seed"] += 1
+
+
 def tokens_of(tokenizer: Any, text: str, name: str, *, special: bool) -> np.ndarray[Any, Any]:
     """Ids [1, T] of one text; a CommandError for one that the vocabulary can't spell."""
     try:

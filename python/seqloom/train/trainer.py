@@ -252,8 +252,15 @@ class Trainer:
                 for callback in self.callbacks:
                     callback.on_step(self, row)
                 # Looking ahead tells the last step of a stream, which doesn't know its length.
-                batches = None if self._finished() else next(groups, None)
-                self._report(row, tokens, spent, batches is None and self._final, logs)
+                trouble: Exception | None = None
+                try:
+                    batches = None if self._finished() else next(groups, None)
+                except Exception as error:  # bad data ahead; this step was good
+                    trouble = error
+                last = batches is None and self._final and trouble is None
+                self._report(row, tokens, spent, last, logs)
+                if trouble is not None:
+                    raise trouble
                 bar.update(self.step, self.elapsed, row["loss"], tokens, spent)
                 if self._finished():
                     break
