@@ -50,9 +50,30 @@ struct Backward {
     return static_cast<const T*>(sequence_states) + (schedule.time(b, s - 1) * B + b) * H;
   }
 
+  // What the equations of a tile will read lies far away, row by row: on its way during the
+  // product.
+  template <int MR>
+  SEQLOOM_ALWAYS_INLINE void fetch(int64_t s, int64_t row, int64_t unit0) const {
+    const auto& f = a.forward;
+    for (int i = 0; i < MR; ++i) {
+      const int64_t slot = schedule.slot(row + i, s);
+      for (int v = 0; v < kUnitVecs; ++v) {
+        const int64_t unit = unit0 + v * kLanes;
+        if (unit >= H) break;
+        if (ops::saved_count(kKind) > 0)
+          for (int64_t k = 0; k < 4; ++k) __builtin_prefetch(f.saved + (slot * 4 + k) * H + unit);
+        if (kKind == CellKind::kLstm) __builtin_prefetch(f.cells + slot * H + unit);
+        if (a.dy != nullptr) __builtin_prefetch(static_cast<const T*>(a.dy) + slot * H + unit);
+        for (int64_t k = 0; k < kGates; ++k)
+          __builtin_prefetch(gates_x + (slot * kGates + k) * H + unit, 1);
+      }
+    }
+  }
+
   template <int MR>
   void tile(int64_t s, int64_t row, int64_t block, bool product) {
     const int64_t unit0 = block * kUnits;
+    if (s >= 0) fetch<MR>(s, row, unit0);
     Tile<MR, kUnitVecs> acc;
     tile_zero(acc);
     if (product) {

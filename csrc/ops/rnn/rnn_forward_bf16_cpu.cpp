@@ -182,6 +182,12 @@ struct Forward {
     const S* h = state[s & 1] + row * H;
     for (int i = 0; i < MR; ++i)
       for (int v = 0; v < L::kVecs; ++v) __builtin_prefetch(gx + i * kWidth + v * kLanes);
+    if (ops::saved_count(kKind) > 0 && a.saved != nullptr)
+      for (int i = 0; i < MR; ++i) {
+        const int64_t slot = schedule.slot(row + i, s);
+        for (int k = 0; k < 4; ++k) __builtin_prefetch(a.saved + (slot * 4 + k) * H + unit0, 1);
+        if (kKind == CellKind::kLstm) __builtin_prefetch(a.cells + slot * H + unit0, 1);
+      }
     Tile<MR, L::kVecs> acc;
     tile_zero(acc);
     const W* panel = panels_h + block * panel_rows<W>(H) * kWidth;

@@ -48,7 +48,8 @@ def _step(**options: Any) -> Built:
         start = context.inputs["values"][-last.size :].reshape(last.shape)
 
         def truth(dtype: Any) -> Array:
-            p, state = start.astype(dtype), {}
+            p: Array = start.astype(dtype)
+            state: dict[str, Any] = {}
             for _ in range(2):
                 p, state = reference.adamw(
                     p, start.astype(dtype), state, lr=RATE, betas=BETAS, eps=EPS, weight_decay=DECAY
