@@ -13,7 +13,8 @@
 
 namespace seqloom::SEQLOOM_ISA_NS {
 
-constexpr int64_t kRowPiece = 2048;  // elements
+constexpr int64_t kRowPiece = 512;   // elements between looks for a new maximum
+constexpr int64_t kRowAhead = 1024;  // elements by which to fetch ahead of the exponentials
 
 // Outputs from this size on, too large for L2, are stored past the caches: a line that is written
 // whole need not be read first, which saves a third of the traffic of a forward pass.
@@ -73,19 +74,19 @@ SEQLOOM_ALWAYS_INLINE float piece_max(const T* x, int64_t n) {
   return reduce_max(max(max(m0, m1), max(m2, m3)));
 }
 
-// Fetches what lies a piece further on than `vectors` vectors at p.
-template <int kVectors, class T>
+// Fetches what lies kAhead elements further on than kVectors vectors at p.
+template <int kVectors, int64_t kAhead, class T>
 SEQLOOM_ALWAYS_INLINE void fetch_next(const T* p) {
-  const char* const next = reinterpret_cast<const char*>(p + kRowPiece);
+  const char* const next = reinterpret_cast<const char*>(p + kAhead);
   constexpr int kBytes = kVectors * kLanes * static_cast<int>(sizeof(T));
   for (int b = 0; b < kBytes; b += 64) prefetch(next + b);
 }
 
 // While a long row is finished: fetches the same place of the next row into L2, where the first
-// pass over it will look. Rows shorter than a piece have been fetched by fetch_next.
+// pass over it will look. Short rows have been fetched by fetch_next.
 template <class T>
 SEQLOOM_ALWAYS_INLINE void fetch_next_row(const T* p, int64_t n) {
-  if (n > kRowPiece) prefetch_l2(p + n);
+  if (n > 2 * kRowAhead) prefetch_l2(p + n);
 }
 
 // exp of what a maximum was subtracted from: no upper bound to look after.
@@ -103,7 +104,7 @@ SEQLOOM_ALWAYS_INLINE float piece_exp_sum(const T* x, float* e, int64_t n, float
   VecF s0 = VecF::zero(), s1 = s0, s2 = s0, s3 = s0;
   int64_t i = 0;
   for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    fetch_next<4>(x + i);
+    fetch_next<4, kRowAhead>(x + i);
     const VecF e0 = exp_below(load(x + i) - m), e1 = exp_below(load(x + i + kLanes) - m);
     const VecF e2 = exp_below(load(x + i + 2 * kLanes) - m);
     const VecF e3 = exp_below(load(x + i + 3 * kLanes) - m);

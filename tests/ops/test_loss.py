@@ -18,6 +18,7 @@ from support import (
     draws,
     make_tensor,
     refuses,
+    rounded,
 )
 
 
@@ -299,6 +300,50 @@ def test_ctc_with_other_blanks_and_lengths(blank, steps, device, rng):
         device=device,
         kind="product",
     )
+
+
+def ctc_with_gradient(values, dtype, device, **options):
+    x = make_tensor(values, dtype, device, requires_grad=True)
+    losses = sl.ops.ctc_loss(x, reduction="none", **options)
+    losses.sum().backward()
+    return losses.detach().cpu().numpy(), x.grad.cpu().numpy()
+
+
+@pytest.mark.parametrize("longest", [3, 4, 8, 20])  # states around the vectors
+def test_ctc_of_long_sequences(longest, isa, device, rng):
+    """Hundreds of steps lose no more than one: judged by the formula in float64."""
+    steps, batch, classes = (300, 3, 9) if device == "cpu" else (60, 2, 9)
+    logits = rng.standard_normal((steps, batch, classes)) * 4
+    values = rounded(logits - np.log(np.exp(logits).sum(-1, keepdims=True)), "float32")
+    options = {
+        "targets": rng.integers(1, classes, (batch, longest)),
+        "input_lengths": np.array([steps, steps - 7, steps // 2][:batch]),
+        "target_lengths": np.array([longest, longest - 1, longest][:batch]),
+    }
+    losses, slope = ctc_with_gradient(values, "float32", device, **options)
+    exact, exact_slope = ctc_with_gradient(values, "float64", device, **options)
+    np.testing.assert_allclose(losses, exact, rtol=2e-6)
+    np.testing.assert_allclose(slope, exact_slope, rtol=0, atol=4e-5)
+
+
+def test_ctc_has_the_same_bits_on_any_number_of_threads(rng):
+    values = -np.abs(rng.standard_normal((40, 7, 6)))
+    options = {
+        "targets": rng.integers(1, 6, (7, 9)),
+        "input_lengths": np.arange(34, 41),
+        "target_lengths": np.arange(3, 10),
+    }
+    before = sl.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 4):
+            sl.set_num_threads(threads)
+            results.append(ctc_with_gradient(values, "float32", "cpu", **options))
+    finally:
+        sl.set_num_threads(before)
+    for losses, slope in results[1:]:
+        np.testing.assert_array_equal(losses, results[0][0])
+        np.testing.assert_array_equal(slope, results[0][1])
 
 
 def test_ctc_of_an_impossible_target_costs_infinity(device):

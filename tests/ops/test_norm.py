@@ -50,6 +50,35 @@ def test_over_sizes_and_alignments(name, isa, dtype, device, rng):
             )
 
 
+# Several pieces of a row; rows that are divided by columns in backward; outputs that bypass caches.
+@pytest.mark.parametrize("shape", [(3, 5000), (5, 20001), (26, 41003)], ids=str)
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "add_layer_norm"])
+def test_long_rows(name, shape, isa, device, rng):
+    if device != "cpu" and shape[0] > 3:
+        pytest.skip("divided on the CPU alone")
+    inputs = inputs_of(name, rng, *shape)
+    inputs["x"] += np.linspace(0, 3, shape[-1])  # pieces of different means
+    check_op(getattr(sl.ops, name), getattr(ref, name), inputs, device=device, kind="long")
+
+
+def test_gradients_of_few_long_rows_have_the_same_bits_on_any_number_of_threads(rng):
+    values = inputs_of("layer_norm", rng, 6, 20001)
+    before = sl.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 4):
+            sl.set_num_threads(threads)
+            given = {n: sl.tensor(np.float32(v), requires_grad=True) for n, v in values.items()}
+            y = sl.ops.layer_norm(**given)
+            (y * y * y).sum().backward()
+            results.append([y.detach().numpy(), *(t.grad.numpy() for t in given.values())])
+    finally:
+        sl.set_num_threads(before)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(18,), (2, 3, 18), (70, 33)], ids=str)
 @pytest.mark.parametrize("name", NORMS)
@@ -91,7 +120,7 @@ def test_eps_is_used(name, eps, device, rng):
     check_op(getattr(sl.ops, name), getattr(ref, name), inputs, {"eps": eps}, device=device)
 
 
-@pytest.mark.parametrize("size", [64, 1000])
+@pytest.mark.parametrize("size", [64, 1000, 5000])
 def test_a_large_mean_keeps_its_digits(size, isa, device, rng):
     """A variance as E[x^2] - E[x]^2 has no digit left at a mean of 1e4.
 

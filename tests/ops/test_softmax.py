@@ -137,3 +137,39 @@ def test_mistakes_are_named(name):
         function(sl.ones(2, 3), axis="last")
     with refuses(TypeError, name):
         function("rows")
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_rows_of_several_pieces(name, isa, dtype, device, rng):
+    """The maximum grows, falls and is -inf from piece to piece."""
+    x = rng.standard_normal((6, 3001))
+    x[1] += np.linspace(-40, 40, 3001)
+    x[2] -= np.linspace(-40, 40, 3001)
+    x[3, :1300] = -np.inf
+    x[4, 600:2900] = -np.inf
+    x[5, :3000] = -np.inf
+    x = rounded(x, dtype)
+    y = getattr(sl.ops, name)(make_tensor(x, dtype, device))
+    exact = getattr(ref, name)(x)
+    own = getattr(ref, name)(x.astype(np.float32))
+    assert_close_to_reference(y, exact, own, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("at", [3, 700, 1999])
+def test_one_bad_value_reaches_the_whole_row(name, bad, at, isa, device, rng):
+    x = rng.standard_normal((3, 2000)).astype(np.float32)
+    x[1, at] = bad
+    x[2] = -np.inf
+    y = getattr(sl.ops, name)(make_tensor(x, "float32", device)).cpu().numpy()
+    assert np.isfinite(y[0]).all()
+    assert np.isnan(y[1, at])
+    with np.errstate(all="ignore"):
+        want = getattr(ref, name)(x.astype(np.float64))
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(want))
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_outputs_that_bypass_the_caches(name, isa, rng):
+    check_op(getattr(sl.ops, name), getattr(ref, name), draws(rng, x=(26, 41003)), kind="long")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "binding/registers.h"
 #include "ops/common.h"
+#include "ops/loss/ctc.h"
 #include "ops/loss/loss.h"
 
 namespace seqloom::ops {
@@ -125,6 +126,52 @@ Array cross_entropy_backward(const Array& row_scale, const Array& lse, const Arr
   return gradient;
 }
 
+// (losses [B], gradient [T, B, C] times share [B], or None). Labels and lengths have been checked.
+py::tuple ctc_forward(const Array& log_probs, const Array& labels, const Array& steps_of,
+                      const Array& sizes, const Array& share, int64_t blank, bool zero_infinity,
+                      bool want_gradient) {
+  const char* op = "ctc_loss";
+  check_kernel_float(op, "log_probs", log_probs);
+  check_value(log_probs.rank() == 3, op, ": log_probs must have shape [T, B, C], got ",
+              log_probs.shape());
+  const int64_t batch = log_probs.size(1);
+  check_value(labels.rank() == 2 && labels.size(0) == batch, op,
+              ": labels must have shape [B, L], got ", labels.shape());
+  check_shape(op, "steps", steps_of, Dims{batch}, "[B]");
+  check_shape(op, "sizes", sizes, Dims{batch}, "[B]");
+  check_shape(op, "share", share, Dims{batch}, "[B]");
+  for (const Array* a : {&labels, &steps_of, &sizes})
+    check_type(a->dtype() == DType::kInt64, op, ": lengths and labels must be int64, got ",
+               name_of(a->dtype()));
+  check_type(share.dtype() == DType::kFloat32, op, ": share must be float32, got ",
+             name_of(share.dtype()));
+  for (const Array* a : {&labels, &steps_of, &sizes, &share})
+    check_same_device(op, "labels", *a, "log_probs", log_probs);
+  const Array input = contiguous(log_probs), classes = contiguous(labels);
+  const Array steps = contiguous(steps_of), lengths = contiguous(sizes), scale = contiguous(share);
+  Array losses = Array::empty(Dims{batch}, DType::kFloat32, log_probs.device());
+  std::optional<Array> gradient;
+  if (want_gradient)
+    gradient = Array::empty(log_probs.shape(), DType::kFloat32, log_probs.device());
+  CtcArgs args{};
+  args.log_probs = input.data();
+  args.labels = classes.data_as<int64_t>();
+  args.steps_of = steps.data_as<int64_t>();
+  args.sizes = lengths.data_as<int64_t>();
+  args.share = scale.data_as<float>();
+  args.losses = losses.mutable_as<float>();
+  args.gradient = gradient ? gradient->mutable_as<float>() : nullptr;
+  args.steps = log_probs.size(0);
+  args.batch = batch;
+  args.classes = log_probs.size(2);
+  args.longest = labels.size(1);
+  args.blank = blank;
+  args.dtype = log_probs.dtype();
+  args.zero_infinity = zero_infinity;
+  if (batch > 0) SEQLOOM_RUN(log_probs.device(), log_probs.numel() + 16384, ctc, args);
+  return py::make_tuple(losses, gradient);
+}
+
 }  // namespace
 
 void register_loss(py::module_& m) {
@@ -134,6 +181,9 @@ void register_loss(py::module_& m) {
         py::arg("in_place"));
   m.def("cross_entropy_denominator", &cross_entropy_denominator, py::arg("targets"),
         py::arg("weight"), py::arg("ignore_index"));
+  m.def("ctc_forward", &ctc_forward, py::arg("log_probs"), py::arg("labels"), py::arg("steps"),
+        py::arg("sizes"), py::arg("share"), py::arg("blank"), py::arg("zero_infinity"),
+        py::arg("want_gradient"));
   m.def("cross_entropy_backward", &cross_entropy_backward, py::arg("row_scale"), py::arg("lse"),
         py::arg("logits"), py::arg("targets"), py::arg("weight"), py::arg("ignore_index"),
         py::arg("label_smoothing"), py::arg("weight_sum"));

@@ -16,9 +16,10 @@
 namespace seqloom::SEQLOOM_ISA_NS {
 namespace {
 
-constexpr int64_t kGrain = 16384;            // elements worth a thread
-constexpr int64_t kLongRow = 8 * kRowPiece;  // rows whose columns are worth dividing
-constexpr int64_t kFewRows = 8;              // rows of a block whose share costs too much
+constexpr int64_t kGrain = 16384;         // elements worth a thread
+constexpr int64_t kPiece = 2048;          // elements of a piece of a row: 8 KB of float
+constexpr int64_t kLongRow = 8 * kPiece;  // rows whose columns are worth dividing
+constexpr int64_t kFewRows = 8;           // rows of a block whose share costs too much
 constexpr int64_t kMaxBlocks = 32;  // shares of dweight: more would cost more to sum than they help
 
 SEQLOOM_ALWAYS_INLINE VecF zero_tail(VecF v, int count) {
@@ -63,15 +64,15 @@ struct Statistics {
 template <class T>
 SEQLOOM_ALWAYS_INLINE Statistics layer_statistics(const T* h, int64_t n, float eps) {
   double mean = 0.0, squares = 0.0;
-  for (int64_t start = 0; start < n; start += kRowPiece) {
-    const int64_t count = min(kRowPiece, n - start);
+  for (int64_t start = 0; start < n; start += kPiece) {
+    const int64_t count = min(kPiece, n - start);
     const Row<T> x{h + start};
     const float inverse = 1.0f / static_cast<float>(count);
     const float rough = row_sum(count, x) * inverse;
     const VecF m = VecF::broadcast(rough);
     VecF rest = VecF::zero();
     const float about_rough = row_sum(count, [&](int64_t i, int c) {
-      fetch_next<1>(h + start + i);
+      fetch_next<1, kPiece>(h + start + i);
       const VecF d = x(i, c) - m;
       rest += zero_tail(d, c);
       return d * d;
@@ -94,7 +95,7 @@ template <class T>
 SEQLOOM_ALWAYS_INLINE Statistics rms_statistics(const T* h, int64_t n, float eps) {
   const Row<T> x{h};
   const float squares = row_sum(n, [&](int64_t i, int c) {
-    fetch_next<1>(h + i);
+    fetch_next<1, kPiece>(h + i);
     const VecF v = x(i, c);
     return v * v;
   });
@@ -206,7 +207,7 @@ void backward_columns(const ops::NormBackwardArgs& a) {
   const T* const h = static_cast<const T*>(a.h);
   const T* const weight = static_cast<const T*>(a.weight);
   const T* const dsum = static_cast<const T*>(a.dsum);
-  const int64_t pieces = (n + kRowPiece - 1) / kRowPiece;
+  const int64_t pieces = (n + kPiece - 1) / kPiece;
   cpu::Scratch scratch(static_cast<size_t>(2 * rows) * sizeof(float));
   float* const means = scratch.as<float>();  // [rows, 2]: of g and of g xhat
   cpu::parallel_for(rows, 1, [&](int64_t begin, int64_t end) {
@@ -231,9 +232,9 @@ void backward_columns(const ops::NormBackwardArgs& a) {
   });
   const bool streaming = streams<T>(a);
   cpu::parallel_for(pieces, 1, [&](int64_t begin, int64_t end) {
-    float dweight[kRowPiece], dbias[kRowPiece];
+    float dweight[kPiece], dbias[kPiece];
     for (int64_t piece = begin; piece < end; ++piece) {
-      const int64_t start = piece * kRowPiece, count = min(kRowPiece, n - start);
+      const int64_t start = piece * kPiece, count = min(kPiece, n - start);
       __builtin_memset(dweight, 0, sizeof(dweight));
       __builtin_memset(dbias, 0, sizeof(dbias));
       for (int64_t r = 0; r < rows; ++r) {

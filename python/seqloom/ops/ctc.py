@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connectionist temporal classification: the forward-backward recursion in log space.
 
-All sequences advance together, in float64 on the host; tensors of a GPU go there and back.
+float32 and 16-bit log-probabilities go to a kernel; float64 ones, as gradient checks use them, to
+the formula in NumPy.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .. import _core
 from ..autograd import Node, record
-from ..dtypes import float32
+from ..creation import full
 from ..tensor import Tensor, from_numpy
 from ._arrays import public
 from .loss import _check_reduction
@@ -241,33 +244,75 @@ def ctc_loss(
     steps_of = _lengths("input_lengths", input_lengths, batch, steps, "T")
     labels, sizes = _labels(targets, target_lengths, batch, classes, blank)
 
-    logp = log_probs.detach().cpu().numpy().astype(np.float64)
-    wanted = log_probs._needs_grad
-    with np.errstate(under="ignore", over="ignore", invalid="ignore"):
-        losses, slope = _forward_backward(logp, labels, steps_of, sizes, blank, wanted)
     share = np.ones(batch)
     if reduction == "mean":
         share /= np.maximum(sizes, 1) * max(batch, 1)
+    run = _in_float64 if log_probs.dtype.name == "float64" else _in_kernel
+    losses, gradient = run(log_probs, labels, steps_of, sizes, share, blank, zero_infinity)
+    if reduction == "none":
+        loss = losses.to(dtype=log_probs.dtype)
+    elif reduction == "mean" and batch == 0:
+        loss = full((), math.nan, dtype=log_probs.dtype, device=log_probs.device)
+    else:
+        loss = losses.sum().to(dtype=log_probs.dtype)
+    if gradient is not None:
+        record(loss, "ctc_loss", (log_probs,), _ctc_backward, (gradient,), log_probs.dtype)
+    return loss
+
+
+Parts = tuple[Tensor, Tensor | None]  # losses [B] and gradient [T, B, C], both times the share
+
+
+def _in_kernel(
+    log_probs: Tensor,
+    labels: Ints,
+    steps_of: Ints,
+    sizes: Ints,
+    share: Floats,
+    blank: int,
+    zero_infinity: bool,
+) -> Parts:
+    def there(a: npt.NDArray[Any]) -> Tensor:
+        return from_numpy(np.ascontiguousarray(a)).to(device=log_probs.device)
+
+    shares = there(share.astype(np.float32))
+    losses, gradient = _core.ctc_forward(
+        log_probs.detach(),
+        there(labels.astype(np.int64)),
+        there(steps_of),
+        there(sizes),
+        shares,
+        blank,
+        zero_infinity,
+        log_probs._needs_grad,
+    )
+    return losses * shares, gradient
+
+
+def _in_float64(
+    log_probs: Tensor,
+    labels: Ints,
+    steps_of: Ints,
+    sizes: Ints,
+    share: Floats,
+    blank: int,
+    zero_infinity: bool,
+) -> Parts:
+    logp = log_probs.detach().cpu().numpy()
+    wanted = log_probs._needs_grad
+    with np.errstate(under="ignore", over="ignore", invalid="ignore"):
+        losses, slope = _forward_backward(logp, labels, steps_of, sizes, blank, wanted)
     if zero_infinity:
         infinite = np.isinf(losses)
         losses[infinite] = 0.0
         if slope is not None:
             slope[:, infinite] = 0.0
     losses *= share
-    if reduction == "none":
-        value = losses
-    elif reduction == "mean" and batch == 0:
-        value = np.asarray(np.nan)
-    else:
-        with np.errstate(invalid="ignore"):  # inf and -inf together
-            value = np.asarray(losses.sum())
-    loss = from_numpy(value).to(dtype=log_probs.dtype, device=log_probs.device)
     if slope is not None:
         slope *= share[:, None]
-        kind = log_probs.dtype if log_probs.dtype.name == "float64" else float32
-        gradient = from_numpy(slope).to(dtype=kind, device=log_probs.device)
-        record(loss, "ctc_loss", (log_probs,), _ctc_backward, (gradient,), log_probs.dtype)
-    return loss
+    home = log_probs.device
+    gradient = None if slope is None else from_numpy(slope).to(device=home)
+    return from_numpy(losses).to(device=home), gradient
 
 
 def _ctc_backward(node: Node, upstream: Tensor) -> Tensor:
