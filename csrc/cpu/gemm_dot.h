@@ -65,10 +65,31 @@ struct DotStep<bf16, bf16> {
 };
 #endif
 
-// out[i * ld_out + j], i < MA, j < 4; b[j] + next is the line that will be read after b[j].
-template <int MA, class TA, class TB>
+// What a tile fetches ahead: 1 KB on in each line, or in the one that follows it, `next` elements
+// further on.
+struct FetchLines {
+  int64_t next;
+  template <class TB>
+  SEQLOOM_ALWAYS_INLINE void operator()(const TB* line, int64_t p, int64_t k) const {
+    constexpr int64_t kAhead = 1024 / sizeof(TB);
+    __builtin_prefetch(line + (p + kAhead < k ? p + kAhead : p + kAhead - k + next));
+  }
+};
+
+// Or what lies `distance` bytes off: another array that is read next.
+struct FetchOther {
+  int64_t distance;
+  template <class TB>
+  SEQLOOM_ALWAYS_INLINE void operator()(const TB* line, int64_t p, int64_t /*k*/) const {
+    const auto at = reinterpret_cast<uintptr_t>(line + p) + static_cast<uintptr_t>(distance);
+    __builtin_prefetch(reinterpret_cast<const void*>(at));
+  }
+};
+
+// out[i * ld_out + j], i < MA, j < 4.
+template <int MA, class TA, class TB, class Fetch>
 SEQLOOM_ALWAYS_INLINE void dot_tile(int64_t k, const TA* a, int64_t lda, const TB* const* b,
-                                    int64_t next, float* out, int64_t ld_out) {
+                                    Fetch fetch, float* out, int64_t ld_out) {
   using S = DotStep<TA, TB>;
   constexpr int kK = S::LA::kK;
   VecF acc[MA][4];
@@ -78,16 +99,13 @@ SEQLOOM_ALWAYS_INLINE void dot_tile(int64_t k, const TA* a, int64_t lda, const T
     for (int j = 0; j < 4; ++j) acc[i][j] = VecF::zero();
   int64_t p = 0;
   for (; p + kK <= k; p += kK) {
-    // 1 KB on in this line, or in the one that follows.
-    constexpr int64_t kAhead = 1024 / sizeof(TB);
-    const int64_t ahead = p + kAhead < k ? p + kAhead : p + kAhead - k + next;
     typename S::LA::V x[MA];
 #pragma GCC unroll 4
     for (int i = 0; i < MA; ++i) x[i] = S::LA::load(a + i * lda + p);
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
       const auto y = S::LB::load(b[j] + p);
-      __builtin_prefetch(b[j] + ahead);
+      fetch(b[j], p, k);
 #pragma GCC unroll 4
       for (int i = 0; i < MA; ++i) acc[i][j] = S::madd(x[i], y, acc[i][j]);
     }
@@ -109,22 +127,19 @@ SEQLOOM_ALWAYS_INLINE void dot_tile(int64_t k, const TA* a, int64_t lda, const T
 }
 
 // out[i * ld_out + j] for i < rows, j < columns; `out` has room for a multiple of four columns.
-template <class TA, class TB>
+template <class TA, class TB, class Fetch>
 SEQLOOM_ALWAYS_INLINE void dot_block(int64_t rows, int64_t columns, int64_t k, const TA* a,
-                                     int64_t lda, const TB* b, int64_t ldb, float* out,
+                                     int64_t lda, const TB* b, int64_t ldb, Fetch fetch, float* out,
                                      int64_t ld_out) {
   for (int64_t j = 0; j < columns; j += 4) {
     const TB* lines[4];
     for (int64_t q = 0; q < 4; ++q) lines[q] = b + (j + q < columns ? j + q : columns - 1) * ldb;
     int64_t i = 0;
     for (; i + 4 <= rows; i += 4)
-      dot_tile<4>(k, a + i * lda, lda, lines, 4 * ldb, out + i * ld_out + j, ld_out);
-    if (rows - i == 3)
-      dot_tile<3>(k, a + i * lda, lda, lines, 4 * ldb, out + i * ld_out + j, ld_out);
-    if (rows - i == 2)
-      dot_tile<2>(k, a + i * lda, lda, lines, 4 * ldb, out + i * ld_out + j, ld_out);
-    if (rows - i == 1)
-      dot_tile<1>(k, a + i * lda, lda, lines, 4 * ldb, out + i * ld_out + j, ld_out);
+      dot_tile<4>(k, a + i * lda, lda, lines, fetch, out + i * ld_out + j, ld_out);
+    if (rows - i == 3) dot_tile<3>(k, a + i * lda, lda, lines, fetch, out + i * ld_out + j, ld_out);
+    if (rows - i == 2) dot_tile<2>(k, a + i * lda, lda, lines, fetch, out + i * ld_out + j, ld_out);
+    if (rows - i == 1) dot_tile<1>(k, a + i * lda, lda, lines, fetch, out + i * ld_out + j, ld_out);
   }
 }
 
@@ -142,10 +157,10 @@ SEQLOOM_ALWAYS_INLINE void dot_streams(int64_t rows, int64_t columns, int64_t k,
       float part[4][4];
       const int64_t live = min<int64_t>(4, rows - i);
       const TA* x = a + i * lda;
-      if (live == 4) dot_tile<4>(k, x, lda, lines, ldb, part[0], 4);
-      if (live == 3) dot_tile<3>(k, x, lda, lines, ldb, part[0], 4);
-      if (live == 2) dot_tile<2>(k, x, lda, lines, ldb, part[0], 4);
-      if (live == 1) dot_tile<1>(k, x, lda, lines, ldb, part[0], 4);
+      if (live == 4) dot_tile<4>(k, x, lda, lines, FetchLines{ldb}, part[0], 4);
+      if (live == 3) dot_tile<3>(k, x, lda, lines, FetchLines{ldb}, part[0], 4);
+      if (live == 2) dot_tile<2>(k, x, lda, lines, FetchLines{ldb}, part[0], 4);
+      if (live == 1) dot_tile<1>(k, x, lda, lines, FetchLines{ldb}, part[0], 4);
       for (int64_t r = 0; r < live; ++r)
         for (int64_t q = 0; q < 4 && q * run + j < columns; ++q)
           out[(i + r) * ld_out + q * run + j] = part[r][q];

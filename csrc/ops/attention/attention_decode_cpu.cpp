@@ -2,7 +2,9 @@
 // Attention of few queries, as in decoding: keys and values are read once, where they lie.
 //
 // The rows of a group (heads times queries, at most 8 or so) meet tiles of 64 keys by dot products
-// along the head, then the tile's values by rank-one updates of outputs in L1. Where key heads are
+// along the head, then the tile's values by rank-one updates of outputs in L1. While a tile's keys
+// are read its values are fetched, and with the values the next tile's keys, so that memory is
+// never waited for and never idle. Where key heads are
 // few, their keys are cut into runs by shape; each run leaves its outputs, maxima and sums, which
 // are combined in order.
 #include "cpu/gemm_dot.h"
@@ -14,29 +16,36 @@ namespace {
 // c[MR, width] = factor[i] c + A B, B of any storage type, its last vector partial.
 template <int MR, int NV, class T>
 SEQLOOM_ALWAYS_INLINE void weigh_columns(int64_t k, const float* a, const T* b, int64_t ldb,
-                                         int last, const float* factor, float* c, int64_t ldc) {
+                                         int last, Ahead ahead, const float* factor, float* c,
+                                         int64_t ldc) {
   Tile<MR, NV> acc;
 #pragma GCC unroll 4
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j)
       acc.v[i][j] = load(c + i * ldc + j * kLanes) * VecF::broadcast(factor[i]);
-  tile_multiply<MR, NV, NV == 1>(k, a, kTile, b, ldb, last, rows_ahead(b, ldb), acc);
+  tile_multiply<MR, NV, NV == 1>(k, a, kTile, b, ldb, last, ahead, acc);
 #pragma GCC unroll 4
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) store(c + i * ldc + j * kLanes, acc.v[i][j]);
 }
 
+// `next` is the tile of keys that is read afterwards.
 template <int MR, class T>
 SEQLOOM_NOINLINE void weigh_rows(int64_t k, int64_t width, const float* a, const T* b, int64_t ldb,
-                                 const float* factor, float* c, int64_t ldc) {
+                                 const T* next, int64_t ld_next, const float* factor, float* c,
+                                 int64_t ldc) {
+  const int64_t step = ld_next * static_cast<int64_t>(sizeof(T));
+  const auto ahead = [&](int64_t j) {
+    return Ahead{reinterpret_cast<const char*>(next + j), step};
+  };
   int64_t j = 0;
   for (; j + kPanel <= width; j += kPanel)
-    weigh_columns<MR, kVectors>(k, a, b + j, ldb, kLanes, factor, c + j, ldc);
+    weigh_columns<MR, kVectors>(k, a, b + j, ldb, kLanes, ahead(j), factor, c + j, ldc);
   for (; j < width; j += kLanes)
     weigh_columns<MR, 1>(k, a, b + j, ldb, static_cast<int>(min<int64_t>(width - j, kLanes)),
-                         factor, c + j, ldc);
+                         ahead(j), factor, c + j, ldc);
 }
 
 // Rows of one key head against its keys [begin, end): outputs [count, width] not divided by the
@@ -74,8 +83,12 @@ SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_h
   const T* values = head_of<T>(a.value, b, kv_head);
   for (int64_t j0 = begin; j0 < end; j0 += kTile) {
     const int64_t live = min<int64_t>(kTile, end - j0);
-    dot_block(count, live, a.width, query, query_width, keys + j0 * a.key.row_stride,
-              a.key.row_stride, weights, kTile);
+    const T* const tile = values + j0 * a.value.row_stride;
+    const T* const lines = keys + j0 * a.key.row_stride;
+    const FetchOther fetch{static_cast<int64_t>(reinterpret_cast<uintptr_t>(tile) -
+                                                reinterpret_cast<uintptr_t>(lines))};
+    dot_block(count, live, a.width, query, query_width, lines, a.key.row_stride, fetch, weights,
+              kTile);
     const int padded = static_cast<int>(round_up(live, kLanes));
     for (int64_t r = 0; r < count; ++r) {
       float* s = weights + r * kTile;
@@ -97,20 +110,20 @@ SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_h
       }
       sum[r] = sum[r] * factor[r] + reduce_add(total);
     }
-    const T* tile = values + j0 * a.value.row_stride;
-    const int64_t ld = a.value.row_stride, dv = a.value_width;
+    const int64_t ld = a.value.row_stride, dv = a.value_width, ldk = a.key.row_stride;
+    const T* const next = lines + kTile * ldk;
     int64_t r = 0;
     for (; r + 4 <= count; r += 4)
-      weigh_rows<4>(live, dv, weights + r * kTile, tile, ld, factor + r, out + r * out_width,
-                    out_width);
+      weigh_rows<4>(live, dv, weights + r * kTile, tile, ld, next, ldk, factor + r,
+                    out + r * out_width, out_width);
     if (count - r >= 2) {
-      weigh_rows<2>(live, dv, weights + r * kTile, tile, ld, factor + r, out + r * out_width,
-                    out_width);
+      weigh_rows<2>(live, dv, weights + r * kTile, tile, ld, next, ldk, factor + r,
+                    out + r * out_width, out_width);
       r += 2;
     }
     if (r < count)
-      weigh_rows<1>(live, dv, weights + r * kTile, tile, ld, factor + r, out + r * out_width,
-                    out_width);
+      weigh_rows<1>(live, dv, weights + r * kTile, tile, ld, next, ldk, factor + r,
+                    out + r * out_width, out_width);
   }
 }
 

@@ -329,7 +329,7 @@ void multiply_streamed(const QuantizedLinearArgs& a) {
           const int64_t live = min<int64_t>(4, columns - j);
           for (int64_t q = 0; q < live; ++q)
             widen(a.kind, a.quantized, a.scales, j0 + j + q, a.k, lines + q * a.k);
-          dot_block(a.m, live, a.k, x, ldx, lines, a.k, sums + j, kColumns);
+          dot_block(a.m, live, a.k, x, ldx, lines, a.k, FetchLines{4 * a.k}, sums + j, kColumns);
         }
       }
       finish_tile(g, 0, 0, a.m, j0, columns, sums, kColumns, nullptr,
