@@ -161,7 +161,10 @@ def transpose() -> Pairs:
     return [(device(x).transpose(0, 1).contiguous(), x.T)]
 
 
-def recurrence(where: str) -> list[sl.Tensor]:
+def recurrence(where: str, grid: int = -1) -> list[sl.Tensor]:
+    """Step by step, or in one launch of `grid` blocks."""
+    if where == "cuda":
+        _core.rnn_set_grid(grid)
     r = rng()
     shapes = ((5, 3, 7), (3, 9), (36, 7), (36, 9), (36,), (36,))
     x, h0, *weights = (sl.tensor(r.standard_normal(s).astype(np.float32), device=where) * 0.3
@@ -238,6 +241,7 @@ CASES: dict[str, Callable[[], Pairs]] = {
     "dropout": lambda: as_on_cpu(dropout),
     "transpose": transpose,
     "recurrence": lambda: as_on_cpu(recurrence),
+    "recurrence_grid": lambda: as_on_cpu(lambda where: recurrence(where, 2)),
     "adamw": lambda: as_on_cpu(adamw),
     "attention": lambda: attended("bfloat16", 70, 150, 64),
     "attention_float": lambda: attended("float32", 40, 70, 24),

@@ -35,6 +35,7 @@ LAYOUT, ROTARY = "ops/layout/layout_cuda.cu", "ops/elementwise/rotary_cuda.cu"
 LOSS = "ops/loss/loss_cuda.cu"
 ELEMENTWISE, RNN = "ops/elementwise/elementwise_cuda.cu", "ops/rnn/rnn_cuda.cu"
 OPTIMIZER = "ops/optimizer/optimizer_cuda.cu"
+PERSISTENT = "ops/rnn/rnn_cuda_persistent.cu"
 FORWARD = "ops/attention/attention_cuda_forward.cu"
 BACKWARD = "ops/attention/attention_cuda_backward.cu"
 BIAS = "ops/attention/attention_cuda_mask.cu"
@@ -127,6 +128,12 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (77, BACKWARD, "attention_float", "keys: tile overwritten while it is read", "key_kernel(AttentionArgs a", "__syncthreads();  // everyone has left", "if (!BUG) __syncthreads();  // everyone has left"),
     (78, BIAS, "attention_mask", "column sums read without a barrier", "columns[warp * kN", SYNC, f"if (!BUG) {SYNC}"),
     (79, ADDITIVE, "additive_scores", "no barrier before the runs are refilled", "score_kernel(", SYNC, f"if (!BUG) {SYNC}"),
+    (80, PERSISTENT, "recurrence_grid", "no barrier before the product", "if (s > 0) collect(p", SYNC, f"if (!BUG) {SYNC}"),
+    (81, PERSISTENT, "recurrence_grid", "no barrier after the product", "multiply(p, weights, state, partial);", SYNC, f"if (!BUG) {SYNC}"),
+    (82, PERSISTENT, "recurrence_grid", "no barrier before the state is published", "stage[i / U * stage_units + i % U]", SYNC, f"if (!BUG) {SYNC}"),
+    (83, PERSISTENT, "recurrence_grid", "does not wait for the others' states", "void collect(", "while (v[j].w != step)", "while (!BUG && v[j].w != step)"),
+    (84, PERSISTENT, "recurrence_grid", "publishes into the buffer that is being read", "publish(p, reinterpret_cast", "((s + 1) & 1) * buffer", "((s + 1 + BUG) & 1) * buffer"),
+    (85, PERSISTENT, "recurrence_grid", "units past the last one take part", "void __launch_bounds__(kThreads, 1)", "if (u >= own || s >= q.length(b)) continue;", "if ((!BUG && u >= own) || s >= q.length(b)) continue;"),
 ]  # fmt: skip
 
 SWITCH = """#include <cstdlib>
