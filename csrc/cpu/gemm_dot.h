@@ -76,16 +76,6 @@ struct FetchLines {
   }
 };
 
-// Or what lies `distance` bytes off: another array that is read next.
-struct FetchOther {
-  int64_t distance;
-  template <class TB>
-  SEQLOOM_ALWAYS_INLINE void operator()(const TB* line, int64_t p, int64_t /*k*/) const {
-    const auto at = reinterpret_cast<uintptr_t>(line + p) + static_cast<uintptr_t>(distance);
-    __builtin_prefetch(reinterpret_cast<const void*>(at));
-  }
-};
-
 // out[i * ld_out + j], i < MA, j < 4.
 template <int MA, class TA, class TB, class Fetch>
 SEQLOOM_ALWAYS_INLINE void dot_tile(int64_t k, const TA* a, int64_t lda, const TB* const* b,

@@ -13,6 +13,17 @@
 namespace seqloom::SEQLOOM_ISA_NS {
 namespace {
 
+// While keys are read: the values, into L1 where both tiles fit it, else into L2.
+template <bool kNear>
+struct FetchValues {
+  int64_t distance;  // from keys to values, in bytes
+  template <class T>
+  SEQLOOM_ALWAYS_INLINE void operator()(const T* line, int64_t p, int64_t /*k*/) const {
+    const auto at = reinterpret_cast<uintptr_t>(line + p) + static_cast<uintptr_t>(distance);
+    __builtin_prefetch(reinterpret_cast<const void*>(at), 0, kNear ? 3 : 2);
+  }
+};
+
 // c[MR, width] = factor[i] c + A B, B of any storage type, its last vector partial.
 template <int MR, int NV, class T>
 SEQLOOM_ALWAYS_INLINE void weigh_columns(int64_t k, const float* a, const T* b, int64_t ldb,
@@ -79,16 +90,21 @@ SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_h
   begin = max(begin, rows.lo);
   end = min(end, rows.hi);
   const bool plain = !has_score_options(a);
+  const bool near = kTile * a.width * int64_t{sizeof(T)} <= 16384;
   const T* keys = head_of<T>(a.key, b, kv_head);
   const T* values = head_of<T>(a.value, b, kv_head);
   for (int64_t j0 = begin; j0 < end; j0 += kTile) {
     const int64_t live = min<int64_t>(kTile, end - j0);
     const T* const tile = values + j0 * a.value.row_stride;
     const T* const lines = keys + j0 * a.key.row_stride;
-    const FetchOther fetch{static_cast<int64_t>(reinterpret_cast<uintptr_t>(tile) -
-                                                reinterpret_cast<uintptr_t>(lines))};
-    dot_block(count, live, a.width, query, query_width, lines, a.key.row_stride, fetch, weights,
-              kTile);
+    const auto distance = static_cast<int64_t>(reinterpret_cast<uintptr_t>(tile) -
+                                               reinterpret_cast<uintptr_t>(lines));
+    if (near)
+      dot_block(count, live, a.width, query, query_width, lines, a.key.row_stride,
+                FetchValues<true>{distance}, weights, kTile);
+    else
+      dot_block(count, live, a.width, query, query_width, lines, a.key.row_stride,
+                FetchValues<false>{distance}, weights, kTile);
     const int padded = static_cast<int>(round_up(live, kLanes));
     for (int64_t r = 0; r < count; ++r) {
       float* s = weights + r * kTile;

@@ -161,18 +161,22 @@ def scaled_dot_product_attention(
     array([[[[1.],
              [2.]]]], dtype=float32)
     """
-    for name, t in (("query", query), ("key", key), ("value", value)):
-        if not isinstance(t, Tensor):
+    if not (isinstance(query, Tensor) and isinstance(key, Tensor) and isinstance(value, Tensor)):
+        for name, t in (("query", query), ("key", key), ("value", value)):
             _tensor(_SDPA, name, t)
-    if query.ndim != 4:
-        raise ValueError(f"{_SDPA}: query must have shape [B, Hq, Tq, D], got {list(query.shape)}")
-    batch, heads, _, width = query.shape
-    left, right = _window(window, is_causal)
-    mask = _mask(attn_mask, query)
+    shape = query.shape
+    if len(shape) != 4:
+        raise ValueError(f"{_SDPA}: query must have shape [B, Hq, Tq, D], got {list(shape)}")
+    batch, heads, _, width = shape
+    left, right = _UNBOUNDED, 0 if is_causal else _UNBOUNDED
+    if window is not None:
+        left, right = _window(window, is_causal)
+    mask = None if attn_mask is None else _mask(attn_mask, query)
     offset: int = 0
     offsets = lengths = slopes = None
     if isinstance(causal_offset, int):
-        offset = max(-_UNBOUNDED, min(causal_offset, _UNBOUNDED))
+        if causal_offset:
+            offset = max(-_UNBOUNDED, min(causal_offset, _UNBOUNDED))
     else:
         offsets = _integers(_SDPA, "causal_offset", causal_offset, batch, query.device)
     if key_lengths is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from seqloom.bench.case import Case, Part, Work, register
+from seqloom.bench.case import Answer, Built, Case, Context, Part, Work, register
 from seqloom.bench.cases.common import glorot, normal
 from seqloom.bench.onnx_models import node
 
@@ -109,6 +109,50 @@ def linear_gelu(m: int, k: int, n: int, **changes: Any) -> Case:
     )
 
 
+def quantized_linear(m: int, k: int, n: int, **changes: Any) -> Case:
+    """x [m, k] @ weight.T + bias, the weight [n, k] in 8 or 4 bits."""
+
+    def make(rng: np.random.Generator) -> dict[str, Any]:
+        return {"x": normal(rng, m, k), "weight": glorot(rng, n, k), "bias": normal(rng, n)}
+
+    def arguments(context: Context) -> tuple[Any, ...]:
+        sl, inputs, device = context.library, context.inputs, context.device
+        x, weight, bias = (sl.tensor(inputs[a], device=device) for a in ("x", "weight", "bias"))
+        return (x, *sl.ops.quantize_weight(weight, context.dtype), bias)
+
+    def build(context: Context) -> Callable[[], Any]:
+        given, kind, sl = arguments(context), context.dtype, context.library
+        return lambda: sl.ops.quantized_linear(*given, kind=kind)
+
+    def judged(context: Context, ref: Any) -> Answer:
+        given, kind = arguments(context), context.dtype
+        value = context.library.ops.quantized_linear(*given, kind=kind).cpu().numpy()
+        x, q, scales, bias = (a.cpu().numpy() for a in given)
+
+        def truth(dtype: Any) -> Any:
+            return ref.quantized_linear(x.astype(dtype), q, scales, bias.astype(dtype), kind=kind)
+
+        return Answer(value, truth)
+
+    def work(mode: str, item: float) -> Work:
+        scales = n * 4.0 if item == 1 else n * k / 32 * 2.0
+        return Work(n * k * item + scales + 4.0 * (m * k + m * n + n), 2.0 * m * k * n)
+
+    return Case(
+        family="matmul",
+        name="quantized_linear",
+        label=f"{m}x{k}x{n}",
+        sizes={"m": m, "k": k, "n": n},
+        make=make,
+        ours=Built(build, dtypes=("int8", "int4"), judged=judged),
+        needs=("ops.quantized_linear",),
+        work=work,
+        modes=("fwd",),
+        dtypes=("int8", "int4"),
+        **changes,
+    )
+
+
 def matmul(batch: int, m: int, k: int, n: int, **changes: Any) -> Case:
     """a [batch, m, k] @ b [batch, k, n]."""
     one = product_work(m, k, n)
@@ -146,6 +190,8 @@ def cases() -> Iterable[Case]:
         yield linear(*shape, modes=("fwd",), quick=("fwd/f32",) if shape == (1, 768, 3072) else ())
     for shape in RECURRENT:
         yield linear(*shape, modes=("fwd",), cache="warm")
+    for shape in (*THIN, (512, 768, 3072)):
+        yield quantized_linear(*shape, quick=("fwd/int8",) if shape == (1, 768, 3072) else ())
     yield linear_gelu(512, 768, 3072)
     yield matmul(96, 128, 64, 128)
     yield linear(8192, 4096, 4096, devices=("cuda",))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from seqloom.bench.case import DTYPE_NAMES, Built, Case, Context, Work, register
+from seqloom.bench.case import DTYPE_NAMES, Answer, Built, Case, Context, Work, register
 from seqloom.bench.cases import checkpoints
 
 DTYPES = ("f32", "bf16", "int8", "int4")
@@ -53,6 +53,32 @@ def _ct2(path: Path, kind: str, dtype: str, threads: int) -> Any:
     )
 
 
+def _gpt2_logits(path: Path, ids: Any, ref: Any, dtype: Any) -> Any:
+    """Logits [B, V] after the last of ids [B, T], from the reference's ops."""
+    from safetensors.numpy import load_file
+
+    weights = {n: w.astype(dtype) for n, w in load_file(path / "model.safetensors").items()}
+    batch, length = ids.shape
+    heads = GPT2["heads"]
+
+    def norm(x: Any, name: str) -> Any:
+        return ref.layer_norm(x, weights[f"{name}.weight"], weights[f"{name}.bias"], eps=1e-5)
+
+    def linear(x: Any, name: str, **options: Any) -> Any:
+        return ref.linear(x, weights[f"{name}.weight"].T, weights[f"{name}.bias"], **options)
+
+    x = weights["transformer.wte.weight"][ids] + weights["transformer.wpe.weight"][:length]
+    for k in range(GPT2["layers"]):
+        block = f"transformer.h.{k}"
+        qkv = linear(norm(x, f"{block}.ln_1"), f"{block}.attn.c_attn")
+        q, k_, v = qkv.reshape(batch, length, 3, heads, -1).transpose(2, 0, 3, 1, 4)
+        a = ref.scaled_dot_product_attention(q, k_, v, is_causal=True)
+        x = x + linear(a.transpose(0, 2, 1, 3).reshape(x.shape), f"{block}.attn.c_proj")
+        h = linear(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc", activation="gelu_tanh")
+        x = x + linear(h, f"{block}.mlp.c_proj")
+    return norm(x[:, -1], "transformer.ln_f") @ weights["transformer.wte.weight"].T
+
+
 def gpt2_generate(
     name: str, batch: int, prompt: int, new: int, *, counted: int, **changes: Any
 ) -> Case:
@@ -62,6 +88,18 @@ def gpt2_generate(
         model = _ours(checkpoints.gpt2(**GPT2), context.dtype, context.device)
         ids = context.inputs["ids"]
         return lambda: model.generate(ids, max_new_tokens=new, min_new_tokens=new)
+
+    def judged(context: Context, reference: Any) -> Answer:
+        """The logits of a step that follows a prompt, through the cache."""
+        path = checkpoints.gpt2(**GPT2)
+        model = _ours(path, context.dtype, context.device)
+        ids = context.inputs["ids"][:2, :8]
+        state = model.start(ids.shape[0], capacity=8)
+        model.decode(ids[:, :-1], state)
+        value = model.decode(ids[:, -1:], state).to(dtype="float32").cpu().numpy()
+        return Answer(
+            value, lambda dtype: _gpt2_logits(path, ids, reference, dtype), 2 * GPT2["layers"]
+        )
 
     def in_torch(context: Context) -> Callable[[], Any]:
         torch, path = context.library, checkpoints.gpt2(**GPT2)
@@ -102,7 +140,7 @@ def gpt2_generate(
         label=f"b{batch}_p{prompt}_n{new}",
         sizes={"batch": batch, "prompt": prompt, "new": new},
         make=lambda rng: {"ids": rng.integers(0, 50000, (batch, prompt))},
-        ours=Built(ours, dtypes=DTYPES),
+        ours=Built(ours, dtypes=DTYPES, judged=judged),
         needs=("models.from_pretrained",),
         work=work,
         peers={
