@@ -64,6 +64,7 @@ struct QueryShape {
   static constexpr int kRowTile = kM * Layout::kRowBytes, kKeyTile = kN * Layout::kRowBytes;
   static constexpr int kSharedBytes =
       2 * kRowTile + 2 * kStages * kKeyTile + kWarps * P::template kStagingFloats<kN> * 4;
+  static_assert(kSharedBytes <= P::kSharedLimit);
 };
 
 template <class P, int kD>
@@ -211,6 +212,7 @@ struct KeyShape {
   static constexpr int kKeyTile = kM * Layout::kRowBytes, kRowTile = kN * Layout::kRowBytes;
   static constexpr int kSharedBytes = 2 * kKeyTile + kStages * (2 * kRowTile + 16 * kN) +
                                       kWarps * P::template kStagingFloats<kN> * 4;
+  static_assert(kSharedBytes <= P::kSharedLimit);
 };
 
 // What the key kernel needs of the queries of a tile.

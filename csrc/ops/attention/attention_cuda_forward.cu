@@ -22,7 +22,7 @@
 namespace seqloom::ops::attention_device {
 namespace {
 
-// Tiles by head size; no more than 99 KB, which every device since sm_80 has (Turing: 64 KB).
+// Tiles by head size.
 template <class P, int kD>
 struct ForwardShape {
   static constexpr bool kFloat = !P::kTensorCores;
@@ -36,6 +36,7 @@ struct ForwardShape {
   static constexpr int kRowTile = kM * Layout::kRowBytes, kKeyTile = kN * Layout::kRowBytes;
   static constexpr int kSharedBytes =
       kRowTile + 2 * kStages * kKeyTile + kWarps * P::template kStagingFloats<kN> * 4;
+  static_assert(kSharedBytes <= P::kSharedLimit);
 };
 
 struct ForwardPlan {

@@ -25,6 +25,7 @@ struct MaskShape {
   using Layout = Tile<typename P::Element, kD>;
   static constexpr int kRowTile = kM * Layout::kRowBytes, kKeyTile = kN * Layout::kRowBytes;
   static constexpr int kSharedBytes = 2 * kRowTile + 2 * kKeyTile + kWarps * kN * 4;
+  static_assert(kSharedBytes <= P::kSharedLimit);
 };
 
 struct MaskPlan {

@@ -96,6 +96,8 @@ struct TensorCore {
   static constexpr bool kTensorCores = true;
   static constexpr bool kAsync = !kTuring;
   static constexpr bool kSmallHeads = !kTuring;  // whether there are instances for 32 and less
+  // What a block may ask for on every device that runs this: sm_75, or sm_86 and sm_120.
+  static constexpr int kSharedLimit = (kTuring ? 64 : 99) * 1024;
   // nvcc compiles the kernels of one generation for that generation only.
 #if defined(__CUDACC__)
   static constexpr bool kCompiled = kTuring ? SEQLOOM_ARCH < 800 : SEQLOOM_ARCH >= 800;
@@ -188,6 +190,7 @@ struct FloatCore {
   static constexpr bool kTensorCores = false;
   static constexpr bool kAsync = false;
   static constexpr bool kSmallHeads = true;
+  static constexpr int kSharedLimit = 64 * 1024;
   static constexpr bool kCompiled = true;
   static constexpr int kPad = 4;  // keeps the eight rows of a float4 read in different banks
   template <int kN>
