@@ -113,5 +113,7 @@ def test_quantised_models_write_and_read_alike(device):
     model = sl.models.quantize_model(tiny(device), "int8")
     ids = prompts(2, 9)
     cache = model.start(2, capacity=9)
-    close(model.decode(ids, cache), logits_of(model, ids)[:, -1])
+    got, want = model.decode(ids, cache).cpu().numpy(), logits_of(model, ids)[:, -1]
+    # Few rows and many may be multiplied by kernels that round differently.
+    assert np.abs(got - want).max() <= 0.05 * np.abs(want).max()
     assert model.generate(ids, max_new_tokens=3).shape == (2, 12)
