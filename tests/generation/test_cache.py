@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import seqloom as sl
 from generation_support import VOCABULARY, logits_of, prompts, tiny
 from seqloom.generation import Decodable, KVCache, State
 
@@ -106,3 +107,13 @@ def test_memory_is_taken_in_advance(model):
     layers, heads, width = model.cache_shape()
     cache = KVCache(layers, 2, heads=heads, width=width, capacity=50)
     assert all(k.shape == (2, heads, 50, width) for k in cache.keys)
+
+
+def test_quantised_models_write_and_read_alike(device):
+    model = sl.models.quantize_model(tiny(device), "int8")
+    ids = prompts(2, 9)
+    cache = model.start(2, capacity=9)
+    got, want = model.decode(ids, cache).cpu().numpy(), logits_of(model, ids)[:, -1]
+    # Few rows and many may be multiplied by kernels that round differently.
+    assert np.abs(got - want).max() <= 0.05 * np.abs(want).max()
+    assert model.generate(ids, max_new_tokens=3).shape == (2, 12)

@@ -131,7 +131,7 @@ class DecoderOnly(Generative, Model):
             Gets the attention weights of each layer.
         """
         owner = type(self).__name__
-        ids = as_ids(owner, "input_ids", input_ids, self.lm_head.weight.device)
+        ids = as_ids(owner, "input_ids", input_ids, self.device)
         batch, length = ids.shape
         padding = as_padding(owner, attention_mask, batch, length, ids.device)
         dropout = self.attention_dropout() if self.training else 0.0
