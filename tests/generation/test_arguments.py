@@ -129,6 +129,23 @@ def test_a_state_of_another_batch(model):
         model.generate(IDS[:1], state=memory)
 
 
+def test_a_state_that_a_call_has_used_up(model):
+    """It holds that call's text by now; going on from it would give wrong logits."""
+    ids, memory = model.generate(IDS, max_new_tokens=2, return_state=True)
+    late = model.stream(IDS, max_new_tokens=2, state=memory)
+    model.generate(IDS[:, ::-1].copy(), max_new_tokens=2, state=memory)
+    with pytest.raises(ValueError, match="generate: state must be new, got one that a call"):
+        model.generate(ids, state=memory)
+    with pytest.raises(ValueError, match="stream: state must be new"):
+        next(late)
+
+
+def test_a_state_of_another_model(model):
+    _, memory = tiny().generate(IDS, max_new_tokens=2, return_state=True)
+    with pytest.raises(ValueError, match="generate: state must be that of this model"):
+        model.generate(IDS, state=memory)
+
+
 @pytest.mark.parametrize("sample", [False, True])
 @pytest.mark.parametrize(
     ("processor", "error", "words"),
