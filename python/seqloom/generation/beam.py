@@ -79,6 +79,13 @@ class BeamSearch:
         t = from_numpy(logits) if isinstance(logits, np.ndarray) else logits
         return to_host(log_softmax(t.to(dtype=float32)))
 
+    def _check(self, flat: Floats, is_final: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+        """Refuse candidates [B, K V] that are no numbers, or none where there's no answer yet."""
+        top = flat.max(axis=1)
+        for b in np.flatnonzero(~np.isfinite(top)):
+            if not np.isneginf(top[b]) or not is_final[b].any():
+                self.sampler.refuse(flat, int(b))
+
     def _best(self, flat: Floats, k: int) -> tuple[Floats, Ints]:
         """The k best of [B, K V] (or k draws without replacement), best first."""
         chosen = np.empty((flat.shape[0], k), np.int64)
@@ -106,7 +113,7 @@ class BeamSearch:
         """Tokens [B R, steps], their counts and log-probabilities; logits [B, V] of the prompts."""
         o, batch, beams = self.o, self.prompts.shape[0], self.o.num_beams
         steps = o.max_new_tokens
-        k = max(2, 1 + len(o.eos)) * beams
+        k = min(max(2, 1 + len(o.eos)), int(logits.shape[1])) * beams
         rows = np.arange(batch)[:, None]
 
         running = Beams(
@@ -127,8 +134,10 @@ class BeamSearch:
         for step in range(steps):
             scored = self._processed(raw, prompts, running.tokens, step)
             vocabulary = scored.shape[1]
-            flat = scored.reshape(batch, beams, vocabulary) + totals[:, :, None]
-            best, places = self._best(flat.reshape(batch, beams * vocabulary), k)
+            summed = scored.reshape(batch, beams, vocabulary) + totals[:, :, None]
+            flat = summed.reshape(batch, beams * vocabulary)
+            self._check(flat, is_final)
+            best, places = self._best(flat, k)
             parent, token = places // vocabulary, places % vocabulary
 
             found = running.pick(parent)

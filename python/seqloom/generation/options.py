@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 DEFAULT_NEW_TOKENS = 20
+_LARGEST_LOG = 87.0  # exp of more, or of less than its negative, is no normal float32
 
 # What a checkpoint may say and the value that it has when nobody says anything.
 _DEFAULTS: dict[str, Any] = {
@@ -126,13 +127,16 @@ def number(
         value, (int, float, np.integer, np.floating)
     ):
         raise TypeError(f"{owner}: {name} must be a number, got {type(value).__name__}")
-    x = float(value)
+    try:
+        x = float(value)
+    except OverflowError:  # an integer beyond all floats
+        x = math.inf
     if not (low < x if open_low else low <= x) or not x <= high or not math.isfinite(x):
         if high == math.inf:
             wanted = "finite" if low == -math.inf else "positive and finite"
         else:
             wanted = f"in {'(' if open_low else '['}{low:g}, {high:g}]"
-        raise ValueError(f"{owner}: {name} must be {wanted}, got {value}")
+        raise ValueError(f"{owner}: {name} must be {wanted}, got {_got(value)}")
     return x
 
 
@@ -267,6 +271,12 @@ def resolve(
         raise ValueError(f"{owner}: early_stopping must be a bool or 'never', got {_got(early)}")
     beams = integer(owner, "num_beams", o["num_beams"], 1)
     count = integer(owner, "num_return_sequences", o["num_return_sequences"], 1)
+    penalty = number(owner, "length_penalty", o["length_penalty"], -math.inf, math.inf)
+    if beams > 1 and abs(penalty) * math.log(new) > _LARGEST_LOG:
+        raise ValueError(
+            f"{owner}: length_penalty must leave length^length_penalty a float32 up to"
+            f" max_new_tokens = {new}, got {penalty:g}"
+        )
     sample = flag(owner, "do_sample", o["do_sample"])
     if beams > 1 and count > beams:
         raise ValueError(
@@ -302,7 +312,7 @@ def resolve(
         ),
         no_repeat_ngram_size=integer(owner, "no_repeat_ngram_size", o["no_repeat_ngram_size"], 0),
         num_beams=beams,
-        length_penalty=number(owner, "length_penalty", o["length_penalty"], -infinite, infinite),
+        length_penalty=penalty,
         early_stopping=early,
         num_return_sequences=count,
         eos=tokens(owner, "eos_token_id", o["eos_token_id"], vocabulary),
