@@ -11,7 +11,7 @@ import numpy as np
 from ..autograd import no_grad
 from .beam import BeamSearch
 from .cache import State
-from .loop import Loop, prefill, to_host
+from .loop import FIRST_STEPS, Loop, prefill, to_host
 from .options import Options, integer, resolve
 from .processors import Processor, build
 from .prompts import Prompts, as_ids, as_mask
@@ -165,7 +165,7 @@ class Call:
     def loop(self, *, scores: bool, exact: bool) -> Loop:
         """Greedy search or sampling, which begins with what :meth:`read` gives."""
         repeat = self.o.num_return_sequences
-        history = self.prompts.history(self.o.max_new_tokens)
+        history = self.prompts.history(min(self.o.max_new_tokens, FIRST_STEPS))
         if repeat > 1:
             history = np.repeat(history, repeat, axis=0)
         return Loop(
