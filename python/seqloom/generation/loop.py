@@ -12,7 +12,7 @@ import numpy as np
 from ..autograd import no_grad
 from ..dtypes import float32
 from ..tensor import Tensor
-from .cache import Decodable, State
+from .cache import Decodable, KVCache, State
 from .options import Options
 from .processors import Processor
 from .sampling import Sampler, log_sum_exp
@@ -48,6 +48,8 @@ def prefill(
 ) -> Tensor | Floats:
     """Read rows[i, :lengths[i]] in pieces of `chunk` columns; logits after their last tokens."""
     width = rows.shape[1]
+    if isinstance(state, KVCache):
+        state.announced = int((state.lengths + lengths).max())
     even = bool((lengths == width).all())
     if even and width <= chunk:
         return feed(model, state, rows, None)
