@@ -57,6 +57,10 @@ BAD = [
     (ValueError, {"num_beams": 0}, "num_beams"),
     (TypeError, {"num_beams": 2.5}, "num_beams"),
     (ValueError, {"length_penalty": float("inf")}, "length_penalty"),
+    (ValueError, {"length_penalty": 1e5, "num_beams": 2}, "length_penalty"),
+    (ValueError, {"length_penalty": -1e5, "num_beams": 2}, "length_penalty"),
+    (ValueError, {"length_penalty": 10**400}, "length_penalty"),
+    (ValueError, {"temperature": 10**400}, "temperature"),
     (ValueError, {"early_stopping": "always"}, "early_stopping"),
     (ValueError, {"num_return_sequences": 0}, "num_return_sequences"),
     (ValueError, {"num_return_sequences": 2}, "num_return_sequences"),
@@ -127,6 +131,23 @@ def test_a_state_of_another_batch(model):
     _, memory = model.generate(IDS, max_new_tokens=2, return_state=True)
     with pytest.raises(ValueError, match="generate: state must have 1 rows, got 2"):
         model.generate(IDS[:1], state=memory)
+
+
+def test_a_state_that_a_call_has_used_up(model):
+    """It holds that call's text by now; going on from it would give wrong logits."""
+    ids, memory = model.generate(IDS, max_new_tokens=2, return_state=True)
+    late = model.stream(IDS, max_new_tokens=2, state=memory)
+    model.generate(IDS[:, ::-1].copy(), max_new_tokens=2, state=memory)
+    with pytest.raises(ValueError, match="generate: state must be new, got one that a call"):
+        model.generate(ids, state=memory)
+    with pytest.raises(ValueError, match="stream: state must be new"):
+        next(late)
+
+
+def test_a_state_of_another_model(model):
+    _, memory = tiny().generate(IDS, max_new_tokens=2, return_state=True)
+    with pytest.raises(ValueError, match="generate: state must be that of this model"):
+        model.generate(IDS, state=memory)
 
 
 @pytest.mark.parametrize("sample", [False, True])

@@ -126,3 +126,43 @@ def test_processors_see_the_beams_histories():
     out = model.generate(prompts(2), num_beams=3, max_new_tokens=4, logits_processors=look)
     assert seen == [(6, 6 + i) for i in range(4)]
     assert 3 not in out[:, 6:]
+
+
+@pytest.mark.parametrize("eos", [list(range(V)), [0, 1, 2, 3]])
+def test_more_end_tokens_than_there_are_others(model, eos):
+    """Twice as many candidates as beams, and more for end tokens: but never beyond all tokens."""
+    options = {"num_beams": 3, "max_new_tokens": 4, "eos_token_id": eos, "pad_token_id": 0}
+    out = model.generate(np.array([[1, 3, 2]]), **options)
+    assert out.shape[1] == 4 or out[0, 3] not in eos
+
+
+def test_a_vocabulary_of_one_token():
+    only = sl.models.GPT2(vocab_size=1, n_positions=8, n_embd=4, n_layer=1, n_head=1).eval()
+    out = only.generate(np.zeros((1, 2), np.int64), num_beams=3, max_new_tokens=3, eos_token_id=[])
+    assert out.tolist() == [[0] * 5]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_leave_no_choice(model, value):
+    text = {"nan": "NaN", "inf": "infinity", "-inf": "-inf"}[str(value)]
+
+    def spoil(history, logits):
+        logits[:] = value
+        return logits
+
+    with pytest.raises(ValueError, match=f"generate: logits must .*{text}"):
+        model.generate(np.array([[1, 2]]), num_beams=2, logits_processors=[spoil])
+
+
+def test_a_prompt_that_has_answers_may_run_out_of_tokens(model):
+    """After the end token is taken out nothing is left, but beams have ended by then."""
+
+    def spoil(history, logits):
+        logits[:] = 0 if history.shape[1] == 2 else -np.inf
+        return logits
+
+    out = model.generate(
+        np.array([[1, 2]]), num_beams=3, max_new_tokens=4, logits_processors=[spoil],
+        eos_token_id=[0, 1, 2], early_stopping="never", length_penalty=3.0,
+    )  # fmt: skip
+    assert out.shape == (1, 3)

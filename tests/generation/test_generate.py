@@ -463,3 +463,28 @@ def test_the_state_of_rows_that_ended_at_different_times(model):
 def test_scores_and_state_together(gpt2):
     out = gpt2.generate(prompts(), max_new_tokens=3, return_scores=True, return_state=True)
     assert [type(x).__name__ for x in out] == ["ndarray", "ndarray", "Memory"]
+
+
+def far(model, ids, **options):
+    """What generate and a beam search give when they stop long before max_new_tokens."""
+    return model.generate(ids, eos_token_id=3, pad_token_id=0, return_scores=True, **options)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_room_grows_with_what_is_written(monkeypatch, beams):
+    """A bound far beyond what will be written, "until the end", costs nothing."""
+    model = tiny(kind="LSTM")
+
+    def end(history, logits):
+        if history.shape[1] == 5 + 11:
+            logits[:] = -np.inf
+            logits[:, 3] = 0
+        return logits
+
+    options = {"num_beams": beams, "logits_processors": [end], "suppress_tokens": []}
+    want = far(model, prompts(2, 5), max_new_tokens=12, **options)
+    for module in ("call", "beam"):
+        monkeypatch.setattr(f"seqloom.generation.{module}.FIRST_STEPS", 4)
+    got = far(model, prompts(2, 5), max_new_tokens=10**11, **options)
+    for a, b in zip(want, got, strict=True):
+        np.testing.assert_array_equal(a, b)

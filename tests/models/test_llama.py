@@ -95,6 +95,25 @@ def test_scaled_angles(kind, tmp_path, device):
     causal.check_generation(theirs, ours, length=9)
 
 
+def test_dynamic_angles_are_those_of_the_whole_prompt(tmp_path, device):
+    """However many pieces it is read in, and whatever the rows of its batch."""
+    theirs, ours = causal.pair(
+        "Llama", tmp_path, **TINY, rope_scaling=SCALINGS["dynamic"], max_position_embeddings=10
+    )
+    ours.to(device=device)
+    ids = np.random.default_rng(0).integers(3, 40, (2, 18))
+    mask = np.ones_like(ids)
+    mask[1, :5] = 0
+    options = {"attention_mask": mask, "max_new_tokens": 6, "pad_token_id": 1}
+    want, scores = ours.generate(ids, return_scores=True, **options)
+    reference = causal.theirs_generate(theirs, ids, mask, max_new_tokens=6)
+    np.testing.assert_array_equal(want, reference)
+    for chunk in (1, 4, 9, 16):
+        got, again = ours.generate(ids, return_scores=True, prefill_chunk=chunk, **options)
+        np.testing.assert_array_equal(got, want)
+        np.testing.assert_allclose(again, scores, rtol=1e-4, atol=1e-4)
+
+
 def test_yarn_options(tmp_path):
     scaling = {**SCALINGS["yarn"], "beta_fast": 4.0, "beta_slow": 2.0, "truncate": False}
     for extra in ({"attention_factor": 1.3}, {"mscale": 0.7, "mscale_all_dim": 0.4}):
@@ -140,12 +159,34 @@ def test_newer_files_have_the_angles_in_one_field(tmp_path):
             "short_factor",
         ),
         (TypeError, {"rope_scaling": "linear"}, "rope_scaling"),
+        (ValueError, {"rope_scaling": {"type": ["linear"]}}, "rope_type"),
+        (ValueError, {"rope_scaling": {**SCALINGS["linear"], "factor": 10**400}}, "factor"),
+        (ValueError, {"rope_scaling": {**SCALINGS["linear"], "factor": 1e-320}}, "factor"),
+        (ValueError, {"rope_scaling": SCALINGS["dynamic"], "head_dim": 2}, "head_dim"),
+        (ValueError, {"rope_theta": 1e300}, "rope_theta"),
         (ValueError, {"hidden_act": "softplus"}, "hidden_act"),
     ],
 )
 def test_bad_configurations(error, fields, words):
     with pytest.raises(error, match=words):
         sl.models.Llama(**{**TINY, **fields})
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ("linear", "rope_parameters must be an object or null"),
+        ({"rope_theta": -5.0}, "rope_theta must be above 1"),
+        ({"rope_theta": 10**400}, "rope_theta must be above 1 and at most"),
+        ({"rope_theta": True}, "rope_theta must be a number"),
+        ({"rope_type": {}}, "rope_type must be one of"),
+        ({"type": "longrope"}, "rope_type must be one of"),
+        ({"partial_rotary_factor": 0.5}, "no field partial_rotary_factor"),
+    ],
+)
+def test_bad_newer_fields(value, word):
+    with pytest.raises(ValueError, match=word):
+        sl.models.LlamaConfig.from_dict({**TINY, "rope_parameters": value})
 
 
 def test_a_class_for_all_configurations(tmp_path):

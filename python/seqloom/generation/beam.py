@@ -18,7 +18,7 @@ from ..dtypes import float32
 from ..ops import log_softmax
 from ..tensor import Tensor, from_numpy
 from .cache import Decodable, State
-from .loop import feed, to_host
+from .loop import FIRST_STEPS, feed, to_host
 from .options import Options
 from .processors import Processor
 from .sampling import Sampler, candidates, largest
@@ -42,6 +42,15 @@ class Beams:
         """Candidate index[b, i] of each prompt b."""
         at = np.arange(index.shape[0])[:, None]
         return Beams(self.tokens[at, index], self.scores[at, index], self.counts[at, index])
+
+    def wider(self, room: int, fill: int) -> Beams:
+        """The same with room for so many more steps."""
+        batch, k, _ = self.tokens.shape
+        return Beams(
+            np.concatenate([self.tokens, np.full((batch, k, room), fill)], axis=2),
+            np.concatenate([self.scores, np.zeros((batch, k, room), np.float32)], axis=2),
+            self.counts,
+        )
 
     def beside(self, other: Beams) -> Beams:
         return Beams(
@@ -79,6 +88,13 @@ class BeamSearch:
         t = from_numpy(logits) if isinstance(logits, np.ndarray) else logits
         return to_host(log_softmax(t.to(dtype=float32)))
 
+    def _check(self, flat: Floats, is_final: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+        """Refuse candidates [B, K V] that are no numbers, or none where there's no answer yet."""
+        top = flat.max(axis=1)
+        for b in np.flatnonzero(~np.isfinite(top)):
+            if not np.isneginf(top[b]) or not is_final[b].any():
+                self.sampler.refuse(flat, int(b))
+
     def _best(self, flat: Floats, k: int) -> tuple[Floats, Ints]:
         """The k best of [B, K V] (or k draws without replacement), best first."""
         chosen = np.empty((flat.shape[0], k), np.int64)
@@ -103,15 +119,16 @@ class BeamSearch:
         )
 
     def run(self, logits: Tensor | Floats) -> tuple[Ints, Ints, Floats]:
-        """Tokens [B R, steps], their counts and log-probabilities; logits [B, V] of the prompts."""
+        """Tokens [B R, room], their counts and log-probabilities; logits [B, V] of the prompts."""
         o, batch, beams = self.o, self.prompts.shape[0], self.o.num_beams
         steps = o.max_new_tokens
-        k = max(2, 1 + len(o.eos)) * beams
+        k = min(max(2, 1 + len(o.eos)), int(logits.shape[1])) * beams
         rows = np.arange(batch)[:, None]
 
+        room = min(steps, FIRST_STEPS)
         running = Beams(
-            np.full((batch, beams, steps), o.fill, np.int64),
-            np.zeros((batch, beams, steps), np.float32),
+            np.full((batch, beams, room), o.fill, np.int64),
+            np.zeros((batch, beams, room), np.float32),
             np.zeros((batch, beams), np.int64),
         )
         finished = running
@@ -125,10 +142,16 @@ class BeamSearch:
         raw = np.repeat(self._log_probs(logits), beams, axis=0)
         self.state.reorder(np.repeat(np.arange(batch), beams))
         for step in range(steps):
+            if step == room:
+                more = min(room, steps - room)
+                running, finished = running.wider(more, o.fill), finished.wider(more, o.fill)
+                room += more
             scored = self._processed(raw, prompts, running.tokens, step)
             vocabulary = scored.shape[1]
-            flat = scored.reshape(batch, beams, vocabulary) + totals[:, :, None]
-            best, places = self._best(flat.reshape(batch, beams * vocabulary), k)
+            summed = scored.reshape(batch, beams, vocabulary) + totals[:, :, None]
+            flat = summed.reshape(batch, beams * vocabulary)
+            self._check(flat, is_final)
+            best, places = self._best(flat, k)
             parent, token = places // vocabulary, places % vocabulary
 
             found = running.pick(parent)
@@ -171,7 +194,7 @@ class BeamSearch:
             raw = self._log_probs(feed(self.model, self.state, last, None))
 
         kept = finished.pick(np.tile(np.arange(o.num_return_sequences), (batch, 1)))
-        return kept.tokens.reshape(-1, steps), kept.counts.ravel(), kept.scores.reshape(-1, steps)
+        return kept.tokens.reshape(-1, room), kept.counts.ravel(), kept.scores.reshape(-1, room)
 
     def _processed(self, raw: Floats, prompts: Ints, tokens: Ints, step: int) -> Floats:
         """Log-probabilities as the options want them; `raw` itself when they want nothing."""

@@ -68,6 +68,8 @@ class KVCache:
         What a decoder sees of its encoder; selected along with the rest.
     cross_lengths : int64 array [B] or None
         Encoder positions at or past them are padding.
+    announced : int
+        Tokens of the longest row when the prompt will have been read, in however many pieces.
 
     Examples
     --------
@@ -104,6 +106,7 @@ class KVCache:
         self.device: str = self.keys[0].device if self.keys else "cpu"
         self.cross: list[tuple[Tensor, Tensor]] = []
         self.cross_lengths: Ints | None = None
+        self.announced = 0
         self._sources: Ints = np.arange(batch)  # the row each one came from
         # Of the step that is going on:
         self.offset: int | Tensor = 0  # position of its first token, for all rows or each
@@ -128,6 +131,10 @@ class KVCache:
             needed = int(before.max()) + n
         if needed > self.capacity:
             self._grow(max(needed, 2 * self.capacity))
+
+    def reach(self) -> int:
+        """Length of the longest row with the tokens of this step, and of its announced ones."""
+        return max(int(self._after.max(initial=0)), self.announced)
 
     def positions(self, n: int) -> Ints:
         """int64 [B, n]: where the tokens of this step stand."""

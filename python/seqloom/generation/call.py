@@ -11,7 +11,7 @@ import numpy as np
 from ..autograd import no_grad
 from .beam import BeamSearch
 from .cache import State
-from .loop import Loop, prefill, to_host
+from .loop import FIRST_STEPS, Loop, prefill, to_host
 from .options import Options, integer, resolve
 from .processors import Processor, build
 from .prompts import Prompts, as_ids, as_mask
@@ -29,11 +29,14 @@ _FIRST_ROOM = 4096
 class Memory:
     """What ``generate(..., return_state=True)`` gives: the model's state and the tokens in it.
 
-    Handed to the next call as ``state=``, it spares reading what both prompts begin with.
+    Handed to the next call as ``state=``, it spares reading what both prompts begin with. That
+    call goes on writing into the same state, so it can be handed over once.
     """
 
     state: State
     tokens: list[Ints] = field(default_factory=list)
+    model: Any = field(default=None, repr=False)
+    used: bool = False
 
     def keep_common(self, prompts: Prompts) -> Ints | None:
         """Forget all but what the prompts begin with too; how much that is, None if impossible."""
@@ -121,12 +124,21 @@ class Call:
             raise ValueError(
                 f"{self.owner}: state must have {self.batch} rows, got {len(memory.tokens)}"
             )
+        if memory.model is not self.model:
+            raise ValueError(f"{self.owner}: state must be that of this model, got another's")
+        self._check_unused(memory)
         return memory
+
+    def _check_unused(self, memory: Memory) -> None:
+        if memory.used:
+            raise ValueError(f"{self.owner}: state must be new, got one that a call has used up")
 
     def read(self) -> tuple[State, Any]:
         """A state that has read the prompts, and the logits [N, V] after them."""
         rows, lengths = self.prompts.rows, self.prompts.lengths
         if self.given is not None:
+            self._check_unused(self.given)
+            self.given.used = True
             kept = self.given.keep_common(self.prompts)
             if kept is not None:
                 state = self.given.state
@@ -153,7 +165,7 @@ class Call:
     def loop(self, *, scores: bool, exact: bool) -> Loop:
         """Greedy search or sampling, which begins with what :meth:`read` gives."""
         repeat = self.o.num_return_sequences
-        history = self.prompts.history(self.o.max_new_tokens)
+        history = self.prompts.history(min(self.o.max_new_tokens, FIRST_STEPS))
         if repeat > 1:
             history = np.repeat(history, repeat, axis=0)
         return Loop(
@@ -188,4 +200,4 @@ class Call:
             before = int(self.prompts.lengths[i // repeat])
             row = loop.history[i, self.prompts.width - before :]
             held.append(row[:n].copy())
-        return Memory(state, held)
+        return Memory(state, held, self.model)

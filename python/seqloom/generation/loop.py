@@ -12,7 +12,7 @@ import numpy as np
 from ..autograd import no_grad
 from ..dtypes import float32
 from ..tensor import Tensor
-from .cache import Decodable, State
+from .cache import Decodable, KVCache, State
 from .options import Options
 from .processors import Processor
 from .sampling import Sampler, log_sum_exp
@@ -20,6 +20,8 @@ from .stopping import StopStrings, hits
 
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+
+FIRST_STEPS = 1024  # room for new tokens to begin with; doubled when it is used up
 
 
 @contextmanager
@@ -46,6 +48,8 @@ def prefill(
 ) -> Tensor | Floats:
     """Read rows[i, :lengths[i]] in pieces of `chunk` columns; logits after their last tokens."""
     width = rows.shape[1]
+    if isinstance(state, KVCache):
+        state.announced = int((state.lengths + lengths).max())
     even = bool((lengths == width).all())
     if even and width <= chunk:
         return feed(model, state, rows, None)
@@ -79,9 +83,9 @@ class Loop:
 
     Attributes
     ----------
-    history : int64 [N, P + max_new_tokens], prompts then new tokens, -1 where there is none
+    history : int64 [N, P + room], prompts then new tokens, -1 where there is none; room grows
     counts : int64 [N], new tokens of each row
-    scores : float32 [N, max_new_tokens] or None, the model's log-probability of each new token
+    scores : float32 [N, room] or None, the model's log-probability of each new token
     """
 
     def __init__(
@@ -106,9 +110,18 @@ class Loop:
         self.counts: Ints = np.zeros(rows, np.int64)
         self.scores: Floats | None = None
         if scores:
-            self.scores = np.zeros((rows, o.max_new_tokens), np.float32)
+            self.scores = np.zeros((rows, history.shape[1] - prompt), np.float32)
         # Rows that are over are fed filling that counts in the state, unless it is wanted later.
         self.exact = exact
+
+    def _grow(self) -> None:
+        """Room for as many tokens again: max_new_tokens may be far beyond what will be written."""
+        rows, width = self.history.shape
+        more = min(width - self.prompt, self.prompt + self.o.max_new_tokens - width)
+        self.history = np.concatenate([self.history, np.full((rows, more), -1)], axis=1)
+        if self.scores is not None:
+            zeros = np.zeros((rows, more), np.float32)
+            self.scores = np.concatenate([self.scores, zeros], axis=1)
 
     def _choose(self, logits: Tensor | Floats, at: int) -> Ints:
         plain = not self.o.do_sample and not self.processors and self.scores is None
@@ -134,12 +147,15 @@ class Loop:
 
         `state` has read the prompts, `logits` [N, V] come after them.
         """
-        o, history = self.o, self.history
-        rows = history.shape[0]
+        o = self.o
+        rows = self.history.shape[0]
         done = np.zeros(rows, np.bool_)
         anyone_done = False
         for step in range(o.max_new_tokens):
             at = self.prompt + step
+            if at == self.history.shape[1]:
+                self._grow()
+            history = self.history
             chosen = self._choose(logits, at)
             if anyone_done:
                 history[~done, at] = chosen[~done]

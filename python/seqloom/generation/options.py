@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 DEFAULT_NEW_TOKENS = 20
+_MOST = 2**40  # of tokens or rows: more than any memory holds
+_LARGEST_LOG = 87.0  # exp of more, or of less than its negative, is no normal float32
 
 # What a checkpoint may say and the value that it has when nobody says anything.
 _DEFAULTS: dict[str, Any] = {
@@ -126,13 +128,16 @@ def number(
         value, (int, float, np.integer, np.floating)
     ):
         raise TypeError(f"{owner}: {name} must be a number, got {type(value).__name__}")
-    x = float(value)
+    try:
+        x = float(value)
+    except OverflowError:  # an integer beyond all floats
+        x = math.inf
     if not (low < x if open_low else low <= x) or not x <= high or not math.isfinite(x):
         if high == math.inf:
             wanted = "finite" if low == -math.inf else "positive and finite"
         else:
             wanted = f"in {'(' if open_low else '['}{low:g}, {high:g}]"
-        raise ValueError(f"{owner}: {name} must be {wanted}, got {value}")
+        raise ValueError(f"{owner}: {name} must be {wanted}, got {_got(value)}")
     return x
 
 
@@ -232,9 +237,9 @@ def resolve(
     o: dict[str, Any] = {**_DEFAULTS, **told, **named}
 
     if o["max_new_tokens"] is not None:
-        new = integer(owner, "max_new_tokens", o["max_new_tokens"], 1)
+        new = integer(owner, "max_new_tokens", o["max_new_tokens"], 1, _MOST)
     elif o["max_length"] is not None:  # counts the prompt
-        whole = integer(owner, "max_length", o["max_length"], 1)
+        whole = integer(owner, "max_length", o["max_length"], 1, _MOST)
         new = whole - (1 if encoder_decoder else prompt)
         if new < 1:
             raise ValueError(
@@ -256,7 +261,7 @@ def resolve(
             )
     least = integer(owner, "min_new_tokens", o["min_new_tokens"], 0)
     if "min_new_tokens" not in named and not least and o["min_length"]:
-        whole = integer(owner, "min_length", o["min_length"], 0)
+        whole = integer(owner, "min_length", o["min_length"], 0, _MOST)
         least = min(max(0, whole - (1 if encoder_decoder else prompt)), new)
     if least > new:
         raise ValueError(
@@ -265,8 +270,14 @@ def resolve(
     early = o["early_stopping"]
     if not (isinstance(early, bool) or early == "never"):
         raise ValueError(f"{owner}: early_stopping must be a bool or 'never', got {_got(early)}")
-    beams = integer(owner, "num_beams", o["num_beams"], 1)
-    count = integer(owner, "num_return_sequences", o["num_return_sequences"], 1)
+    beams = integer(owner, "num_beams", o["num_beams"], 1, _MOST)
+    count = integer(owner, "num_return_sequences", o["num_return_sequences"], 1, _MOST)
+    penalty = number(owner, "length_penalty", o["length_penalty"], -math.inf, math.inf)
+    if beams > 1 and abs(penalty) * math.log(new) > _LARGEST_LOG:
+        raise ValueError(
+            f"{owner}: length_penalty must leave length^length_penalty a float32 up to"
+            f" max_new_tokens = {new}, got {penalty:g}"
+        )
     sample = flag(owner, "do_sample", o["do_sample"])
     if beams > 1 and count > beams:
         raise ValueError(
@@ -302,7 +313,7 @@ def resolve(
         ),
         no_repeat_ngram_size=integer(owner, "no_repeat_ngram_size", o["no_repeat_ngram_size"], 0),
         num_beams=beams,
-        length_penalty=number(owner, "length_penalty", o["length_penalty"], -infinite, infinite),
+        length_penalty=penalty,
         early_stopping=early,
         num_return_sequences=count,
         eos=tokens(owner, "eos_token_id", o["eos_token_id"], vocabulary),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -110,7 +110,7 @@ class Sampler:
             chosen: Ints = logits.argmax(axis=1)
             picked = logits[np.arange(chosen.size), chosen]
             if not np.isfinite(picked).all():
-                self._refuse(logits, int(np.flatnonzero(~np.isfinite(picked))[0]))
+                self.refuse(logits, int(np.flatnonzero(~np.isfinite(picked))[0]))
             return chosen
         return np.array([self._draw(i, row) for i, row in enumerate(logits)], np.int64)
 
@@ -120,11 +120,11 @@ class Sampler:
             ids, p = candidates(row, o.temperature, o.top_k, o.top_p, o.min_p)
             place = drawn(p, self.streams[i].random())
         if place is None:
-            self._refuse(row[None], 0)
-            raise AssertionError
+            self.refuse(row[None], 0)
         return place if ids is None else int(ids[place])
 
-    def _refuse(self, logits: Floats, row: int) -> None:
+    def refuse(self, logits: Floats, row: int) -> NoReturn:
+        """Say why nothing can be chosen from logits[row]."""
         if np.isnan(logits[row]).any():
             raise ValueError(f"{self.owner}: logits must be numbers, got NaN from the model")
         if np.isposinf(logits[row]).any():

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .. import ops
+from ..generation import KVCache
 from ..nn import Embedding, Linear, Module, ModuleList, RMSNorm
 from ..tensor import Tensor
 from .base import CheckpointRules
 from .config import Config
 from .decoder import DecoderOnly, Memory, Positions, merged
 from .layers import ACTIVATIONS, Group, activated, initialise
-from .rope import Rope, check_scaling
+from .rope import LARGEST, Rope, check_scaling
 
 
 @dataclass
@@ -62,17 +63,26 @@ class LlamaConfig(Config):
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.head_dim % 2 or self.head_dim > 256:
             self.refuse("head_dim", "be even and at most 256")
-        if self.rope_theta <= 1:
-            self.refuse("rope_theta", "be above 1")
         # Newer files have the base and the scaling in one field.
         newer = self.extra.get("rope_parameters")
-        if isinstance(newer, dict):
-            if isinstance(newer.get("rope_theta"), (int, float)):
-                self.rope_theta = float(newer["rope_theta"])
-            if newer.get("rope_type", "default") != "default":
-                self.rope_scaling = {k: v for k, v in newer.items() if k != "rope_theta"}
+        if newer is not None:
+            if not isinstance(newer, dict):
+                self.refuse("rope_parameters", "be an object or null", newer)
+            theta = newer.get("rope_theta", self.rope_theta)
+            if isinstance(theta, bool) or not isinstance(theta, (int, float)):
+                self.refuse("rope_parameters.rope_theta", "be a number", theta)
+            self.rope_theta = float(min(theta, 2 * LARGEST))
+            scaling = {k: v for k, v in newer.items() if k != "rope_theta"}
+            check_scaling(self.refuse, scaling)
+            if scaling.get("rope_type", scaling.get("type", "default")) != "default":
+                self.rope_scaling = scaling
+        if not 1 < self.rope_theta <= LARGEST:
+            self.refuse("rope_theta", f"be above 1 and at most {LARGEST:g}")
         if self.rope_scaling is not None:
             check_scaling(self.refuse, self.rope_scaling)
+            kind = self.rope_scaling.get("rope_type", self.rope_scaling.get("type"))
+            if kind == "dynamic" and self.head_dim < 4:
+                self.refuse("head_dim", "be at least 4 when rope_scaling is dynamic")
 
     # What the families differ in.
 
@@ -222,7 +232,10 @@ class LlamaBody(Module):
         batch, length = ids.shape
         shape = (batch, length, -1, config.head_dim)
         act = config.hidden_act
-        cos, sin = self.rope.tables(positions, length, ids.device)
+        reach = None
+        if self.rope.dynamic is not None and isinstance(memory, KVCache):
+            reach = memory.reach()
+        cos, sin = self.rope.tables(positions, length, ids.device, reach)
         x = self.embed_tokens(ids)
         blocks = list(self.layers)
         h: Tensor = blocks[0].input_layernorm(x)

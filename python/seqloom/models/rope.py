@@ -15,6 +15,8 @@ from ..tensor import Tensor, from_numpy
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
+LARGEST = 1e30
+
 # Fields of rope_scaling besides its type: those it must have, those it may have.
 _FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "default": ((), ()),
@@ -42,7 +44,7 @@ _FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 def check_scaling(refuse: Callable[..., Any], scaling: dict[str, Any]) -> None:
     """Call `refuse(name, must, got)` for what a `rope_scaling` must not be."""
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind not in _FIELDS:
+    if not isinstance(kind, str) or kind not in _FIELDS:
         refuse("rope_scaling.rope_type", f"be one of {', '.join(_FIELDS)}", kind)
     needed, allowed = _FIELDS[kind]
     for name in needed:
@@ -55,12 +57,10 @@ def check_scaling(refuse: Callable[..., Any], scaling: dict[str, Any]) -> None:
         if name == "truncate":
             if not isinstance(value, bool):
                 refuse(f"rope_scaling.{name}", "be true or false", value)
-        elif (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not 0 < value < math.inf
-        ):
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             refuse(f"rope_scaling.{name}", "be a positive number", value)
+        elif not 1 / LARGEST <= value <= LARGEST:  # float32 holds what comes of it
+            refuse(f"rope_scaling.{name}", f"be in [{1 / LARGEST:g}, {LARGEST:g}]", value)
     known = {"rope_type", "type", "rope_theta", *needed, *allowed}
     for name in scaling:
         if name not in known:
@@ -160,8 +160,8 @@ class Rope:
             self.freq = _llama3(self.freq, scaling)
         elif kind == "yarn":
             self.freq, self.gain = _yarn(base, dim, scaling, longest)
-        self._held = 0
-        self._cos = self._sin = from_numpy(np.zeros((0, dim // 2), np.float32))
+        nothing = from_numpy(np.zeros((0, dim // 2), np.float32))
+        self._held = nothing, nothing  # one attribute, which threads see whole
 
     def _values(self, positions: Any, freq: Floats, device: str) -> tuple[Tensor, Tensor]:
         angles = np.asarray(positions, np.float64)[..., None] * freq
@@ -170,19 +170,25 @@ class Rope:
             from_numpy((np.sin(angles) * self.gain).astype(np.float32)).to(device=device),
         )
 
-    def tables(self, positions: int | Ints, n: int, device: str) -> tuple[Tensor, Tensor]:
-        """cos and sin, float32 [n, dim / 2] from a position on, or [B, n, dim / 2] at positions."""
-        first = isinstance(positions, int)
+    def tables(
+        self, positions: int | Ints, n: int, device: str, reach: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """cos and sin, float32 [n, dim / 2] from a position on, or [B, n, dim / 2] at positions.
+
+        `reach` is the length of the text if these positions are not all of it so far.
+        """
         end = positions + n if isinstance(positions, int) else int(positions.max(initial=0)) + 1
-        if self.dynamic is not None and end > self.longest:
+        length = end if reach is None else reach
+        if self.dynamic is not None and length > self.longest:
             # The angles depend on the length so far; keys that are cached keep theirs.
-            base = _stretched_base(self.base, self.dim, self.dynamic, end, self.longest)
-            where = np.arange(end - n, end) if first else positions
+            base = _stretched_base(self.base, self.dim, self.dynamic, length, self.longest)
+            where = np.arange(positions, end) if isinstance(positions, int) else positions
             return self._values(where, _plain(base, self.dim), device)
-        if end > self._held or self._cos.device != device:
-            self._held = max(end, 2 * self._held, 64)
-            self._cos, self._sin = self._values(np.arange(self._held), self.freq, device)
+        cos, sin = self._held
+        if end > cos.shape[0] or cos.device != device:
+            rows = max(end, 2 * cos.shape[0], 64)
+            cos, sin = self._held = self._values(np.arange(rows), self.freq, device)
         if isinstance(positions, int):
-            return self._cos[positions:end], self._sin[positions:end]
+            return cos[positions:end], sin[positions:end]
         index = from_numpy(np.ascontiguousarray(positions)).to(device=device)
-        return ops.embedding(index, self._cos), ops.embedding(index, self._sin)
+        return ops.embedding(index, cos), ops.embedding(index, sin)
