@@ -85,7 +85,7 @@ SEQLOOM_DEVICE double forward(const Sequence<T>& q, float* scratch) {
   __syncthreads();
   const float* const last = q.row(q.steps - 1);
   const float end = last[q.states - 1], label = last[q.states - 2];  // no path before the first
-  __syncthreads();  // backward writes there
+  __syncthreads();                                                   // backward writes there
   const float most = ::fmaxf(end, label);
   if (most < kHasPath) return static_cast<double>(kNoPath);
   return q.offset[q.steps - 1] + most +
