@@ -172,3 +172,36 @@ def test_a_model_that_gives_nan(model):
     for options in ({}, {"do_sample": True, "seed": 1}):
         with pytest.raises(ValueError, match="NaN from the model"):
             broken.generate(IDS, **options)
+
+
+def test_a_tokenizer_that_gives_no_text(model):
+    class Bytes:
+        def decode(self, ids):
+            return bytes(ids)
+
+    with pytest.raises(TypeError, match="generate: tokenizer must decode to a string, got bytes"):
+        model.generate(IDS, stop="a", tokenizer=Bytes())
+
+
+def test_a_processor_cannot_change_the_text(model):
+    def rewrite(history, logits):
+        history[:] = 0
+        return logits
+
+    with pytest.raises(ValueError, match="read-only"):
+        model.generate(IDS, logits_processors=[rewrite])
+
+
+def test_modes_are_left_as_they_were():
+    """A part that its owner keeps out of training stays so, also when a stream is given up."""
+    model = tiny().train()
+    frozen = next(m for m in model.modules() if m is not model)
+    frozen.eval()
+    before = [m.training for m in model.modules()]
+    model.generate(IDS, max_new_tokens=2)
+    assert [m.training for m in model.modules()] == before
+    stream = model.stream(IDS, max_new_tokens=4)
+    next(stream)
+    assert not any(m.training for m in model.modules())
+    stream.close()
+    assert [m.training for m in model.modules()] == before

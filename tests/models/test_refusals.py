@@ -405,6 +405,11 @@ ARGUMENTS = [
     (lambda d: sl.models.BertConfig.from_dict([]), TypeError, "BertConfig: values must be a map"),
     (lambda d: sl.models.BertConfig.from_dict({"model_type": "t5"}), ValueError, "must be 'bert'"),
     (
+        lambda d: sl.models.Bert(**BERT).save_pretrained(3),
+        TypeError,
+        "save_pretrained: directory must be a path, got int",
+    ),
+    (
         lambda d: sl.models.Bert(**BERT).save_pretrained(d / "config.json"),
         NotADirectoryError,
         "save_pretrained: .* is a file",

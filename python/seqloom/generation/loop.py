@@ -11,6 +11,7 @@ import numpy as np
 
 from ..autograd import no_grad
 from ..dtypes import float32
+from ..nn import Module
 from ..tensor import Tensor
 from .cache import Decodable, KVCache, State
 from .options import Options
@@ -26,15 +27,15 @@ FIRST_STEPS = 1024  # room for new tokens to begin with; doubled when it is used
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """No dropout inside."""
-    training = bool(getattr(model, "training", False))
-    if training:
-        model.eval()
+    """No dropout inside; after it the modules that were in training are so again, no others."""
+    training = [m for m in model.modules() if m.training] if isinstance(model, Module) else []
+    for m in training:
+        m.training = False
     try:
         yield
     finally:
-        if training:
-            model.train()
+        for m in training:
+            m.training = True
 
 
 def feed(model: Decodable, state: State, ids: Ints, counts: Ints | None) -> Tensor:

@@ -119,7 +119,9 @@ class Checked:
         self.owner, self.processor = owner, processor
 
     def __call__(self, history: Ints, logits: Floats) -> Floats:
-        out = self.processor(history, logits)
+        seen = history.view()
+        seen.flags.writeable = False  # it is the text itself
+        out = self.processor(seen, logits)
         if out is None:
             return logits
         a = np.asarray(out)

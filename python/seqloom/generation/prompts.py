@@ -14,15 +14,27 @@ Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 
+def as_array(owner: str, name: str, value: Any) -> np.ndarray[Any, Any]:
+    """An array, a Tensor or lists, as an array on the host.
+
+    >>> as_array("generate", "attention_mask", [[1, 1], [1]])
+    Traceback (most recent call last):
+        ...
+    ValueError: generate: attention_mask must be rectangular, got rows of unequal length
+    """
+    if isinstance(value, Tensor):
+        return value.detach().cpu().numpy()
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise ValueError(f"{owner}: {name} must be an array, {error}") from None
+    raise ValueError(f"{owner}: {name} must be rectangular, got rows of unequal length")
+
+
 def as_ids(owner: str, name: str, value: Any, vocabulary: int | None) -> Ints:
     """Token ids [B, T] as int64 on the host."""
-    if isinstance(value, Tensor):
-        a = value.detach().cpu().numpy()
-    else:
-        try:
-            a = np.asarray(value)
-        except ValueError as error:
-            raise ValueError(f"{owner}: {name} must be rectangular, {error}") from None
+    a = as_array(owner, name, value)
     if a.dtype.kind not in "iu":
         raise TypeError(f"{owner}: {name} must be integers, got {a.dtype}")
     if a.ndim != 2 or 0 in a.shape:
@@ -41,7 +53,7 @@ def as_mask(owner: str, value: Any, shape: tuple[int, ...]) -> np.ndarray[Any, A
     """A mask [B, T] as bool; None when it hides nothing."""
     if value is None:
         return None
-    a = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    a = as_array(owner, "attention_mask", value)
     if a.dtype.kind not in "biuf":
         raise TypeError(f"{owner}: attention_mask must be numbers or bools, got {a.dtype}")
     if a.shape != shape:

@@ -50,7 +50,7 @@ class StopStrings:
             raise TypeError(
                 f"{owner}: tokenizer must have a method decode, got {type(tokenizer).__name__}"
             )
-        self.tokenizer = tokenizer
+        self.owner, self.tokenizer = owner, tokenizer
         # A token is a byte or more, but special ones, which may be no text at all.
         longest = max((len(s.encode()) for of_row in self.strings for s in of_row), default=0)
         self._window = 16 + 2 * longest
@@ -61,6 +61,10 @@ class StopStrings:
         if not wanted:
             return False
         text = self.tokenizer.decode(list(new[-self._window :]))
+        if not isinstance(text, str):
+            raise TypeError(
+                f"{self.owner}: tokenizer must decode to a string, got {type(text).__name__}"
+            )
         return any(s in text for s in wanted)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -195,6 +196,9 @@ class Model(Module):
         max_shard_size : int or str, optional
             Several files of at most that size ("2GB").
         """
+        if not isinstance(directory, str | os.PathLike):
+            kind = type(directory).__name__
+            raise TypeError(f"save_pretrained: directory must be a path, got {kind}")
         target = Path(directory)
         if target.exists() and not target.is_dir():
             raise NotADirectoryError(f"save_pretrained: {target} is a file, not a directory")

@@ -14,7 +14,7 @@ from ..tensor import Tensor
 from . import layers
 from .base import CheckpointRules, Model
 from .config import Config
-from .inputs import Padding, as_ids, as_padding
+from .inputs import Padding, as_array, as_ids, as_padding
 from .layers import Group, activated, dropped, split_heads
 
 
@@ -168,9 +168,14 @@ def _encode(
                 f" {list(types.shape)}"
             )
     if position_ids is not None:
-        if not isinstance(position_ids, Tensor):
-            position_ids = np.broadcast_to(np.asarray(position_ids), (batch, length))
-        positions = as_ids("Bert", "position_ids", position_ids, device)
+        where = as_array("Bert", "position_ids", position_ids)
+        if where.shape not in ((batch, length), (1, length), (length,)):
+            raise ValueError(
+                f"Bert: position_ids must have shape [B, T] = {[batch, length]}, got"
+                f" {list(where.shape)}"
+            )
+        where = np.broadcast_to(where, (batch, length))
+        positions = as_ids("Bert", "position_ids", where, device)
     padding = as_padding("Bert", attention_mask, batch, length, device)
     x: Tensor = tree.embeddings(ids, types, positions)
     for layer in tree.encoder.layer:

@@ -13,7 +13,7 @@ from .. import nn, ops
 from ..nn import Embedding, Linear, Module, init
 from ..tensor import Tensor, from_numpy
 from .config import Config
-from .inputs import NO_PADDING, Padding, as_ids
+from .inputs import NO_PADDING, Padding, as_array, as_ids
 from .layers import dropped
 from .recurrent import CELLS, Packing, initialise, new_rnn, run_rnn
 from .transformer import ACTIVATIONS, POSITIONS, Positions, encoded
@@ -124,7 +124,7 @@ class SequenceBody(Module):
             x = as_ids(owner, "inputs", inputs, like.device)
         else:
             if not isinstance(inputs, Tensor):
-                array = np.asarray(inputs)
+                array = as_array(owner, "inputs", inputs)
                 if array.dtype.kind not in "iuf":
                     raise TypeError(f"{owner}: inputs must be numbers, got {array.dtype}")
                 inputs = from_numpy(np.ascontiguousarray(array, np.float32))
@@ -162,6 +162,8 @@ class SequenceBody(Module):
         """One vector [B, D] of the states of each row; by default an RNN's last, a mean else."""
         how = how or ("mean" if ends is None else "last")
         batch, steps = y.shape[:2]
+        if not steps and ends is None:
+            raise ValueError(f"SequenceBody: inputs must have at least one step, got {steps}")
         lengths = packing.lengths
         if how == "last":
             if ends is not None:

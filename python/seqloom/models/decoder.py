@@ -13,7 +13,7 @@ from ..generation import Generative, KVCache
 from ..nn import Embedding, Linear
 from ..tensor import Tensor, from_numpy
 from .base import Model
-from .inputs import Padding, as_ids, as_padding
+from .inputs import Padding, as_array, as_ids, as_padding
 
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 # Of the tokens at hand: the position of the first in every row, or int64 [B, T] of them all.
@@ -146,7 +146,7 @@ class DecoderOnly(Generative, Model):
         return self.body(ids, positions, Whole(padding, dropout, maps))
 
     def _positions(self, owner: str, given: Any, batch: int, length: int) -> Ints:
-        a = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+        a = as_array(owner, "position_ids", given)
         if a.dtype.kind not in "iu":
             raise TypeError(f"{owner}: position_ids must be integers, got {a.dtype}")
         if a.shape not in ((batch, length), (1, length), (length,)):

@@ -12,7 +12,7 @@ from ..generation import Generative
 from ..generation.cache import KVCache
 from ..tensor import Tensor, from_numpy
 from .base import Model
-from .inputs import NO_PADDING, Padding, as_ids, as_padding
+from .inputs import NO_PADDING, Padding, as_array, as_ids, as_padding
 
 Maps = dict[str, list[Tensor]]
 Memory = list[tuple[Tensor, Tensor]]  # keys and values of each decoder layer
@@ -127,7 +127,7 @@ class EncoderDecoder(Generative, Model):
         start = self.setting("decoder_start_token_id")
         if not isinstance(start, int):
             raise ValueError(f"{owner}: decoder_start_token_id must be an integer, got {start!r}")
-        array = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+        array = as_array(owner, "labels", labels)
         if array.ndim != 2 or array.dtype.kind not in "iu":
             raise ValueError(
                 f"{owner}: labels must be integers [B, T], got {array.dtype} {list(array.shape)}"

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..generation.prompts import as_array
 from ..tensor import Tensor, from_numpy
+
+__all__ = ["NO_PADDING", "Padding", "as_array", "as_ids", "as_padding"]
 
 
 def as_ids(owner: str, name: str, ids: Any, device: str) -> Tensor:
@@ -17,7 +20,7 @@ def as_ids(owner: str, name: str, ids: Any, device: str) -> Tensor:
     [[1, 2]]
     """
     if not isinstance(ids, Tensor):
-        array = np.asarray(ids)
+        array = as_array(owner, name, ids)
         if array.dtype.kind not in "iu":
             raise TypeError(f"{owner}: {name} must hold integers, got {array.dtype}")
         ids = from_numpy(np.ascontiguousarray(array, np.int64))
@@ -49,7 +52,7 @@ def as_padding(owner: str, mask: Any, batch: int, length: int, device: str) -> P
     """
     if mask is None:
         return NO_PADDING
-    array = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
+    array = as_array(owner, "attention_mask", mask)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{owner}: attention_mask must hold numbers, got {array.dtype}")
     if array.shape != (batch, length):

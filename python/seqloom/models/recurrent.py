@@ -10,7 +10,7 @@ import numpy as np
 
 from ..nn import GRU, LSTM, RNN, Linear, Module, init
 from ..tensor import Tensor, from_numpy
-from .inputs import as_padding
+from .inputs import as_array, as_padding
 
 CELLS: tuple[str, ...] = ("lstm", "gru", "rnn")
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -118,7 +118,7 @@ def _picked(x: Tensor, order: Ints) -> Tensor:
 
 
 def _lengths(owner: str, lengths: Any, batch: int, steps: int) -> Ints:
-    array = np.asarray(lengths.detach().cpu() if isinstance(lengths, Tensor) else lengths)
+    array = as_array(owner, "lengths", lengths)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{owner}: lengths must be integers, got {array.dtype}")
     if array.shape != (batch,):

@@ -338,6 +338,11 @@ class Seq2Seq(EncoderDecoder):
             )
         source, states = self._read(ids, packing)
         steps = target.transpose(0, 1)
+        if not target.shape[1]:  # no step, no words
+            like: dict[str, Any] = {"dtype": source.memory.dtype, "device": source.memory.device}
+            if maps is not None and self.attention is not None:
+                maps["cross"].append(zeros(ids.shape[0], 1, 0, ids.shape[1], **like))
+            return zeros(ids.shape[0], 0, self.lm_head.weight.shape[1], **like)
         if teacher_forcing == 1.0 or target.shape[1] < 2:
             words = dropped(self, self.tgt_embedding(steps), self.config.dropout)
             y, _, _, weights = self._steps(words, states, source, self._first_fed(source))
