@@ -254,6 +254,13 @@ def damage(path, how):
     elif how == "newer":
         state = json.loads((path / "training.json").read_text())
         (path / "training.json").write_text(json.dumps({**state, "version": 99}))
+    elif how == "changed state":  # still JSON, and nothing of it is missing
+        state = json.loads((path / "training.json").read_text())
+        (path / "training.json").write_text(json.dumps({**state, "step": state["step"] + 1}))
+    elif how == "less state":
+        state = json.loads((path / "training.json").read_text())
+        del state["schedule"]
+        (path / "training.json").write_text(json.dumps(state))
     elif how == "weights":
         model = path / "model.safetensors"
         model.write_bytes(model.read_bytes()[:100])
@@ -267,6 +274,8 @@ HOW = {
     "bad state": "not valid JSON",
     "foreign": "not the state of a seqloom training",
     "newer": "version 99",
+    "changed state": r"training\.json is corrupt: its checksum differs",
+    "less state": r"training\.json is corrupt: its checksum differs",
     "weights": "truncated or was changed",
 }
 

@@ -504,6 +504,14 @@ class Trainer:
 
     def _restore(self, path: Path) -> None:
         state = checkpoint.read_checkpoint(path)
+        try:
+            self._take_over(path, state)
+        except CheckpointError:
+            raise
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise CheckpointError(f"resume: {path} does not fit: {error}") from error
+
+    def _take_over(self, path: Path, state: Mapping[str, Any]) -> None:
         ours, theirs = self._run(), state["run"]
         for name in {**ours, **theirs}:
             if ours.get(name) != theirs.get(name):
@@ -511,11 +519,8 @@ class Trainer:
                     f"resume: {path} is of another training: its {name} is {theirs.get(name)!r}, "
                     f"this one's {ours.get(name)!r}"
                 )
-        try:
-            self.loader.load_state_dict(state["loader"])
-            checkpoint.restore(path, state, self.model, self.optimizer)
-        except (ValueError, KeyError) as error:
-            raise CheckpointError(f"resume: {path} does not fit: {error}") from error
+        self.loader.load_state_dict(state["loader"])
+        checkpoint.restore(path, state, self.model, self.optimizer)
         self.schedule.load_state_dict(state["schedule"])
         self.precision.changed()
         checkpoint.set_random_state(state["random"])
