@@ -33,8 +33,9 @@ def book(tmp_path):
 
 
 def stdin_is(monkeypatch, text):
+    # As Python opens it in the locales C and C.UTF-8: whatever comes is let through.
     stream = io.TextIOWrapper(io.BytesIO(text if isinstance(text, bytes) else text.encode()),
-                              encoding="utf-8")  # fmt: skip
+                              encoding="utf-8", errors="surrogateescape")  # fmt: skip
     monkeypatch.setattr(sys, "stdin", stream)
 
 
@@ -265,6 +266,7 @@ def test_help_has_an_example(command, capsys):
         ["train", "--model", "gpt2", "--data", "x", "--out", "y", "--model-config", "n_layer"],
         ["generate"],
         ["generate", "x", "--temperature", "0"],
+        ["generate", "x", "--prompt", "a", "--top-p", "0"],
         ["generate", "x", "--num-beams", "2", "--stream"],
         ["generate", "x", "--prompt", ""],
         ["translate"],

@@ -452,6 +452,10 @@ def test_collates():
     assert batch["labels"].tolist() == [[0, 1], [-100, 1]]
     assert batch["x"].tolist() == [0.5, 1.5]
     assert batch["text"] == ["a", "b"]
+    frames = PadCollate()([{"inputs": np.ones((3, 2))}, {"inputs": np.ones((1, 2))}])
+    assert frames["inputs"].shape == (2, 3, 2)
+    assert frames["lengths"].tolist() == [3, 1]
+    assert frames["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     stacked = default_collate([(np.ones(2), 1, "a"), (np.zeros(2), 2, "b")])
     assert stacked[0].tolist() == [[1, 1], [0, 0]]
     assert stacked[1].tolist() == [1, 2]

@@ -162,6 +162,10 @@ def test_question_answering_leaves_answers_beyond_the_text_out():
     expected = 0.5 * (nll(first[:2], starts[:2]) + nll(second[:2], ends[:2]))
     assert outcome.loss.item() == pytest.approx(expected, 1e-6)
     assert outcome.sums["exact_match"] == 1 + int(first[1].argmax() == 1)
+    assert QuestionAnswering().size(batch) == 2
+    # One without a start, one without an end: the batch has no terms, not terms of NaN.
+    missing = {**batch, "start_positions": np.array([-1, 1, -100]), "end_positions": [2, -100, -1]}
+    assert QuestionAnswering().size(missing) == 0
 
 
 class Pair(Fixed):
@@ -219,6 +223,9 @@ def test_ctc_and_its_error_rate():
     paths = [best_path(logits[b, : lengths[b]].argmax(-1)) for b in range(2)]
     rates = _edits(paths[0], [1, 2, 2]) / 3 + _edits(paths[1], [3])
     assert outcome.sums["label_error_rate"] == pytest.approx(rates)
+    mask = np.arange(6) < lengths[:, None]
+    masked = {"inputs": batch["inputs"], "attention_mask": mask, "labels": labels}
+    assert CTC().loss(WithLengths(logits), masked, EVAL).loss.item() == outcome.loss.item()
     if importlib.util.find_spec("torch") is not None:
         import torch
 

@@ -254,6 +254,13 @@ def damage(path, how):
     elif how == "newer":
         state = json.loads((path / "training.json").read_text())
         (path / "training.json").write_text(json.dumps({**state, "version": 99}))
+    elif how == "changed state":  # still JSON, and nothing of it is missing
+        state = json.loads((path / "training.json").read_text())
+        (path / "training.json").write_text(json.dumps({**state, "step": state["step"] + 1}))
+    elif how == "less state":
+        state = json.loads((path / "training.json").read_text())
+        del state["schedule"]
+        (path / "training.json").write_text(json.dumps(state))
     elif how == "weights":
         model = path / "model.safetensors"
         model.write_bytes(model.read_bytes()[:100])
@@ -267,6 +274,8 @@ HOW = {
     "bad state": "not valid JSON",
     "foreign": "not the state of a seqloom training",
     "newer": "version 99",
+    "changed state": r"training\.json is corrupt: its checksum differs",
+    "less state": r"training\.json is corrupt: its checksum differs",
     "weights": "truncated or was changed",
 }
 
@@ -283,6 +292,18 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_works(tmp_path, how):
     again = tiny_trainer(tmp_path, steps=20, keep=3, eval_every=100)
     again.train(resume=older)
     assert again.step == 20
+
+
+def test_callbacks_may_come_and_go_between_trainings(tmp_path):
+    class Nothing(Callback):
+        """Has no state."""
+
+    tiny_trainer(tmp_path, steps=20, callbacks=[Nothing()], early_stopping=9).train()
+    stopping = EarlyStopping(9)
+    again = tiny_trainer(tmp_path, steps=30, callbacks=[stopping, Nothing(), EarlyStopping(8)])
+    again.train(resume=True)
+    assert stopping.reference == again.best["value"]
+    assert again.step == 30
 
 
 @pytest.mark.parametrize(
@@ -362,6 +383,8 @@ def test_bad_data_in_the_middle_name_the_line_and_leave_the_last_checkpoint(tmp_
     [
         ({"steps": 0}, "steps must be positive"),
         ({"steps": None}, "must say when to stop"),
+        ({"steps": None, "seconds": float("inf")}, "seconds must be positive"),
+        ({"min_lr_ratio": -1.0}, "min_lr_ratio must be in"),
         ({"precision": "float16"}, "precision must be"),
         ({"optimizer": "lion"}, "optimizer must be one of"),
         ({"schedule": "step"}, "schedule must be one of"),
@@ -372,6 +395,10 @@ def test_bad_data_in_the_middle_name_the_line_and_leave_the_last_checkpoint(tmp_
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         tiny_trainer(**{"steps": 20, **options}).train()
+    for name in ("steps", "epochs", "accumulate", "keep", "eval_every"):
+        for value in (1.5, True, "3"):
+            with pytest.raises(TypeError, match=f"{name} must be an integer"):
+                tiny_trainer(**{name: value})
     with pytest.raises(ValueError, match="task must be one of next-token"):
         Trainer(TinyLM(), "sorting", [], batch_size=1, steps=1)
     with pytest.raises(ValueError, match="patience must be at least 1"):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--greedy", action="store_true", help="always the likeliest token, no drawing")
     add("--temperature", type=kinds.positive, metavar="X", help="of the drawing (1.0)")
     add("--top-k", type=kinds.whole, metavar="K", help="draw from the K likeliest tokens")
-    add("--top-p", type=kinds.share, metavar="P", help="draw from the tokens that make up P")
+    add("--top-p", type=kinds.positive_share, metavar="P", help="draw from the tokens that make up P")
     add("--min-p", type=kinds.share, metavar="P", help="leave out tokens below P of the likeliest")
     add("--repetition-penalty", type=kinds.positive, metavar="X", help="above 1: repeat less")
     add("--num-beams", type=kinds.count, default=1, metavar="N", help="beam search (1: none)")
@@ -84,12 +83,7 @@ def _prompts(options: argparse.Namespace) -> Iterator[str]:
     if options.prompt is not None:
         yield options.prompt
         return
-    if sys.stdin is None or sys.stdin.isatty():
-        raise CommandError("give a --prompt, or text on standard input")
-    try:
-        text = sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise CommandError(f"standard input: not valid UTF-8 at byte {error.start}") from None
+    text = kinds.standard_input("--prompt, or text")
     if options.lines:
         lines = [line for line in text.splitlines() if line.strip()]
     else:

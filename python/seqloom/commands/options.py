@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,14 @@ def share(text: str) -> float:
     return value
 
 
+def positive_share(text: str) -> float:
+    """An argparse type: a number in (0, 1]."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be in (0, 1], got {text}")
+    return value
+
+
 def count(text: str) -> int:
     """An argparse type: an integer of at least 1."""
     value = int(text)
@@ -92,6 +102,18 @@ def machine(where: str) -> str:
         raise CommandError(f"{where}: {error}") from None
     threads = sl.get_num_threads()
     return f"cpu: {sl._core.active_isa()} kernels, {threads} thread{'s' * (threads > 1)}"
+
+
+def standard_input(option: str) -> str:
+    """All of standard input; bytes that aren't text are refused in the locale C, too."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise CommandError(f"give a {option} on standard input")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="strict")
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise CommandError(f"standard input: not valid UTF-8 at byte {error.start}") from None
 
 
 # ---- settings from TOML --------------------------------------------------------------------------

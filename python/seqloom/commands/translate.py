@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,12 +69,7 @@ def _lines(options: argparse.Namespace) -> Iterator[str]:
     if options.text is not None:
         yield options.text
         return
-    if sys.stdin is None or sys.stdin.isatty():
-        raise CommandError("give a --text, or lines on standard input")
-    try:
-        text = sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise CommandError(f"standard input: not valid UTF-8 at byte {error.start}") from None
+    text = kinds.standard_input("--text, or lines")
     if not text.strip():
         raise CommandError("standard input holds no text")
     yield from text.splitlines()

@@ -135,7 +135,7 @@ class PadCollate:
     multiple_of
         Round widths up.
 
-    Where a field `input_ids` is, `attention_mask` and `lengths` come with it.
+    With a field `input_ids`, or `inputs` where there is none, come `attention_mask` and `lengths`.
 
     Examples
     --------
@@ -157,6 +157,7 @@ class PadCollate:
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Make one batch."""
         batch: dict[str, Any] = {}
+        leading = "input_ids" if "input_ids" in items[0] else "inputs"
         for key, first in items[0].items():
             column = [item[key] for item in items]
             if isinstance(first, str) or np.ndim(first) == 0:
@@ -164,7 +165,7 @@ class PadCollate:
                 continue
             fill = self.values.get(key, -100 if key == "labels" else 0)
             batch[key], lengths = pad(column, fill, side=self.side, multiple_of=self.multiple_of)
-            if key == "input_ids":
+            if key == leading:
                 mask = mask_from_lengths(lengths, batch[key].shape[1])
                 batch["attention_mask"] = mask if self.side == "right" else mask[:, ::-1].copy()
                 batch["lengths"] = lengths

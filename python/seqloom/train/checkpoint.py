@@ -3,7 +3,7 @@
 
 `step-00000100/` holds the model as `save_pretrained` writes it, the optimizer's arrays
 (`training.safetensors`) and everything else (`training.json`, with size and checksum of every
-file). A directory takes its name in one step when it is complete, and one that is no longer needed
+file and its own checksum). A directory takes its name in one step when it is complete, and one that is no longer needed
 loses its name before it is deleted: whatever has the name is good.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import random
 import re
@@ -82,6 +83,12 @@ def _checksum(path: Path) -> list[int]:
         while block := handle.read(_CHUNK):
             total, size = zlib.crc32(block, total), size + len(block)
     return [size, total]
+
+
+def _checksum_of_state(state: Mapping[str, Any]) -> int:
+    """Of everything in `training.json` but this number itself."""
+    rest = {name: value for name, value in state.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 # ---- random numbers and the optimizer ------------------------------------------------------------
@@ -188,6 +195,7 @@ def save_checkpoint(
         save_weights(folder / ARRAYS, arrays)
         files = {p.name: _checksum(p) for p in sorted(folder.iterdir()) if p.is_file()}
         whole = {"format": FORMAT, "version": VERSION, **state, "optimizer": packed, "files": files}
+        whole["checksum"] = _checksum_of_state(json.loads(json.dumps(whole)))
         write_json(folder / STATE, whole, indent=None)
 
 
@@ -209,6 +217,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{what}: {path / STATE} has version {state.get('version')!r}; this release reads "
             f"version {VERSION}"
         )
+    if state.get("checksum") != _checksum_of_state(state):
+        raise CheckpointError(f"{what}: {path / STATE} is corrupt: its checksum differs")
     files = state.get("files")
     if not isinstance(files, dict) or ARRAYS not in files:
         raise CheckpointError(f"{what}: {path / STATE} lacks the list of files")

@@ -264,19 +264,22 @@ class QuestionAnswering(Task):
     name = "question-answering"
     metrics = ("exact_match",)
 
+    def _places(self, batch: Batch) -> tuple[Array, Array]:
+        """Starts and ends; an answer beyond the text has no place, and lacks both."""
+        starts = np.asarray(_field(batch, "start_positions", task=self.name))
+        ends = np.asarray(_field(batch, "end_positions", task=self.name))
+        known = (starts >= 0) & (ends >= 0)
+        return np.where(known, starts, IGNORED), np.where(known, ends, IGNORED)
+
     def labels(self, batch: Batch) -> Array:
-        return np.asarray(_field(batch, "start_positions", task=self.name))
+        return self._places(batch)[0]
 
     def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
         inputs = on_device(_field(batch, "input_ids", task=self.name), context.device)
-        ends = np.asarray(_field(batch, "end_positions", task=self.name))
         scores = model(inputs, **masks(model, batch, context.device))
         if not isinstance(scores, tuple) or len(scores) != 2:
             raise TypeError(f"{self.name}: the model must give (start_logits, end_logits)")
-        starts = self.labels(batch)
-        # An answer beyond the text has no place; its start and end are left out together.
-        known = (starts >= 0) & (ends >= 0)
-        wanted = [np.where(known, part, IGNORED) for part in (starts, ends)]
+        wanted = self._places(batch)
         parts = [
             self._of_logits(score, part, context).loss
             for score, part in zip(scores, wanted, strict=True)
@@ -287,7 +290,7 @@ class QuestionAnswering(Task):
                 score.detach().argmax(-1).cpu().numpy() == part
                 for score, part in zip(scores, wanted, strict=True)
             ]
-            sums["exact_match"] = float((hits[0] & hits[1] & known).sum())
+            sums["exact_match"] = float((hits[0] & hits[1]).sum())
         return Outcome((parts[0] + parts[1]) * 0.5, sums)
 
 
@@ -436,7 +439,11 @@ class CTC(Task):
             inputs = inputs.to(dtype=next(model.parameters()).dtype)
         labels = self.labels(batch)
         sizes = (labels != IGNORED).sum(axis=1)
-        lengths = np.asarray(batch.get("lengths", np.full(len(given), given.shape[1])))
+        lengths, mask = batch.get("lengths"), batch.get("attention_mask")
+        if lengths is None:
+            whole = np.full(len(given), given.shape[1])
+            lengths = whole if mask is None else np.asarray(mask).sum(axis=1)
+        lengths = np.asarray(lengths)
         logits = _only(model(inputs, **masks(model, {"lengths": lengths}, context.device)))
         # A model that shortens its input says so by the length of its output.
         times = -(-lengths * logits.shape[1] // given.shape[1])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +158,20 @@ class Trainer:
             ("save_every", save_every), ("clip_norm", clip_norm), ("accumulate", accumulate),
             ("log_every", log_every), ("keep", keep),
         ):  # fmt: skip
-            if value is not None and not value > 0:
+            if value is None:
+                continue
+            real = name in ("seconds", "clip_norm")
+            if isinstance(value, bool) or not isinstance(value, Real if real else Integral):
+                kind = "a number" if real else "an integer"
+                raise TypeError(f"Trainer: {name} must be {kind}, got {type(value).__name__}")
+            if not value > 0 or (name == "seconds" and value == math.inf):
                 raise ValueError(f"Trainer: {name} must be positive, got {value}")
+        if not 0 <= min_lr_ratio <= 1:
+            raise ValueError(f"Trainer: min_lr_ratio must be in [0, 1], got {min_lr_ratio}")
+        if not isinstance(best_metric, str):
+            raise TypeError(
+                f"Trainer: best_metric must be a name, got {type(best_metric).__name__}"
+            )
         if steps is None and epochs is None and seconds is None:
             raise ValueError("Trainer: steps, epochs or seconds must say when to stop")
         self.model, self.task = model, task_of(task)
@@ -461,7 +474,7 @@ class Trainer:
             "loader": self._position,
             "schedule": self.schedule.state_dict(),
             "random": checkpoint.random_state(),
-            "callbacks": [callback.state_dict() for callback in self.callbacks],
+            "callbacks": [[type(c).__name__, c.state_dict()] for c in self.callbacks],
             "stop_reason": self.stop_reason if self._final else None,
         }
         checkpoint.save_checkpoint(path, self.model, self.optimizer, state, self.extras)
@@ -504,6 +517,14 @@ class Trainer:
 
     def _restore(self, path: Path) -> None:
         state = checkpoint.read_checkpoint(path)
+        try:
+            self._take_over(path, state)
+        except CheckpointError:
+            raise
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise CheckpointError(f"resume: {path} does not fit: {error}") from error
+
+    def _take_over(self, path: Path, state: Mapping[str, Any]) -> None:
         ours, theirs = self._run(), state["run"]
         for name in {**ours, **theirs}:
             if ours.get(name) != theirs.get(name):
@@ -511,16 +532,17 @@ class Trainer:
                     f"resume: {path} is of another training: its {name} is {theirs.get(name)!r}, "
                     f"this one's {ours.get(name)!r}"
                 )
-        try:
-            self.loader.load_state_dict(state["loader"])
-            checkpoint.restore(path, state, self.model, self.optimizer)
-        except (ValueError, KeyError) as error:
-            raise CheckpointError(f"resume: {path} does not fit: {error}") from error
+        self.loader.load_state_dict(state["loader"])
+        checkpoint.restore(path, state, self.model, self.optimizer)
         self.schedule.load_state_dict(state["schedule"])
         self.precision.changed()
         checkpoint.set_random_state(state["random"])
-        for callback, held in zip(self.callbacks, state["callbacks"], strict=False):
-            callback.load_state_dict(held)
+        held = [(str(name), values) for name, values in state["callbacks"]]
+        for callback in self.callbacks:  # those of one class in their order; new ones begin anew
+            name = type(callback).__name__
+            found = next((i for i, (theirs, _) in enumerate(held) if theirs == name), None)
+            if found is not None:
+                callback.load_state_dict(held.pop(found)[1])
         self.step, self.tokens, self.elapsed = state["step"], state["tokens"], state["seconds"]
         self.epoch = self.loader.epoch
         self.best, self._window = state["best"], list(state["window"])
