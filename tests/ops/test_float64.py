@@ -28,6 +28,19 @@ def ctc(x: sl.Tensor) -> sl.Tensor:
     )  # fmt: skip
 
 
+LENGTHS = sl.tensor([3, 1])
+
+
+def recurrent(gates: int) -> list[tuple[int, ...]]:
+    """x [T, B, I], h0, w_ih, w_hh, b_ih, b_hh of three units."""
+    rows = 3 * gates
+    return [(3, 2, 2), (2, 3), (rows, 2), (rows, 3), (rows,), (rows,)]
+
+
+def sum_of(results: tuple[sl.Tensor, ...]) -> sl.Tensor:
+    return sum(r.sum() for r in results)
+
+
 CASES: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
     "softmax": (ops.softmax, [(3, 5)]),
     "log_softmax": (ops.log_softmax, [(3, 5)]),
@@ -65,6 +78,13 @@ CASES: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
         [(3, 4), (5, 4)],
     ),
     "ctc": (ctc, [(4, 1, 5)]),
+    "rnn": (lambda *a: sum_of(ops.rnn(*a, nonlinearity="relu", lengths=LENGTHS)), recurrent(1)),
+    "gru": (lambda *a: sum_of(ops.gru(*a, lengths=LENGTHS)), recurrent(3)),
+    "gru_before": (lambda *a: sum_of(ops.gru(*a, reset_after=False, reverse=True)), recurrent(3)),
+    "lstm": (
+        lambda x, h, *a: sum_of(ops.lstm(x, h, h * 0.5, *a, lengths=LENGTHS)),
+        recurrent(4),
+    ),
 }
 ROTATION = (sl.tensor(np.full((3, 2), 0.6)), sl.tensor(np.full((3, 2), 0.8)))
 
@@ -87,6 +107,18 @@ def test_cross_entropy_equals_the_reference(reduction):
         x, IDS, weight=w.astype(np.float64), label_smoothing=0.1, reduction=reduction
     )
     assert_close_to_reference(got, want, dtype="float64")
+
+
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
+def test_recurrences_equal_the_reference(name):
+    gates = {"rnn": 1, "gru": 3, "lstm": 4}[name]
+    r = np.random.default_rng(4)
+    x, h, *weights = (r.standard_normal(s) for s in recurrent(gates))
+    states = (h, h) if name == "lstm" else (h,)
+    got = getattr(ops, name)(x, *states, *weights, lengths=np.array([3, 1]))
+    want = getattr(ref, name)(x, *states, *weights, lengths=np.array([3, 1]))
+    for a, b in zip(got, want, strict=True):
+        assert_close_to_reference(a, b, dtype="float64")
 
 
 def test_norms_keep_the_last_bits():

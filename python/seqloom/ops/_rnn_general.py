@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recurrences that have no kernel of their own, as a loop of tensor ops over time.
+"""The recurrences that have no kernel of their own, as a loop of tensor ops over time; float64.
 
 One product projects the inputs of all steps; a step is one product with the state and pointwise
 ops. Sixteen-bit inputs are computed with in float32 throughout, so states are rounded once, on
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..dtypes import float32
+from ..dtypes import float32, float64
 from ..tensor import Tensor, from_numpy
-from .activation import sigmoid, tanh
+from ._double import is_double
+from .activation import relu, sigmoid, tanh
 from .elementwise import where
 from .layout import split, stack, unbind
 from .matmul import linear
@@ -32,7 +33,7 @@ _NORM_EPS = 1e-5
 def _check_inputs(op: str, x: Any) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: x must be an array, got {type(x).__name__}")
-    if x.dtype.name not in _FLOATS:
+    if x.dtype.name not in _FLOATS and not is_double(x):
         raise TypeError(f"{op}: x must be float32, float16 or bfloat16, got {x.dtype.name}")
     if x.ndim != 3:
         raise ValueError(f"{op}: x must have shape [T, B, I], got {list(x.shape)}")
@@ -93,6 +94,31 @@ def _valid_steps(op: str, lengths: Tensor | None, x: Tensor) -> tuple[int, Tenso
     return shortest, from_numpy(mask).to(device=x.device)
 
 
+def _check_weights(
+    op: str,
+    gates: int,
+    x: Tensor,
+    h0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[int, int, Tensor | None]:
+    """(H, and what `_valid_steps` says) of a cell with one state."""
+    _check_inputs(op, x)
+    units = _units(op, w_hh, x, gates)
+    _, batch, width = x.shape
+    rows = "H" if gates == 1 else f"{gates} H"
+    _check(op, "w_hh", w_hh, x, (gates * units, units), f"[{rows}, H]")
+    _check_like(op, "w_ih", w_ih, x)
+    _check(op, "w_ih", w_ih, x, (gates * units, width), f"[{rows}, I]")
+    _check(op, "h0", h0, x, (batch, units), "[B, H]")
+    _check(op, "b_ih", b_ih, x, (gates * units,), f"[{rows}]")
+    _check(op, "b_hh", b_hh, x, (gates * units,), f"[{rows}]")
+    return units, *_valid_steps(op, lengths, x)
+
+
 # ---- the loop -----------------------------------------------------------------------------------
 
 States = tuple[Tensor, ...]
@@ -128,7 +154,7 @@ def _scan(
 
 
 def _wide(tensors: tuple[Tensor | None, ...]) -> Iterator[Any]:
-    return (None if t is None else t.to(dtype=float32) for t in tensors)
+    return (t if t is None or t.dtype is float64 else t.to(dtype=float32) for t in tensors)
 
 
 def _start(state: Tensor | None, batch: int, width: int, x: Tensor) -> Tensor:
@@ -141,44 +167,71 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a if b is None else b if a is None else a + b
 
 
-def gru_reset_before(
+def rnn_general(
     x: Tensor,
     h0: Tensor | None,
     w_ih: Tensor,
     w_hh: Tensor,
     b_ih: Tensor | None,
     b_hh: Tensor | None,
+    nonlinearity: str,
     lengths: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The gated recurrent unit whose reset gate comes before the product with w_hn.
-
-    ``n = tanh(w_in x + b_in + w_hn (r h) + b_hn)``. Shapes as in :func:`seqloom.ops.gru`.
-    """
-    _check_inputs("gru", x)
-    units = _units("gru", w_hh, x, 3)
-    steps, batch, width = x.shape
-    _check("gru", "w_hh", w_hh, x, (3 * units, units), "[3 H, H]")
-    _check("gru", "w_ih", w_ih, x, (3 * units, width), "[3 H, I]")
-    _check("gru", "h0", h0, x, (batch, units), "[B, H]")
-    _check("gru", "b_ih", b_ih, x, (3 * units,), "[3 H]")
-    _check("gru", "b_hh", b_hh, x, (3 * units,), "[3 H]")
-    shortest, mask = _valid_steps("gru", lengths, x)
-
+    """The plain recurrence. Shapes as in :func:`seqloom.ops.rnn`."""
+    units, shortest, mask = _check_weights("rnn", 1, x, h0, w_ih, w_hh, b_ih, b_hh, lengths)
+    steps, batch, _ = x.shape
     dtype = x.dtype
     x, h0, w_ih, w_hh, b_ih, b_hh = _wide((x, h0, w_ih, w_hh, b_ih, b_hh))
     if mask is not None:  # padding may hold anything, NaN too
         x = where(mask, x, 0.0)
-    # Nothing comes between either bias and its sum: one product adds both.
-    from_x = linear(x, w_ih, _sum(b_ih, b_hh))
+    from_x = unbind(linear(x, w_ih, _sum(b_ih, b_hh)))
+    function = tanh if nonlinearity == "tanh" else relu
+
+    def step(t: int, states: States) -> States:
+        return (function(from_x[t] + linear(states[0], w_hh)),)
+
+    start = _start(h0, batch, units, x)
+    y, (h_n,) = _scan(step, (start,), steps, shortest, mask, reverse)
+    return y.to(dtype=dtype), h_n.to(dtype=dtype)
+
+
+def gru_general(
+    x: Tensor,
+    h0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    reset_after: bool,
+    lengths: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """The gated recurrent unit; without `reset_after` the reset gate comes before w_hn.
+
+    ``n = tanh(w_in x + b_in + w_hn (r h) + b_hn)``. Shapes as in :func:`seqloom.ops.gru`.
+    """
+    units, shortest, mask = _check_weights("gru", 3, x, h0, w_ih, w_hh, b_ih, b_hh, lengths)
+    steps, batch, _ = x.shape
+    dtype = x.dtype
+    x, h0, w_ih, w_hh, b_ih, b_hh = _wide((x, h0, w_ih, w_hh, b_ih, b_hh))
+    if mask is not None:  # padding may hold anything, NaN too
+        x = where(mask, x, 0.0)
     sizes = (2 * units, units)
-    gates_x, new_x = (unbind(part) for part in split(from_x, sizes, -1))
     w_gates, w_new = split(w_hh, sizes)
+    b_gates, b_new = (None, None) if b_hh is None else split(b_hh, sizes)
+    gates_x, new_x = split(linear(x, w_ih, b_ih), sizes, -1)
+    if b_gates is not None:
+        gates_x = gates_x + b_gates
+    if b_new is not None and not reset_after:  # nothing comes between the bias and its sum
+        new_x = new_x + b_new
+    gates_of, new_of = unbind(gates_x), unbind(new_x)
 
     def step(t: int, states: States) -> States:
         (h,) = states
-        r, z = split(sigmoid(gates_x[t] + linear(h, w_gates)), units, -1)
-        n = tanh(new_x[t] + linear(r * h, w_new))
+        r, z = split(sigmoid(gates_of[t] + linear(h, w_gates)), units, -1)
+        share = r * linear(h, w_new, b_new) if reset_after else linear(r * h, w_new)
+        n = tanh(new_of[t] + share)
         return (n + z * (h - n),)
 
     start = _start(h0, batch, units, x)
@@ -218,6 +271,7 @@ def lstm_general(
             )
         shown = w_hr.shape[0]
     _check("lstm", "w_hh", w_hh, x, (4 * units, shown), "[4 H, P]")
+    _check_like("lstm", "w_ih", w_ih, x)
     _check("lstm", "w_ih", w_ih, x, (4 * units, width), "[4 H, I]")
     _check("lstm", "h0", h0, x, (batch, shown), "[B, P]")
     _check("lstm", "c0", c0, x, (batch, units), "[B, H]")

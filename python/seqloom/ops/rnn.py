@@ -10,6 +10,7 @@ from ..autograd import Node, record
 from ..dtypes import int64
 from ..tensor import Tensor
 from ._arrays import public
+from ._double import is_double
 
 __all__ = ["gru", "lstm", "rnn"]
 
@@ -139,6 +140,10 @@ def rnn(
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"rnn: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
     steps = host_lengths("rnn", lengths)
+    if is_double(x):
+        from ._rnn_general import rnn_general
+
+        return rnn_general(x, h0, w_ih, w_hh, b_ih, b_hh, nonlinearity, steps, reverse)
     y, h_n, _ = _run(
         _CELLS[nonlinearity], x, h0, None, w_ih, w_hh, b_ih, b_hh, None, steps, reverse, recompute
     )
@@ -193,10 +198,10 @@ def gru(
     0.5
     """
     steps = host_lengths("gru", lengths)
-    if not reset_after:
-        from ._rnn_general import gru_reset_before
+    if not reset_after or is_double(x):
+        from ._rnn_general import gru_general
 
-        return gru_reset_before(x, h0, w_ih, w_hh, b_ih, b_hh, steps, reverse)
+        return gru_general(x, h0, w_ih, w_hh, b_ih, b_hh, reset_after, steps, reverse)
     y, h_n, _ = _run(
         _CELLS["gru"], x, h0, None, w_ih, w_hh, b_ih, b_hh, None, steps, reverse, recompute
     )
@@ -284,7 +289,7 @@ def lstm(
         raise ValueError(f"lstm: zoneout must be in [0, 1], got {zoneout}")
     if isinstance(peepholes, (tuple, list)):
         peepholes = _stacked(peepholes)
-    if w_hr is not None or layer_norm is not None or zoneout > 0.0:
+    if w_hr is not None or layer_norm is not None or zoneout > 0.0 or is_double(x):
         from ._rnn_general import lstm_general
 
         return lstm_general(
