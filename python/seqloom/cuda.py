@@ -89,27 +89,32 @@ def _index(device: int | str | None) -> int:
 
 def get_device_properties(device: int | str | None = None) -> DeviceProperties:
     """Name, compute capability, multiprocessors and memory of a device."""
-    return DeviceProperties(**_core.cuda_device_properties(_index(device)))
+    index = _index(device)  # refuses where _core has no CUDA functions
+    return DeviceProperties(**_core.cuda_device_properties(index))
 
 
 def synchronize(device: int | str | None = None) -> None:
     """Wait for everything given to a device; errors of earlier kernels are raised here."""
-    _core.cuda_synchronize(_index(device))
+    index = _index(device)
+    _core.cuda_synchronize(index)
 
 
 def memory_allocated(device: int | str | None = None) -> int:
     """Bytes that tensors hold on a device."""
-    return int(_core.cuda_memory(_index(device))[0])
+    index = _index(device)
+    return int(_core.cuda_memory(index)[0])
 
 
 def max_memory_allocated(device: int | str | None = None) -> int:
     """The most that :func:`memory_allocated` has been."""
-    return int(_core.cuda_memory(_index(device))[1])
+    index = _index(device)
+    return int(_core.cuda_memory(index)[1])
 
 
 def memory_reserved(device: int | str | None = None) -> int:
     """Bytes that the memory pool holds on a device, in use or not."""
-    return int(_core.cuda_memory(_index(device))[2])
+    index = _index(device)
+    return int(_core.cuda_memory(index)[2])
 
 
 def reset_peak_memory(device: int | str | None = None) -> None:
@@ -128,7 +133,8 @@ class Stream:
     """A queue of work of its own on a device; ``with stream:`` makes it current."""
 
     def __init__(self, device: int | str | None = None) -> None:
-        self._stream = _core.CudaStream(_index(device))
+        index = _index(device)
+        self._stream = _core.CudaStream(index)
         self._before: list[int] = []
 
     @property

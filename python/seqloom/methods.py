@@ -78,16 +78,29 @@ class TensorMethods:
         return _ops.triu(self, diagonal)
 
     def sort(
-        self: Tensor, dim: Any = -1, descending: Any = False, *, axis: Any = None
+        self: Tensor,
+        dim: Any = -1,
+        descending: Any = False,
+        *,
+        stable: Any = True,
+        axis: Any = None,
     ) -> tuple[Tensor, Tensor]:
+        """(values, indices); always stable."""
         return _ops.sort(self, dim if axis is None else axis, descending)
 
     def argsort(self: Tensor, dim: Any = -1, descending: Any = False) -> Tensor:
         return _ops.sort(self, dim, descending)[1]
 
     def topk(
-        self: Tensor, k: Any, dim: Any = -1, largest: Any = True, *, axis: Any = None
+        self: Tensor,
+        k: Any,
+        dim: Any = -1,
+        largest: Any = True,
+        sorted: Any = True,
+        *,
+        axis: Any = None,
     ) -> tuple[Tensor, Tensor]:
+        """The k largest or smallest, in order whether `sorted` asks for it or not."""
         return _ops.topk(self, k, dim if axis is None else axis, largest)
 
     def masked_fill(self: Tensor, mask: Tensor, value: Any) -> Tensor:
@@ -121,10 +134,12 @@ class TensorMethods:
         dim: Dim = None,
         keepdim: Any = False,
         *,
+        dtype: Any = None,
         axis: Dim = None,
         keepdims: Any = False,
     ) -> Tensor:
-        return _ops.mean(self, dim if axis is None else axis, keepdim or keepdims)
+        out = self if dtype is None else self.to(dtype=dtype)
+        return _ops.mean(out, dim if axis is None else axis, keepdim or keepdims)
 
     def prod(
         self: Tensor,
@@ -218,8 +233,9 @@ class TensorMethods:
     def all(self: Tensor, dim: Dim = None, keepdim: Any = False, *, axis: Dim = None) -> Tensor:
         return _ops.all(self, dim if axis is None else axis, keepdim)
 
-    def cumsum(self: Tensor, dim: Any = None, *, axis: Any = None) -> Tensor:
-        return _ops.cumsum(self, dim if axis is None else axis)
+    def cumsum(self: Tensor, dim: Any = None, *, dtype: Any = None, axis: Any = None) -> Tensor:
+        out = self if dtype is None else self.to(dtype=dtype)
+        return _ops.cumsum(out, dim if axis is None else axis)
 
     def logsumexp(self: Tensor, dim: Dim, keepdim: Any = False) -> Tensor:
         return _ops.logsumexp(self, dim, keepdim)
@@ -320,6 +336,9 @@ class TensorMethods:
 
     def __matmul__(self: Tensor, other: Any) -> Tensor:
         return _ops.matmul(self, other)
+
+    def __rmatmul__(self: Tensor, other: Any) -> Tensor:
+        return _ops.matmul(other, self)
 
     def __add__(self: Tensor, other: Any) -> Tensor:
         out: Tensor = _ops.add(self, other)

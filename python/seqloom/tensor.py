@@ -281,7 +281,8 @@ class Tensor(TensorMethods, _core.TensorBase):
         if self._node is not None:
 
             def keep(gradient: Tensor) -> None:
-                self.grad = gradient.detach()
+                held = self.grad
+                self.grad = _core.clone(gradient) if held is None else _core.add(held, gradient)
 
             _autograd.register_hook(self, keep)
 

@@ -45,7 +45,7 @@ def _checkpoint_backward(node: Node, *gradients: Tensor | None) -> Gradients:
             else:
                 self.keep(slot, gradient)
 
-    outer = _sinks[-1]
+    outer = _sinks.stack[-1]
     sink = Through()
     _run([o for o, _ in pairs], [g for _, g in pairs], False, sink)
     return tuple(sink.found.get(i) for i in range(len(positions)))
@@ -70,7 +70,16 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     rng = _core.random_state()
     with no_grad():
         results = function(*args, **kwargs)
-    outputs = results if isinstance(results, tuple) else (results,)
+    if isinstance(results, (list, dict)):
+        raise TypeError(
+            "checkpoint: function must return a Tensor or a tuple of Tensors, got"
+            f" {type(results).__name__}"
+        )
+    # An input handed through is a new result: give it an identity of its own.
+    outputs = tuple(
+        r.detach() if isinstance(r, Tensor) and any(r is a for a in args) else r
+        for r in (results if isinstance(results, tuple) else (results,))
+    )
     tracked = [r for r in outputs if isinstance(r, Tensor)]
     positions = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
     inputs = [args[i] for i in positions]
@@ -82,4 +91,4 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         tuple(t.detach() for t in inputs),
         (function, kwargs, args, positions, rng),
     )
-    return results
+    return outputs if isinstance(results, tuple) else outputs[0]

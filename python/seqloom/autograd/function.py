@@ -19,6 +19,8 @@ class Context:
         self.needs_input_grad = needs_input_grad
         self._to_save: tuple[Tensor | None, ...] = ()
         self._constant: tuple[Tensor, ...] = ()
+        self._dirty: tuple[Tensor, ...] = ()
+        self._materialize = True
         self._node: Node | None = None
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
@@ -29,29 +31,66 @@ class Context:
         """Outputs that never get a gradient."""
         self._constant = tensors
 
+    def mark_dirty(self, *tensors: Tensor) -> None:
+        """Inputs that forward changed in place and returns."""
+        self._dirty = tensors
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Whether backward gets zeros (the default) or None for outputs that nobody used."""
+        self._materialize = value
+
     @property
     def saved_tensors(self) -> tuple[Any, ...]:
         return self._to_save if self._node is None else self._node.saved_tensors()
 
 
+def _facts(t: Tensor) -> tuple[tuple[int, ...], int, str]:
+    return t.shape, t._dtype_code, t.device
+
+
 def _function_backward(node: Node, *gradients: Tensor | None) -> Gradients:
-    function, ctx, positions, shapes = node.context
+    function, ctx, inputs, outputs = node.context
     ctx._node = node
-    filled = [
-        _core.full(shape, 0.0, code, device) if g is None else g
-        for g, (shape, code, device) in zip(gradients, shapes, strict=True)
-    ]
+    arrived = iter(gradients)
+    filled: list[Tensor | None] = []  # one per output of forward, as torch gives them
+    for facts, tracked in outputs:
+        g = next(arrived) if tracked else None
+        if g is None and facts is not None and ctx._materialize:
+            shape, code, device = facts
+            g = _core.full(shape, 0, code, device)
+        filled.append(g)
     results = function.backward(ctx, *filled)
     ctx._node = None
     if not isinstance(results, tuple):
         results = (results,)
-    if len(results) != len(ctx.needs_input_grad):
+    count = len(ctx.needs_input_grad)
+    if len(results) < count or any(r is not None for r in results[count:]):
         raise RuntimeError(
-            f"{function.__name__}.backward: must return {len(ctx.needs_input_grad)} gradients, one"
-            f" per argument of forward, got {len(results)}"
+            f"{function.__name__}.backward: must return {count} gradients, one per argument of"
+            f" forward, got {len(results)}"
         )
-    # A gradient may be a tensor that the user goes on using: hand on memory of our own.
-    return tuple(None if results[p] is None else _core.clone(results[p]) for p in positions)
+    return tuple(
+        _own(function.__name__, p, results[p], facts) if ctx.needs_input_grad[p] else None
+        for p, facts in inputs
+    )
+
+
+def _own(name: str, position: int, given: Any, facts: tuple[Any, ...]) -> Tensor | None:
+    """A gradient may be a tensor that the user goes on using: hand on memory of our own."""
+    if given is None:
+        return None
+    if not isinstance(given, Tensor):
+        raise TypeError(
+            f"{name}.backward: gradient {position} must be a Tensor or None, got"
+            f" {type(given).__name__}"
+        )
+    shape, code, device = facts
+    if given.shape != shape:
+        raise ValueError(
+            f"{name}.backward: gradient {position} must have shape {list(shape)}, got"
+            f" {list(given.shape)}"
+        )
+    return _core.convert(given, code, device, True)
 
 
 class Function:
@@ -80,6 +119,10 @@ class Function:
         raise TypeError("Function: forward must be defined")
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Defined, forward takes no ``ctx``, and this keeps what backward needs."""
+
+    @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         raise TypeError("Function: backward must be defined")
 
@@ -89,15 +132,25 @@ class Function:
         ctx = Context(needs)
         recording = _core.grad_enabled() and any(needs)
         with no_grad():
-            results = cls.forward(ctx, *args)
+            if cls.setup_context is Function.setup_context:
+                results = cls.forward(ctx, *args)
+            else:
+                results = cls.forward(*args)
+                cls.setup_context(ctx, args, results)
         if not recording:
             return results
         outputs = list(results) if isinstance(results, tuple) else [results]
         # An input handed through is a new result: give it an identity of its own.
         outputs = [
-            r.detach() if isinstance(r, Tensor) and any(r is a for a in args) else r
+            r.detach()
+            if isinstance(r, Tensor)
+            and any(r is a for a in args)
+            and not any(r is d for d in ctx._dirty)
+            else r
             for r in outputs
         ]
+        for d in ctx._dirty:
+            _core.check_in_place(cls.__name__, d, d)
         tracked = [
             t
             for t in outputs
@@ -106,7 +159,15 @@ class Function:
             and not any(t is c for c in ctx._constant)
         ]
         positions = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
-        shapes = [(t.shape, t._dtype_code, t.device) for t in tracked]
+        context = (
+            cls,
+            ctx,
+            [(i, _facts(args[i])) for i in positions],
+            [
+                (_facts(r) if isinstance(r, Tensor) else None, any(r is t for t in tracked))
+                for r in outputs
+            ],
+        )
         saved = tuple(
             s.detach() if s is not None and any(s is r for r in outputs) else s
             for s in ctx._to_save
@@ -118,6 +179,6 @@ class Function:
             [args[i] for i in positions],
             _function_backward,
             saved,
-            (cls, ctx, positions, shapes),
+            context,
         )
         return tuple(outputs) if isinstance(results, tuple) else outputs[0]

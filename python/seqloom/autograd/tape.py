@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -175,15 +176,28 @@ class _Sink:
         self.wanted = wanted
         self.found: dict[int, Tensor] = {}
         self.stored: dict[int, Tensor] = {}
+        self.hooked: dict[int, tuple[Tensor, Tensor]] = {}  # leaves whose hooks wait for the sum
 
     def add(self, leaf: Tensor, gradient: Tensor) -> None:
-        if self.wanted is not None:
-            slot = self.wanted.get(id(leaf))
-            if slot is not None:
-                self.keep(slot, gradient)
+        if self.wanted is not None and id(leaf) not in self.wanted:
             return
-        for hook in leaf._hooks or ():
-            gradient = _hooked(hook, gradient)
+        if leaf._hooks:
+            _, held = self.hooked.get(id(leaf), (leaf, None))
+            self.hooked[id(leaf)] = (leaf, gradient if held is None else _core.add(held, gradient))
+        else:
+            self.deliver(leaf, gradient)
+
+    def finish(self) -> None:
+        """Leaves with hooks: those see the whole gradient of a walk, once."""
+        for leaf, gradient in self.hooked.values():
+            for hook in tuple(leaf._hooks or ()):
+                gradient = _hooked(hook, gradient)
+            self.deliver(leaf, gradient)
+
+    def deliver(self, leaf: Tensor, gradient: Tensor) -> None:
+        if self.wanted is not None:
+            self.keep(self.wanted[id(leaf)], gradient)
+            return
         held = leaf.grad
         if held is None:
             # Whoever else holds this memory must not see later in-place changes of leaf.grad, which
@@ -204,12 +218,35 @@ class _Sink:
         self.found[slot] = gradient if held is None else _core.add(held, gradient)
 
 
-_sinks: list[_Sink] = []  # of the walks that are running, innermost last (checkpoint nests)
+class _Sinks(threading.local):
+    """Of the walks that this thread is running, innermost last (checkpoint nests)."""
+
+    def __init__(self) -> None:
+        self.stack: list[_Sink] = []
+
+
+_sinks = _Sinks()
 
 
 def _hooked(hook: Callable[[Tensor], Tensor | None], gradient: Tensor) -> Tensor:
     changed = hook(gradient)
-    return gradient if changed is None else changed
+    return gradient if changed is None else _checked("hook", changed, gradient)
+
+
+def _checked(caller: str, given: Any, like: Tensor) -> Tensor:
+    """A gradient that a user's function gave, if it can stand for `like`."""
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{caller}: must return a Tensor or None, got {type(given).__name__}")
+    if given.shape != like.shape:
+        raise ValueError(
+            f"{caller}: must return a gradient of shape {list(like.shape)}, got {list(given.shape)}"
+        )
+    if given._dtype_code != like._dtype_code or given.device != like.device:
+        raise TypeError(
+            f"{caller}: must return a gradient of {like.dtype.name} on {like.device}, got"
+            f" {given.dtype.name} on {given.device}"
+        )
+    return given
 
 
 def _walk(
@@ -243,7 +280,7 @@ def _walk(
         arrived = pending.pop(node.order)
         if node.hooks is not None:
             for output, hooks in node.hooks.items():
-                for hook in hooks:
+                for hook in tuple(hooks):
                     held = arrived[output]
                     if held is not None:
                         arrived[output] = _hooked(hook, held)
@@ -279,11 +316,12 @@ def _run(
 ) -> None:
     previous = _core.grad_enabled()
     _core.set_grad_enabled(False)
-    _sinks.append(sink)
+    _sinks.stack.append(sink)
     try:
         _walk(roots, gradients, retain_graph, sink, interior or {})
+        sink.finish()
     finally:
-        _sinks.pop()
+        _sinks.stack.pop()
         _core.set_grad_enabled(previous)
 
 
