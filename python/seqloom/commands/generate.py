@@ -58,7 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--greedy", action="store_true", help="always the likeliest token, no drawing")
     add("--temperature", type=kinds.positive, metavar="X", help="of the drawing (1.0)")
     add("--top-k", type=kinds.whole, metavar="K", help="draw from the K likeliest tokens")
-    add("--top-p", type=kinds.positive_share, metavar="P", help="draw from the tokens that make up P")
+    add(
+        "--top-p",
+        type=kinds.positive_share,
+        metavar="P",
+        help="draw from the tokens that make up P",
+    )
     add("--min-p", type=kinds.share, metavar="P", help="leave out tokens below P of the likeliest")
     add("--repetition-penalty", type=kinds.positive, metavar="X", help="above 1: repeat less")
     add("--num-beams", type=kinds.count, default=1, metavar="N", help="beam search (1: none)")

@@ -3,8 +3,8 @@
 
 `step-00000100/` holds the model as `save_pretrained` writes it, the optimizer's arrays
 (`training.safetensors`) and everything else (`training.json`, with size and checksum of every
-file and its own checksum). A directory takes its name in one step when it is complete, and one that is no longer needed
-loses its name before it is deleted: whatever has the name is good.
+file and its own checksum). A directory takes its name in one step when it is complete, and one that
+is no longer needed loses its name before it is deleted: whatever has the name is good.
 """
 
 from __future__ import annotations
