@@ -239,6 +239,15 @@ def test_forecasting(tmp_path, capsys):
                  "0.01", "--horizon", 3, "--eval-share", "0.2") == 0  # fmt: skip
     assert CSVLog.read(out / "log.csv")[-1]["eval_mae"] < 0.2
     assert json.loads((out / "scaling.json").read_text()).keys() == {"mean", "scale"}
+    # Held-out data of one's own, whose columns may come in another order.
+    (tmp_path / "later.csv").write_text("b,a\n" + "\n".join(f"{i},{2 * i}" for i in range(50)))
+    assert train("--model", "forecaster", "--data", data, "--out", tmp_path / "two", "--steps", 2,
+                 "--eval-data", tmp_path / "later.csv") == 0  # fmt: skip
+    assert CSVLog.read(tmp_path / "two" / "log.csv")[-1]["eval_mae"] > 10
+    (tmp_path / "empty.csv").write_text("a,b\n")
+    capsys.readouterr()
+    assert train("--model", "forecaster", "--data", tmp_path / "empty.csv", "--out", out) == 1
+    assert "empty.csv: holds no rows" in one_line(capsys)
     (tmp_path / "words.csv").write_text("a,b\n1,x\n")
     capsys.readouterr()
     assert train("--model", "forecaster", "--data", tmp_path / "words.csv", "--out", out) == 1
@@ -334,6 +343,36 @@ def test_unusable_models_exit_1_with_one_line(tmp_path, book, capsys, monkeypatc
     (out / "config.json").write_text('{"model_type": "gpt5"}')
     assert cli.main([*generate, "--prompt", "the"]) == 1
     assert "model_type" in one_line(capsys)
+
+
+def test_options_that_do_not_fit_are_told_before_the_training(tmp_path, book, capsys):
+    common = ["--model", "gpt2", "--data", book, "--steps", 2]
+    for words, message in (
+        (["--best-metric", "accuracy"], "must be one of eval_loss, eval_perplexity"),
+        (["--early-stopping", 2, "--eval-share", 0], "nothing is held out"),
+    ):
+        assert train(*common, "--out", tmp_path / "no", *words) == 1
+        assert message in one_line(capsys)
+        assert not (tmp_path / "no").exists()
+    tags = tmp_path / "tags.jsonl"
+    tags.write_text('{"tokens": ["a"], "tags": 5}\n' * 30)
+    assert train("--model", "tagger", "--data", tags, "--out", tmp_path / "no") == 1
+    assert "tokens and tags must be lists of one length" in one_line(capsys)
+
+
+def test_weights_of_another_kind_of_model_are_refused(tmp_path, book, capsys):
+    for model in ("gpt2", "lstm"):
+        assert train("--model", model, "--data", book, "--out", tmp_path / model, "--steps", 2) == 0
+    for model, held, class_name in (
+        ("lstm", "gpt2", "GPT2"), ("llama", "lstm", "RNNLanguageModel"),
+        ("gru", "lstm", "RNNLanguageModel"),
+    ):  # fmt: skip
+        capsys.readouterr()
+        words = ["--model", model, "--from", tmp_path / held, "--data", book, "--steps", 2]
+        assert train(*words, "--out", tmp_path / "no") == 1
+        assert f"holds a {class_name}, not a model for --model {model}" in one_line(capsys)
+    words = ["--from", tmp_path / "lstm", "--data", book, "--steps", 2, "--out", tmp_path / "more"]
+    assert train("--model", "lstm", *words) == 0
 
 
 LIMITED = """

@@ -48,13 +48,14 @@ def test_it_trains_writes_and_leaves_a_model_directory(tmp_path, capsys, device)
 
 
 def test_generate_goes_on_from_the_directory(tmp_path, capsys):
-    assert run(tmp_path) == 0
+    prompt = 'Once upon a time "I" said'
+    assert run(tmp_path / "a b", "--prompt", prompt) == 0
     hint = capsys.readouterr().out.splitlines()[-1]
     assert hint.startswith("go on with: seqloom generate ")
     words = shlex.split(hint.partition("seqloom ")[2])
     assert cli.main([*words, "--max-new-tokens", "30", "--seed", "1"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("Once upon a time")
+    assert out.startswith(prompt)
     assert len(out) > 40
 
 
@@ -96,13 +97,15 @@ def test_trouble_is_one_line_and_exit_1(tmp_path, capsys):
     (tmp_path / "file").write_text("not a directory")
     assert run(tmp_path / "file") == 1
     assert run(tmp_path / "model", "--prompt", "caf\u00e9") == 1
-    expected = 2
+    assert run(tmp_path / "model", "--prompt", "The owl " * 9) == 1
+    expected = 3
     if not sl.cuda.is_available():
         assert run(tmp_path / "model", "--device", "cuda") == 1
-        expected = 3
+        expected = 4
     err = capsys.readouterr().err
     assert len(err.splitlines()) == expected
     assert all(line.startswith("seqloom: ") for line in err.splitlines())
+    assert "has 72 letters, the model reads 64 at once" in err
 
 
 def test_help_has_an_example(capsys):

@@ -169,6 +169,7 @@ def test_training_curve_from_csv_rows_and_columns(tmp_path):
         assert found["training"].get_xdata().tolist() == list(range(1, 301))
         assert found["evaluation"].get_xdata().tolist() == [50, 100, 150, 200, 250, 300]
         assert found["best 1.5 at 150"].get_xdata().tolist() == [150]
+        assert not found["best 1.5 at 150"].get_clip_on()  # whole at the last step, too
         assert len(figure.axes) == 2  # the learning rate has its strip
         assert dark(tmp_path / "a.png")
 

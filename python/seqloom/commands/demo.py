@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,9 @@ def main(arguments: list[str]) -> int:
         text = text[:QUICK_TEXT]
     size = QUICK_SIZE if options.quick else SIZE
     if start.shape[1] >= size["n_positions"]:
-        raise CommandError(f"--prompt: has {start.shape[1]} letters, the model reads 128 at once")
+        raise CommandError(
+            f"--prompt: has {start.shape[1]} letters, the model reads {size['n_positions']} at once"
+        )
     print(f"seqloom {sl.__version__} on {where}")
     model = _model(tokenizer, size).to(device=options.device)
     print(
@@ -173,4 +176,5 @@ def _save(
         print("loss curve and attention: need matplotlib: pip install 'seqloom[plot]'")
     else:
         print(f"loss curve: {curve}\nattention: {heat}")
-    print(f'go on with: seqloom generate {folder} --prompt "{prompt}" --temperature 0.6')
+    words = ["seqloom", "generate", str(folder), "--prompt", prompt, "--temperature", "0.6"]
+    print(f"go on with: {shlex.join(words)}")

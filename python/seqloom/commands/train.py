@@ -57,6 +57,8 @@ def main(arguments: list[str]) -> int:
             return 0
         return _run(trainer, data, where, options)
     except FileNotFoundError as error:
+        if error.filename:  # the system's own
+            raise
         raise CommandError(str(error)) from None
     except kinds.USER_TROUBLE as error:
         raise CommandError(str(error) or type(error).__name__) from None
@@ -168,6 +170,8 @@ def _prepare(options: argparse.Namespace, task: str, models: Any) -> tuple[Any, 
     from seqloom.train.tasks import TASKS as KINDS
 
     data = prepare(options, task, options.model)
+    if options.early_stopping is not None and data.evaluation is None:
+        raise CommandError("--early-stopping: nothing is held out to judge by")
     kinds.sl.manual_seed(options.seed)
     model = models.build(options, data, task)
     steps = options.steps
@@ -191,6 +195,11 @@ def _prepare(options: argparse.Namespace, task: str, models: Any) -> tuple[Any, 
         job = KINDS[task]()
     else:
         job = KINDS[task](label_smoothing=options.label_smoothing)
+    known = job.columns()
+    if options.best_metric not in known:
+        raise CommandError(
+            f"--best-metric {options.best_metric}: must be one of {', '.join(known)}"
+        )
     trainer = Trainer(
         model, job, data.train, data.evaluation, out=options.out, optimizer=options.optimizer,
         lr=options.lr, weight_decay=options.weight_decay, schedule=options.schedule,
@@ -199,7 +208,7 @@ def _prepare(options: argparse.Namespace, task: str, models: Any) -> tuple[Any, 
         precision=options.precision, clip_norm=options.clip_norm or None,
         eval_every=options.eval_every or min(500, epoch), save_every=options.save_every,
         log_every=options.log_every, keep=options.keep, best_metric=options.best_metric,
-        early_stopping=options.early_stopping if data.evaluation is not None else None,
+        early_stopping=options.early_stopping,
         extras=data.extras, tensorboard=options.tensorboard, seed=options.seed,
         device=options.device,
     )  # fmt: skip

@@ -245,7 +245,8 @@ def _sentences(paths: Sequence[str]) -> list[tuple[list[str], list[str]]]:
     for path in paths:
         if _kind(path) in ("jsonl", "ndjson"):
             for row in read_jsonl(path, fields=["tokens", "tags"]):
-                if not isinstance(row["tokens"], list) or len(row["tokens"]) != len(row["tags"]):
+                lists = [row[name] for name in ("tokens", "tags")]
+                if not all(isinstance(x, list) for x in lists) or len({*map(len, lists)}) > 1:
                     raise DataError(f"{path}: tokens and tags must be lists of one length")
                 found.append(([str(w) for w in row["tokens"]], [str(t) for t in row["tags"]]))
             continue
@@ -327,10 +328,11 @@ def _pairs(options: argparse.Namespace, model: str) -> Data:
     return Data(*loaders, tokenizer, extras=[tokenizer], text=text)
 
 
-def _series(options: argparse.Namespace, model: str) -> Data:
-    columns = options.columns
-    rows = []
-    for path in options.data:
+def _numbers(paths: Sequence[str], columns: list[str] | None) -> Any:
+    """Steps of a time series, float32 [T, F]."""
+    rows: list[list[float]] = []
+    for path in paths:
+        before = len(rows)
         delimiter = "\t" if _kind(path) == "tsv" else ","
         try:
             for row in read_csv(path, columns=columns, delimiter=delimiter):
@@ -338,19 +340,35 @@ def _series(options: argparse.Namespace, model: str) -> Data:
         except (ValueError, csv.Error) as error:
             if isinstance(error, DataError):
                 raise
-            raise CommandError(f"{path}: row {len(rows) + 1}: {error}; name --columns") from None
-    series = np.asarray(rows, np.float32)
-    cut = len(series) - round(len(series) * options.eval_share)
-    scaler = Standardizer(series[:cut])
-    scaled = scaler.transform(series)
+            at = len(rows) - before + 1
+            raise CommandError(f"{path}: row {at}: {error}; name --columns") from None
+        if len(rows) == before:
+            raise CommandError(f"{path}: holds no rows")
+        if len(rows[before]) != len(rows[0]):
+            raise CommandError(
+                f"{path}: has {len(rows[before])} columns, {paths[0]} {len(rows[0])}"
+            )
+    return np.asarray(rows, np.float32)
+
+
+def _series(options: argparse.Namespace, model: str) -> Data:
+    series = _numbers(options.data, options.columns)
     length, horizon, size = options.length, options.horizon, options.batch_size
-    train = Loader(ForecastWindows(scaled[:cut], length, horizon), size, shuffle=True,
+    if options.eval_data:
+        columns = options.columns or next(iter(read_csv(options.data[0])), {})
+        seen, unseen = series, _numbers(options.eval_data, list(columns))
+        rest = unseen
+    else:
+        cut = len(series) - round(len(series) * options.eval_share)
+        seen, unseen = series[:cut], series[cut:]
+        rest = series[max(0, cut - length) :] if len(unseen) else unseen
+    scaler = Standardizer(seen)
+    train = Loader(ForecastWindows(scaler.transform(seen), length, horizon), size, shuffle=True,
                    seed=options.seed)  # fmt: skip
-    rest = scaled[max(0, cut - length) :]
     evaluation = None
-    if len(series) > cut and len(rest) >= length + horizon:
-        evaluation = Loader(ForecastWindows(rest, length, horizon), size)
+    if options.eval_data or len(rest) >= length + horizon:
+        evaluation = Loader(ForecastWindows(scaler.transform(rest), length, horizon), size)
     scaling = Saved(SCALING, {"mean": scaler.mean.tolist(), "scale": scaler.scale.tolist()})
-    text = f"{cut:,} steps to learn from, {len(series) - cut:,} held out"
+    text = f"{len(seen):,} steps to learn from, {len(unseen):,} held out"
     width = series.shape[1]
     return Data(train, evaluation, features=width, targets=width, extras=[scaling], text=text)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from seqloom.cli import CommandError
 from seqloom.commands.training_data import Data
 
 models: Any = importlib.import_module("seqloom.models")
@@ -35,9 +36,29 @@ def build(options: argparse.Namespace, data: Data, task: str) -> Any:
             model = kind.from_pretrained(options.start_from, **where, **_bert_labels(data))
         else:
             model = models.from_pretrained(options.start_from, **where)
+            _must_fit(model, options)
         model.train()
         return model
     return CHOICES[options.model].build(options, data, task).to(device=options.device)
+
+
+def _must_fit(model: Any, options: argparse.Namespace) -> None:
+    """Refuse the weights of a model that --model doesn't mean."""
+    pairs = getattr(model, "_is_encoder_decoder", lambda: False)()
+    name, writes = type(model).__name__, hasattr(model, "generate")
+    own = {"lstm": "RNNLanguageModel", "gru": "RNNLanguageModel", "rnn": "RNNLanguageModel",
+           "seq2seq": "Seq2Seq", "classifier": "SequenceClassifier", "tagger": "SequenceTagger",
+           "forecaster": "Forecaster"}  # fmt: skip
+    if options.model in own:
+        fits = name == own[options.model]
+        if fits and own[options.model] == "RNNLanguageModel":
+            fits = model.config.cell == options.model
+    else:  # families: gpt2 and llama write on, transformer translates
+        fits = writes and pairs == (options.model == "transformer") and name not in own.values()
+    if not fits:
+        raise CommandError(
+            f"--from {options.start_from}: holds a {name}, not a model for --model {options.model}"
+        )
 
 
 def _made(options: argparse.Namespace, name: str, **fields: Any) -> Any:

@@ -209,7 +209,7 @@ def _draw_evaluation(
     best = int(np.argmin(y))
     axes.plot(
         x[best], y[best], "o", markersize=9, markerfacecolor="none", markeredgecolor=ORANGE,
-        markeredgewidth=1.4, label=f"best {y[best]:.4g} at {x[best]:g}",
+        markeredgewidth=1.4, label=f"best {y[best]:.4g} at {x[best]:g}", clip_on=False, zorder=3,
     )  # fmt: skip
 
 
