@@ -63,6 +63,8 @@ def set_num_threads(n: int) -> None:
     """
     if not isinstance(n, int) or isinstance(n, bool):
         raise TypeError(f"set_num_threads: n must be an integer, got {type(n).__name__}")
+    if not -(2**31) <= n < 2**31:
+        raise ValueError(f"set_num_threads: n must be in [1, 256], got {n}")
     _core.set_num_threads(n)
 
 

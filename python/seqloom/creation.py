@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from .dtypes import as_dtype, float32, int64
+from .dtypes import DType, as_dtype, float32, int64
 from .methods import _flat
 from .tensor import Scalar, Tensor, tensor
 
@@ -19,6 +19,16 @@ def _shape_of(caller: str, shape: tuple[Any, ...]) -> tuple[int, ...]:
         return tuple(s.__index__() for s in flat)
     except (AttributeError, TypeError):
         raise TypeError(f"{caller}: shape must be integers, got {flat!r}") from None
+
+
+def _check_range(caller: str, name: str, value: int, kind: DType) -> None:
+    is_bool = kind.name == "bool"
+    first = 0 if is_bool else int(np.iinfo(kind.numpy).min)
+    last = 1 if is_bool else int(np.iinfo(kind.numpy).max)
+    if not first <= value <= last:
+        raise ValueError(
+            f"{caller}: {name} must be in [{first}, {last}] for {kind.name}, got {value}"
+        )
 
 
 def full(
@@ -39,6 +49,10 @@ def full(
         kind = as_dtype(type(fill_value)) if isinstance(fill_value, (bool, int)) else float32
     else:
         kind = as_dtype(dtype)
+    if not kind.is_floating_point and kind.name != "bool" and isinstance(fill_value, (int, float)):
+        if not np.isfinite(float(fill_value)):
+            raise ValueError(f"full: value must be finite for {kind.name}, got {fill_value}")
+        _check_range("full", "value", int(fill_value), kind)
     extents = _shape_of("full", tuple(shape) if isinstance(shape, (tuple, list)) else (shape,))
     t = _core.full(extents, fill_value, kind.code, "cpu" if device is None else str(device))
     t.requires_grad = requires_grad
@@ -199,6 +213,10 @@ def randint(
     if high <= low:
         raise ValueError(f"randint: high must be above low = {low}, got {high}")
     d = int64 if dtype is None else as_dtype(dtype)
+    if not d.is_floating_point:
+        _check_range("randint", "low", low, d)
+        _check_range("randint", "high - 1", high - 1, d)
+        high = min(high, 2**63 - 1)  # of an int64 the last value is out of reach
     where = "cpu" if device is None else str(device)
     extents = _shape_of("randint", tuple(size) if isinstance(size, (tuple, list)) else (size,))
     return _core.random_integers(extents, low, high, d.code, where)
@@ -231,7 +249,12 @@ def get_random_state() -> tuple[int, int]:
 
 def set_random_state(state: tuple[int, int]) -> None:
     """Go on where :func:`get_random_state` was called."""
-    seed, offset = state
-    if not isinstance(seed, int) or not isinstance(offset, int):
+    numbers = isinstance(state, (tuple, list)) and len(state) == 2
+    if not numbers or not all(isinstance(n, int) for n in state):
         raise TypeError("set_random_state: state must be what get_random_state gave")
+    seed, offset = state
+    if not (0 <= seed < 2**64 and 0 <= offset < 2**64):
+        raise ValueError(
+            f"set_random_state: seed and offset must be in [0, 2^64), got {seed} and {offset}"
+        )
     _core.set_random_state(seed, offset)

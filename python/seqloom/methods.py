@@ -206,6 +206,8 @@ class TensorMethods:
         """The variance; `correction` is subtracted from the count (torch's default 1)."""
         if unbiased is not None:
             correction = 1 if unbiased else 0
+        if not isinstance(correction, (int, float)):
+            raise TypeError(f"var: correction must be a number, got {type(correction).__name__}")
         return _ops.var(self, dim if axis is None else axis, correction, keepdim or keepdims)
 
     def std(

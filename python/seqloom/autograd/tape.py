@@ -385,8 +385,14 @@ def grad(
     >>> sl.autograd.grad(x * x, x)[0].tolist()
     [6.0]
     """
+    for name, value in (("outputs", outputs), ("inputs", inputs)):
+        if not isinstance(value, (Tensor, Iterable)):
+            raise TypeError(f"grad: {name} must be a Tensor or several, got {type(value).__name__}")
     roots = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    for r in roots:
+        if not isinstance(r, Tensor):
+            raise TypeError(f"grad: outputs must be Tensors, got {type(r).__name__}")
     given: list[Tensor | None]
     if grad_outputs is None or isinstance(grad_outputs, Tensor):
         given = [grad_outputs] * len(roots) if grad_outputs is None else [grad_outputs]
@@ -417,6 +423,8 @@ def grad(
 
 def register_hook(t: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
     """Call `hook(gradient)` when the gradient of `t` is known; returns a remover."""
+    if not callable(hook):
+        raise TypeError(f"register_hook: hook must be callable, got {type(hook).__name__}")
     if not t.requires_grad:
         raise RuntimeError("register_hook: the tensor does not require a gradient")
     node = t._node
