@@ -137,3 +137,21 @@ def test_bad_configurations(error, fields, words):
 def test_bad_inputs(error, call, words):
     with pytest.raises(error, match=words):
         call(sl.models.GPT2(vocab_size=40, **TINY))
+
+
+@pytest.mark.parametrize("early", [True, False, "never"])
+@pytest.mark.parametrize("penalty", [-1.0, 0.3, 1.0, 2.5])
+def test_when_a_beam_search_is_over(early, penalty, tmp_path):
+    """Prompts that end at different steps: what is better, and when no more is looked for."""
+    theirs, ours = causal.pair(
+        "GPT2", tmp_path, n_embd=8, n_layer=1, n_head=2, n_positions=48, seed=4
+    )
+    ids = np.random.default_rng(2).integers(2, 40, (12, 4))
+    for beams, eos in ((3, list(range(4, 13))), (4, list(range(2, 40, 3)))):
+        options = {
+            "max_new_tokens": 20, "num_beams": beams, "num_return_sequences": beams,
+            "early_stopping": early, "length_penalty": penalty, "eos_token_id": eos,
+        }  # fmt: skip
+        want = causal.theirs_generate(theirs, ids, np.ones_like(ids), **options)
+        got = ours.generate(ids, pad_token_id=1, **options)
+        np.testing.assert_array_equal(got, want, f"{beams} beams")
