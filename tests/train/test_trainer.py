@@ -308,7 +308,14 @@ def test_callbacks_may_come_and_go_between_trainings(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"optimizer": "sgd"}, {"accumulate": 2}, {"precision": "bfloat16"}, {"clip_norm": 0.5}],
+    [
+        {"optimizer": "sgd"},
+        {"accumulate": 2},
+        {"precision": "bfloat16"},
+        {"clip_norm": 0.5},
+        {"lr": 0.5},
+        {"weight_decay": 0.3},
+    ],
 )
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, options):
     tiny_trainer(tmp_path, steps=5).train()

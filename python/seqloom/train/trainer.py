@@ -456,6 +456,8 @@ class Trainer:
             "model": type(self.model).__name__,
             "parameters": self.model.num_parameters(),
             "optimizer": type(self.optimizer).__name__,
+            "lr": list(self.schedule.base_lrs),
+            "weight_decay": [group["weight_decay"] for group in self.optimizer.param_groups],
             "precision": self.precision.name,
             "accumulate": self.accumulate,
             "clip_norm": self.clip_norm,
