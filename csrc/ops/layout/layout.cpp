@@ -486,10 +486,14 @@ py::tuple nonzero(const Array& mask_argument) {
   args.total = mask.numel();
   args.count = &count;
   args.indices = nullptr;
-  SEQLOOM_CPU(nonzero)(args);
+  const auto visit = [&args] {
+    const ReleaseGil release_gil(args.total >= 16384);
+    SEQLOOM_CPU(nonzero)(args);
+  };
+  visit();
   const Array out = Array::empty({mask.rank(), count}, DType::kInt64);
   args.indices = out.mutable_as<int64_t>();
-  if (count > 0) SEQLOOM_CPU(nonzero)(args);
+  if (count > 0) visit();
   return unbind(out, 0);
 }
 
