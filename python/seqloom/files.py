@@ -141,6 +141,8 @@ def check_regular_file(path: PathLike, what: str) -> int:
         raise ValueError(f"{what}: {os.fspath(path)!r} is not a usable path ({error})") from error
     except FileNotFoundError:
         raise FileNotFoundError(f"{what}: {os.fspath(path)} does not exist") from None
+    except OSError as error:  # links that lead in a circle, a file where a folder should be
+        raise type(error)(f"{what}: {os.fspath(path)}: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{what}: {os.fspath(path)} is not a regular file")
     return status.st_size

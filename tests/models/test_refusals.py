@@ -185,6 +185,19 @@ def test_a_config_that_is_no_object_is_refused(content, text, directory):
     assert "config.json" in refused(directory, text)
 
 
+def test_weights_that_are_no_file_are_refused(directory):
+    path = directory / "model.safetensors"
+    path.unlink()
+    path.mkdir()
+    refused(directory, "model.safetensors is not a regular file")
+    path.rmdir()
+    os.mkfifo(path)
+    refused(directory, "model.safetensors is not a regular file")
+    path.unlink()
+    path.symlink_to(path)
+    refused(directory, "model.safetensors", OSError)
+
+
 def test_a_config_that_is_no_file_is_refused(directory):
     (directory / "config.json").unlink()
     refused(directory, "holds no config.json", FileNotFoundError)

@@ -139,7 +139,10 @@ def read_header(path: PathLike, what: str = "load_weights") -> Header:
     >>> read_header(path).tensors["w"].shape
     (2, 3)
     """
-    file_size = check_regular_file(path, what)
+    try:
+        file_size = check_regular_file(path, what)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
     where = f"{what}: {os.fspath(path)}"
     if file_size < 8:
         raise CheckpointError(f"{where}: {file_size} bytes are too short for a safetensors file")
