@@ -404,6 +404,12 @@ def test_a_pretrained_bert_gets_a_new_head(tmp_path, book, capsys):
     with pytest.warns(UserWarning, match=r"classifier\.weight"):
         assert train("--model", "bert", "--task", "classification", "--from", base, "--data", data,
                      "--out", tmp_path / "fine", "--steps", 4) == 0  # fmt: skip
+    script = [sys.executable, "-m", "seqloom", "train", "--model", "bert", "--task",
+              "classification", "--from", str(base), "--data", str(data), "--out",
+              str(tmp_path / "again"), "--steps", "1", *TINY]  # fmt: skip
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60, check=True)
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("seqloom: from_pretrained: ")
     config = json.loads((tmp_path / "fine" / "config.json").read_text())
     assert config["architectures"] == ["BertForSequenceClassification"]
     assert config["id2label"] == {"0": "a", "1": "b"}
