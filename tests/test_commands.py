@@ -229,6 +229,20 @@ def test_translation(tmp_path, capsys, monkeypatch, model):
     assert picture.stat().st_size > 5000
 
 
+def test_a_model_without_attention_has_no_picture(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    data, out = tmp_path / "pairs.tsv", tmp_path / "model"
+    data.write_text("one two\tun deux\n" * 40)
+    assert train("--model", "seq2seq", "--attention", "none", "--data", data, "--out", out,
+                 "--tokenizer", "word", "--steps", 20, "--lr", "0.02") == 0  # fmt: skip
+    capsys.readouterr()
+    picture = tmp_path / "attention.png"
+    words = ["translate", str(out), "--text", "one two", "--plot-attention", str(picture)]
+    assert cli.main(words) == 1
+    assert "this Seq2Seq has no attention" in one_line(capsys)
+    assert not picture.exists()
+
+
 def test_forecasting(tmp_path, capsys):
     data = tmp_path / "series.csv"
     t = np.arange(300)
@@ -404,6 +418,12 @@ def test_a_pretrained_bert_gets_a_new_head(tmp_path, book, capsys):
     with pytest.warns(UserWarning, match=r"classifier\.weight"):
         assert train("--model", "bert", "--task", "classification", "--from", base, "--data", data,
                      "--out", tmp_path / "fine", "--steps", 4) == 0  # fmt: skip
+    script = [sys.executable, "-m", "seqloom", "train", "--model", "bert", "--task",
+              "classification", "--from", str(base), "--data", str(data), "--out",
+              str(tmp_path / "again"), "--steps", "1", *TINY]  # fmt: skip
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60, check=True)
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("seqloom: from_pretrained: ")
     config = json.loads((tmp_path / "fine" / "config.json").read_text())
     assert config["architectures"] == ["BertForSequenceClassification"]
     assert config["id2label"] == {"0": "a", "1": "b"}

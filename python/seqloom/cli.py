@@ -12,7 +12,9 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from ._version import __version__
 
@@ -72,6 +74,7 @@ def _overview() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    held, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         # What follows the command belongs to it, its --help included.
         parsed = _overview().parse_args(words[:1])
@@ -92,6 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _trouble(f"{where}{error.strerror or error}")
     except KeyboardInterrupt:
         return 130
+    finally:
+        warnings.formatwarning = held
+
+
+def _warning(message: Any, *where: Any, **more: Any) -> str:
+    """One line for people who didn't write the line of code that warns."""
+    return "seqloom: " + " ".join(str(message).split()) + "\n"
 
 
 def _trouble(message: str) -> int:

@@ -120,6 +120,8 @@ def cross_attention(model: Any, ids: Any, out: Any) -> np.ndarray[Any, Any]:
     with kinds.sl.no_grad():
         found = model(ids, read, return_weights=True)[1]
     layers = found["cross"] if isinstance(found, dict) else found
+    if layers is None or len(layers) == 0:
+        raise CommandError(f"--plot-attention: this {type(model).__name__} has no attention")
     last = layers[-1] if isinstance(layers, (list, tuple)) else layers
     weights = np.asarray(last.to(dtype="float32").cpu().numpy())[0]
     mean: np.ndarray[Any, Any] = weights.mean(axis=0) if weights.ndim == 3 else weights
