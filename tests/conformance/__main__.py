@@ -8,6 +8,7 @@ python -m tests.conformance --compare  anywhere: the emulator against the golden
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +21,17 @@ from tests.conformance.common import (
     disagreement,
     read_goldens,
 )
+
+
+def native_architecture() -> str:
+    """What nvcc calls this machine's GPU, with the "a" that wgmma and setmaxnreg need on Hopper."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "native"
+    found = answer.split()[0].replace(".", "") if answer.split() else ""
+    return "sm_90a" if found == "90" else "native"
 
 
 def write(architecture: str, target: Path) -> int:
@@ -62,13 +74,13 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--compare", action="store_true", help="emulator against the goldens")
-    parser.add_argument("--arch", default="native", help="nvcc -arch (sm_90a for wgmma)")
+    parser.add_argument("--arch", help="nvcc -arch (this machine's GPU)")
     parser.add_argument("--out", metavar="DIR", help="where goldens.npz goes (this folder)")
     arguments = parser.parse_args()
     if arguments.compare:
         return compare()
     target = Path(arguments.out, GOLDENS.name).resolve() if arguments.out else GOLDENS
-    return write(arguments.arch, target)
+    return write(arguments.arch or native_architecture(), target)
 
 
 if __name__ == "__main__":
