@@ -185,6 +185,7 @@ void for_each_element_run(const TensorMapRecord& t, const std::int64_t (&at)[4],
 
 void cp_async(std::uint32_t target, const void* source, int bytes, int source_bytes, Site site) {
   InRuntime guard;
+  require_capability(80, "cp.async", site);
   Fiber* f = self();
   if (target % static_cast<unsigned>(bytes))
     fail(site, "cp.async: shared address 0x%x is not %d-byte aligned", target, bytes);
@@ -211,8 +212,9 @@ void cp_async(std::uint32_t target, const void* source, int bytes, int source_by
 
 void cp_async_commit() { ++self()->cp_group; }
 
-void cp_async_wait(int pending, Site) {
+void cp_async_wait(int pending, Site site) {
   InRuntime guard;
+  require_capability(80, "cp.async.wait_group", site);
   land_copies(self(), self()->cp_group - 1 - pending);
 }
 
@@ -225,6 +227,7 @@ void thread_exits_with_copies(Fiber* f) {
 
 void mbarrier_init(std::uint32_t barrier, std::uint32_t count, Site site) {
   InRuntime guard;
+  require_capability(90, "mbarrier.init", site);
   if (barrier & 7) fail(site, "mbarrier at 0x%x is not 8-byte aligned", barrier);
   if (!count) fail(site, "mbarrier with a count of zero");
   const SharedRef ref = shared_at(barrier, 8, site);
@@ -235,14 +238,16 @@ void mbarrier_init(std::uint32_t barrier, std::uint32_t count, Site site) {
   ref.block->mbarriers[ref.offset] = std::move(m);
 }
 
-void mbarrier_init_fence(Site) {
+void mbarrier_init_fence(Site site) {
   InRuntime guard;
+  require_capability(90, "fence.mbarrier_init", site);
   for (auto& [offset, m] : self()->block->mbarriers)
     if (m.initialiser == self()->warp) m.fenced = true;
 }
 
 void mbarrier_arrive(std::uint32_t barrier, std::uint32_t expected_bytes, Site site) {
   InRuntime guard;
+  require_capability(90, "mbarrier.arrive", site);
   Mbarrier& m = mbarrier_at(barrier, site).barrier;
   if (!m.pending) fail(site, "mbarrier: more arrivals in this phase than its count of %u", m.count);
   m.bytes += expected_bytes;
@@ -253,6 +258,7 @@ void mbarrier_arrive(std::uint32_t barrier, std::uint32_t expected_bytes, Site s
 
 bool mbarrier_test(std::uint32_t barrier, std::uint32_t parity, Site site) {
   InRuntime guard;
+  require_capability(90, "mbarrier.test_wait", site);
   pause_thread(site);
   Mbarrier& m = mbarrier_at(barrier, site).barrier;
   if ((m.phase & 1) == (parity & 1)) return false;
@@ -262,6 +268,7 @@ bool mbarrier_test(std::uint32_t barrier, std::uint32_t parity, Site site) {
 
 void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity, Site site) {
   InRuntime guard;
+  require_capability(90, "mbarrier.try_wait", site);
   Mbarrier& m = mbarrier_at(barrier, site).barrier;
   while ((m.phase & 1) == (parity & 1)) {
     m.waiters.emplace_back(self(), parity & 1);
@@ -273,6 +280,7 @@ void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity, Site site) {
 void store_async(std::uint32_t target, const void* value, int bytes, std::uint32_t barrier,
                  Site site) {
   InRuntime guard;
+  require_capability(90, "st.async", site);
   if (target % static_cast<unsigned>(bytes))
     fail(site, "st.async: shared address 0x%x is not %d-byte aligned", target, bytes);
   const SharedRef ref = shared_at(target, static_cast<std::size_t>(bytes), site);
@@ -294,6 +302,7 @@ void store_async(std::uint32_t target, const void* value, int bytes, std::uint32
 void bulk_load(std::uint32_t target, const void* source, std::uint32_t bytes, std::uint32_t barrier,
                Site site) {
   InRuntime guard;
+  require_capability(90, "cp.async.bulk", site);
   require_multiple_of_16("cp.async.bulk", target, source, bytes, site);
   const BarrierRef b = mbarrier_at(barrier, site);
   AsyncLoad load;
@@ -318,6 +327,7 @@ void bulk_load_multicast(std::uint32_t target, const void* source, std::uint32_t
 void bulk_store(void* target, std::uint32_t source, std::uint32_t bytes, BulkReduce reduce,
                 Site site) {
   InRuntime guard;
+  require_capability(90, "cp.async.bulk", site);
   require_multiple_of_16("cp.async.bulk", source, target, bytes, site);
   StoreGroupEntry s;
   s.rows.emplace_back(static_cast<unsigned char*>(target), shared_at(source, bytes, site).p);
@@ -329,14 +339,16 @@ void bulk_store(void* target, std::uint32_t source, std::uint32_t bytes, BulkRed
 
 void bulk_commit() { ++self()->store_group; }
 
-void bulk_wait(int pending, Site) {
+void bulk_wait(int pending, Site site) {
   InRuntime guard;
+  require_capability(90, "cp.async.bulk.wait_group", site);
   land_stores(self(), self()->store_group - 1 - pending);
 }
 
 void tensor_load(std::uint32_t target, const void* map, std::initializer_list<int> coordinates,
                  std::uint32_t barrier, Site site) {
   InRuntime guard;
+  require_capability(90, "cp.async.bulk.tensor", site);
   const TensorMapRecord& t = record_of(map, coordinates.size(), site);
   if (target & 127) fail(site, "tensor copy: shared address 0x%x is not 128-byte aligned", target);
   std::int64_t at[4] = {};
@@ -373,6 +385,7 @@ void tensor_load(std::uint32_t target, const void* map, std::initializer_list<in
 void tensor_store(const void* map, std::uint32_t source, std::initializer_list<int> coordinates,
                   Site site) {
   InRuntime guard;
+  require_capability(90, "cp.async.bulk.tensor", site);
   const TensorMapRecord& t = record_of(map, coordinates.size(), site);
   if (source & 127) fail(site, "tensor copy: shared address 0x%x is not 128-byte aligned", source);
   std::int64_t at[4] = {};

@@ -116,6 +116,7 @@ void require_cooperative_launch(Site site) {
 
 void cluster_arrive(Site site) {
   InRuntime guard;
+  require_capability(90, "barrier.cluster", site);
   Fiber* f = self();
   if (f->cluster_arrived) fail(site, "barrier.cluster.arrive twice without a wait");
   f->cluster_arrived = true;
@@ -126,6 +127,7 @@ void cluster_arrive(Site site) {
 
 void cluster_wait(Site site) {
   InRuntime guard;
+  require_capability(90, "barrier.cluster", site);
   Fiber* f = self();
   if (!f->cluster_arrived) fail(site, "barrier.cluster.wait without an arrive");
   f->cluster_arrived = false;
@@ -141,6 +143,7 @@ void cluster_thread_exited(Cluster& c) {
 
 void set_max_registers(int, Site site) {
   InRuntime guard;
+  require_capability(90, "setmaxnreg", site);
   const Fiber* f = self();
   if (f->block->warps.size() % 4)
     fail(site, "setmaxnreg: the block is not made of whole warpgroups of 128 threads");

@@ -6,10 +6,11 @@
 // 8 bytes of device memory four cells remember who accessed them. Two accesses race when they
 // overlap, one writes, not both are atomic, and neither is ordered before the other.
 //
-// Reader history: a cell holds all lanes of one warp that read at the same time, and readers that
-// are ordered before a newer one are dropped first, which loses nothing. So a racing reader can be
-// forgotten only when more than four warps read the same 8 bytes concurrently, and then the others
-// still race.
+// History: a cell holds all lanes of one warp that accessed at the same time, and accesses that are
+// ordered before a newer one are dropped first, which loses nothing. When all four are still
+// unordered, a new access takes the place of a random one, a write included: a race with what was
+// forgotten is missed in that schedule. Narrow elements share their 8 bytes, so they reach the
+// limit sooner; other schedules and seeds forget others.
 #include <dlfcn.h>
 #include <link.h>
 #include <sys/mman.h>

@@ -182,6 +182,7 @@ void warp_lane_exited(Warp& w) {
 }
 
 bool elect_one(Site site) {
+  require_capability(90, "elect.sync", site);
   std::uint32_t out = 0;
   warp_collective(WarpOp::kElect, 0xffffffffu, site, nullptr, &out, 0);
   return out != 0;

@@ -113,8 +113,9 @@ void memory_fence() {
   w.known.join(w.observed);
 }
 
-void fence_proxy_async(Site) {
+void fence_proxy_async(Site site) {
   InRuntime guard;
+  require_capability(90, "fence.proxy.async", site);
   Fiber& f = *self();
   for (auto& [address, m] : f.block->mbarriers)
     if (m.initialiser == f.warp) m.fenced = true;

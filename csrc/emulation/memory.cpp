@@ -175,6 +175,7 @@ void* map_to_rank(const void* p, std::uint32_t rank, Site site) {
 
 std::uint32_t map_address_to_rank(std::uint32_t address, std::uint32_t rank, Site site) {
   InRuntime guard;
+  require_capability(90, "mapa", site);
   if (rank >= self()->cluster_size)
     fail(site, "mapa: rank %u in a cluster of %u", rank, self()->cluster_size);
   return (address & ((1u << kRankShift) - 1)) | (rank + 1) << kRankShift;

@@ -113,6 +113,7 @@ std::uint32_t round_to_tf32(float x) {
 void mma(MmaKind kind, float* d, const std::uint32_t* a, const std::uint32_t* b, const float* c,
          Site site) {
   InRuntime guard;
+  require_capability(kind == MmaKind::kF16K8 ? 75 : 80, "mma.sync of this kind", site);
   MmaInput in{};
   const bool short_k = kind == MmaKind::kBf16K8 || kind == MmaKind::kF16K8;
   std::memcpy(in.a, a, short_k ? 8 : 16);
@@ -182,6 +183,7 @@ void perform_ldmatrix(Warp& w, unsigned, std::uint64_t arg) {
 
 void stmatrix(const std::uint32_t* r, int matrices, bool trans, std::uint32_t address, Site site) {
   InRuntime guard;
+  require_capability(90, "stmatrix", site);
   StmatrixInput in{address, {}};
   std::memcpy(in.r, r, static_cast<std::size_t>(matrices) * 4);
   warp_collective(WarpOp::kStmatrix, 0xffffffffu, site, &in, nullptr,

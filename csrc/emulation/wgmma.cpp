@@ -163,6 +163,7 @@ void take_accumulator(WarpGroup& g, float* d, int columns, bool accumulate, Site
 void wgmma(WgmmaShape shape, float* d, const std::uint32_t* a, std::uint64_t descriptor_a,
            std::uint64_t descriptor_b, bool accumulate, Site site) {
   InRuntime guard;
+  require_capability(90, "wgmma", site);
   Fiber* f = self();
   WarpGroup& g = group_of(*f);
   const int slot = f->index % 128;
@@ -198,6 +199,7 @@ void wgmma(WgmmaShape shape, float* d, const std::uint32_t* a, std::uint64_t des
 // From here until the next wgmma the registers must not change: remember them.
 void wgmma_fence(Site site) {
   InRuntime guard;
+  require_capability(90, "wgmma.fence", site);
   Fiber* f = self();
   WarpGroup& g = group_of(*f);
   if (!meet("wgmma_fence", site, g, f->index % 128)) return;
@@ -211,6 +213,7 @@ void wgmma_fence(Site site) {
 
 void wgmma_commit(Site site) {
   InRuntime guard;
+  require_capability(90, "wgmma.commit_group", site);
   Fiber* f = self();
   WarpGroup& g = group_of(*f);
   if (!meet("wgmma_commit", site, g, f->index % 128)) return;
@@ -220,6 +223,7 @@ void wgmma_commit(Site site) {
 
 void wgmma_wait(int pending, Site site) {
   InRuntime guard;
+  require_capability(90, "wgmma.wait_group", site);
   Fiber* f = self();
   WarpGroup& g = group_of(*f);
   if (!meet("wgmma_wait", site, g, f->index % 128)) return;
