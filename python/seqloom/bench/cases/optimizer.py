@@ -51,7 +51,7 @@ def _step(**options: Any) -> Built:
             p: Array = start.astype(dtype)
             state: dict[str, Any] = {}
             for _ in range(2):
-                p, state = reference.adamw(
+                p, state = reference.optimizer.adamw(
                     p, start.astype(dtype), state, lr=RATE, betas=BETAS, eps=EPS, weight_decay=DECAY
                 )
             return p
