@@ -40,20 +40,21 @@ def node(
         session = None if constants else shared.get(key)
         if session is None:
             model = _model(operator, arguments, used, set(constants), outputs, attributes)
-            session = shared[key] = _session(context, model)
+            session = shared[key] = start_session(context.library, model, context.threads)
         feed = {name: value for name, value in used.items() if name not in constants}
         return lambda: session.run(None, feed)
 
     return Built(build)
 
 
-def _session(context: Context, model: bytes) -> Any:
-    options = context.library.SessionOptions()
-    options.intra_op_num_threads = context.threads
+def start_session(library: Any, model: bytes, threads: int) -> Any:
+    """A session for `model`, a serialized graph."""
+    options = library.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     # Its workers spin while a graph runs, but not into the next contestant's turn.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    return context.library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _model(

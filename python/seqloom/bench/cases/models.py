@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from seqloom.bench import onnx_graphs
 from seqloom.bench.case import DTYPE_NAMES, Answer, Built, Case, Context, Work, register
 from seqloom.bench.cases import checkpoints
 
@@ -37,7 +38,7 @@ def _transformers(path: Path, kind: str, dtype: str, device: str) -> Any:
     torch = importlib.import_module("torch")
     transformers = importlib.import_module("transformers")
     model = getattr(transformers, kind).from_pretrained(
-        path, torch_dtype=getattr(torch, DTYPE_NAMES[dtype])
+        path, dtype=getattr(torch, DTYPE_NAMES[dtype])
     )
     return model.to(device).eval()
 
@@ -51,6 +52,17 @@ def _ct2(path: Path, kind: str, dtype: str, threads: int) -> Any:
         intra_threads=threads,
         inter_threads=1,
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _onnx(path: Path, kind: str, dtype: str, threads: int) -> Any:
+    from safetensors.numpy import load_file
+
+    library = importlib.import_module("onnxruntime")
+    weights = load_file(path / "model.safetensors")
+    sizes = GPT2 if kind == "gpt2" else BERT
+    graph = getattr(onnx_graphs, kind)(weights, sizes["layers"], sizes["heads"])
+    return onnx_graphs.session(library, graph, threads, int8=dtype == "int8")
 
 
 def _gpt2_logits(path: Path, ids: Any, ref: Any, dtype: Any) -> Any:
@@ -123,6 +135,13 @@ def gpt2_generate(
             words, max_length=new, min_length=new, include_prompt_in_result=False
         )
 
+    def in_onnx(context: Context) -> Callable[[], Any]:
+        session = _onnx(checkpoints.gpt2(**GPT2), "gpt2", context.dtype, context.threads)
+        size = GPT2["width"] // GPT2["heads"]
+        writer = onnx_graphs.Writer(session, GPT2["layers"], GPT2["heads"], size)
+        ids = context.inputs["ids"]
+        return lambda: writer(ids, new)
+
     width, layers, vocabulary = GPT2["width"], GPT2["layers"], GPT2["vocabulary"]
     blocks = 12 * layers * width * width
     head = vocabulary * width
@@ -146,6 +165,7 @@ def gpt2_generate(
         peers={
             "torch": Built(in_torch, dtypes=("f32", "bf16")),
             "ctranslate2": Built(in_ct2, dtypes=("f32", "int8")),
+            "onnxruntime": Built(in_onnx, dtypes=("f32", "int8")),
         },
         modes=("fwd",),
         dtypes=DTYPES,
@@ -188,6 +208,12 @@ def bert_encode(batch: int, length: int, **changes: Any) -> Case:
         ids = context.inputs["ids"].tolist()
         return lambda: encoder.forward_batch(ids).last_hidden_state
 
+    def in_onnx(context: Context) -> Callable[[], Any]:
+        session = _onnx(checkpoints.bert(**BERT), "bert", context.dtype, context.threads)
+        ids = context.inputs["ids"]
+        feed = {"ids": ids, "positions": np.arange(ids.shape[1])}
+        return lambda: session.run(None, feed)
+
     width, layers = BERT["width"], BERT["layers"]
     blocks = 12 * layers * width * width
 
@@ -207,6 +233,7 @@ def bert_encode(batch: int, length: int, **changes: Any) -> Case:
         peers={
             "torch": Built(in_torch, dtypes=("f32", "bf16")),
             "ctranslate2": Built(in_ct2, dtypes=("f32", "int8")),
+            "onnxruntime": Built(in_onnx, dtypes=("f32", "int8")),
         },
         modes=("fwd",),
         dtypes=DTYPES[:3],
