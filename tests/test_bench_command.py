@@ -439,7 +439,7 @@ def test_readme_tables_come_from_the_results(tmp_path):
     )
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- bench: test-2c softmax/* -->\n<!-- /bench -->\nafter\n")
-    options = ["--readme", readme, "--results", tmp_path]
+    options = ["--page", readme, "--results", tmp_path]
     stale = tables(*options, "--check")
     assert stale.returncode == 1
     assert "README.md:" in stale.stdout
@@ -458,9 +458,19 @@ def test_readme_tables_come_from_the_results(tmp_path):
     assert missing.stderr.count("\n") == 1
 
 
-def test_the_readme_says_what_the_results_say():
-    readme = ROOT / "README.md"
-    if not readme.is_file() or "<!-- bench:" not in readme.read_text(encoding="utf-8"):
-        pytest.skip("no benchmark tables in the README")
+def test_a_brief_table_names_torch_and_the_fastest_peer(tmp_path):
+    peers = {"torch": [3e-3] * 9, "numpy": [2e-3] * 9, "jax": [4e-3] * 9}
+    save(report(row(peers=peers)), tmp_path / "test-2c.json")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench-brief: test-2c softmax -->\n<!-- /bench -->\n")
+    assert tables("--page", page, "--results", tmp_path).returncode == 0
+    *_, line, _ = page.read_text().splitlines()
+    assert "**3.00x** | numpy 2.00 ms, **2.00x** |" in line
+    assert "jax" not in line
+
+
+def test_the_pages_say_what_the_results_say():
+    if not (ROOT / "benchmarks" / "FIGURES.md").is_file():
+        pytest.skip("needs the source tree")
     checked = tables("--check")
     assert checked.returncode == 0, checked.stdout + checked.stderr
