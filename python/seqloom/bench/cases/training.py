@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -10,32 +11,66 @@ from typing import Any
 
 import numpy as np
 
-from seqloom.bench.case import Answer, Built, Case, Context, Work, register
+from seqloom.bench.case import DTYPE_NAMES, Answer, Built, Case, Context, Work, register
 from seqloom.bench.cases import checkpoints, training_truth
 from seqloom.bench.cases.common import to_tensor
 
-_JUDGED = 8  # rows of the batch that are compared with the reference
+_JUDGED, _JUDGED_TOKENS = 8, 1024  # rows of the batch that are compared with the reference
+_Step = Callable[[], Any]
 
 
-def _step(
-    library: Any, model: Any, forward: Callable[..., Any], context: Context, cross_entropy: Any
-) -> Callable[[], Any]:
-    """One step in the vocabulary that torch and seqloom share."""
-    arrays = {k: v for k, v in context.inputs.items() if isinstance(v, np.ndarray)}
+def _batch(context: Context, rows: slice = slice(None)) -> tuple[dict[str, Any], Any]:
+    """The inputs by name, and the targets [N], on the device."""
+    library = context.library
+    arrays = {k: v[rows] for k, v in context.inputs.items() if isinstance(v, np.ndarray)}
     batch = {k: to_tensor(library, v).to(context.device) for k, v in arrays.items()}
-    targets = batch.pop("targets").reshape(-1)
+    return batch, batch.pop("targets").reshape(-1)
+
+
+def _our_step(context: Context, model: Any) -> _Step:
+    """As the Trainer does it: bf16 computes with copies of float32 weights."""
+    library = context.library
+    batch, targets = _batch(context)
     model.train()
+    precision = importlib.import_module("seqloom.train.precision")
+    way = precision.precision_of(model, DTYPE_NAMES[context.dtype])
     parameters = list(model.parameters())
-    options = {"fused": True} if library.__name__ == "torch" else {}
-    optimizer = library.optim.AdamW(parameters, lr=1e-4, **options)
-    clip = library.nn.utils.clip_grad_norm_
+    optimizer = library.optim.AdamW(parameters, lr=1e-4)
 
     def step() -> Any:
         optimizer.zero_grad()
-        logits = forward(model, **batch)
-        loss = cross_entropy(logits.reshape(len(targets), -1), targets)
+        with way:
+            loss = _our_loss(library, model, batch, targets)
+            way.backward(loss, 1.0)
+        library.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        way.changed()
+        return loss
+
+    return step
+
+
+def _our_loss(library: Any, model: Any, batch: dict[str, Any], targets: Any) -> Any:
+    logits = model(*batch.values())
+    rows = logits.reshape(len(targets), -1)
+    return library.ops.cross_entropy(rows, targets, loss_dtype="float32")
+
+
+def _torch_step(context: Context, model: Any, forward: Callable[..., Any], autocast: bool) -> _Step:
+    torch = context.library
+    batch, targets = _batch(context)
+    model.train()
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    kind = torch.device(context.device).type
+
+    def step() -> Any:
+        optimizer.zero_grad()
+        with torch.autocast(kind, torch.bfloat16, enabled=autocast):
+            logits = forward(model, **batch)
+            loss = torch.nn.functional.cross_entropy(logits.reshape(len(targets), -1), targets)
         loss.backward()
-        clip(parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         return loss
 
@@ -52,39 +87,43 @@ def training(
     parameters: float,
     tokens: int,
     needs: tuple[str, ...],
+    truth: training_truth.Truth,
     torch_forward: Callable[..., Any] = lambda model, **batch: model(**batch),
     quick: tuple[str, ...] = (),
-    truth: training_truth.Truth | None = None,
 ) -> Case:
-    """`ours(models)` and `theirs(torch)` build the model; inputs hold ids and targets."""
+    """`ours(models)` and `theirs(torch)` build the model; inputs hold ids and targets.
 
-    def build_ours(context: Context) -> Callable[[], Any]:
-        library = context.library
-        model = ours(importlib.import_module("seqloom.models")).to(context.device)
-        call = lambda model, **batch: model(*batch.values())  # noqa: E731
-        return _step(library, model, call, context, library.ops.cross_entropy)
+    In bf16 torch takes part twice: with autocast over float32 weights, and with all in bfloat16.
+    """
+
+    def model_of(context: Context) -> Any:
+        return ours(importlib.import_module("seqloom.models")).to(context.device)
 
     def judged(context: Context, reference: Any) -> Answer:
         """Loss and gradients of a step, on the first rows of the batch."""
-        assert truth is not None
-        library = context.library
-        inputs = {k: v[:_JUDGED] for k, v in context.inputs.items()}
-        model = ours(importlib.import_module("seqloom.models")).train()
-        parameters = {n: p.detach().numpy().copy() for n, p in model.named_parameters()}
-        model.to(context.device)
-        batch = [to_tensor(library, v).to(context.device) for v in inputs.values()]
-        logits = model(*batch[:-1])
-        targets = batch[-1].reshape(-1)
-        loss = library.ops.cross_entropy(logits.reshape(len(targets), -1), targets)
-        loss.backward()
+        model = model_of(context).train()
+        parameters = {n: p.detach().cpu().numpy().copy() for n, p in model.named_parameters()}
+        precision = importlib.import_module("seqloom.train.precision")
+        way = precision.precision_of(model, DTYPE_NAMES[context.dtype])
+        rows = min(_JUDGED, max(1, _JUDGED_TOKENS // context.inputs["targets"].shape[1]))
+        batch, targets = _batch(context, slice(rows))
+        with way:
+            loss = _our_loss(context.library, model, batch, targets)
+            way.backward(loss, 1.0)
         gradients = {n: p.grad.cpu().numpy() for n, p in model.named_parameters()}
-        return training_truth.answer(truth, reference, parameters, inputs, loss.item(), gradients)
+        inputs = {k: v[:rows] for k, v in context.inputs.items()}
+        # A recurrence or a stack of blocks rounds at every step; 16 bits are judged as one.
+        layers = 8 if context.dtype == "f32" else 1
+        found = (loss.item(), gradients)
+        return training_truth.answer(truth, reference, parameters, inputs, found, layers)
 
-    def build_theirs(context: Context) -> Callable[[], Any]:
-        torch = context.library
-        model = theirs(torch).to(context.device)
-        loss = torch.nn.functional.cross_entropy
-        return _step(torch, model, torch_forward, context, loss)
+    def in_torch(dtype: str, autocast: bool = False, weights: str = "float32") -> Built:
+        def build(context: Context) -> _Step:
+            torch = context.library
+            model = theirs(torch).to(context.device, getattr(torch, weights))
+            return _torch_step(context, model, torch_forward, autocast)
+
+        return Built(build, dtypes=(dtype,))
 
     return Case(
         family="training",
@@ -92,13 +131,18 @@ def training(
         label=label,
         sizes={"tokens": tokens},
         make=make,
-        ours=Built(build_ours, judged=None if truth is None else judged),
+        ours=Built(lambda c: _our_step(c, model_of(c)), dtypes=("f32", "bf16"), judged=judged),
         needs=(*needs, "optim.AdamW"),
-        # A step reads and writes parameters, gradients and two moments at least once each.
-        work=lambda mode, item: Work(8 * parameters * item, 3 * flops),
-        peers={"torch": Built(build_theirs)},
+        # A step reads and writes parameters, gradients and two moments at least once each, in
+        # float32 whatever it computes with.
+        work=lambda mode, item: Work(32 * parameters, 3 * flops),
+        peers={
+            "torch": in_torch("f32"),
+            "torch.autocast": in_torch("bf16", autocast=True),
+            "torch.bfloat16": in_torch("bf16", weights="bfloat16"),
+        },
         modes=("fwd",),
-        dtypes=("f32",),
+        dtypes=("f32", "bf16"),
         cache="warm",
         unit="tok/s",
         per_call=float(tokens),
@@ -126,6 +170,7 @@ def gpt(layers: int, width: int, length: int, batch: int, vocabulary: int) -> Ca
         },
         lambda models: models.from_pretrained(checkpoints.gpt2(**size)),
         theirs, flops, parameters, tokens, ("models.from_pretrained",),
+        functools.partial(training_truth.gpt, heads=size["heads"]),
         lambda model, input_ids: model(input_ids).logits,
     )  # fmt: skip
 
@@ -168,7 +213,7 @@ def lstm_lm(
             vocabulary, embed_dim=hidden, hidden_size=hidden, num_layers=layers, cell="lstm"
         ),
         theirs, 2 * (cells + vocabulary * hidden) * tokens, parameters, tokens,
-        ("models.RNNLanguageModel",), quick=quick, truth=training_truth.lstm_lm,
+        ("models.RNNLanguageModel",), training_truth.lstm_lm, quick=quick,
     )  # fmt: skip
 
 
@@ -219,7 +264,7 @@ def seq2seq(hidden: int, length: int, batch: int, vocabulary: int) -> Case:
         lambda models: models.Seq2Seq(
             vocabulary, vocabulary, embed_dim=hidden, hidden_size=hidden, attention="bahdanau"
         ),
-        theirs, flops, parameters, tokens, ("models.Seq2Seq",), truth=training_truth.seq2seq,
+        theirs, flops, parameters, tokens, ("models.Seq2Seq",), training_truth.seq2seq,
     )  # fmt: skip
 
 

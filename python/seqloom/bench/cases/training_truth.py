@@ -56,6 +56,78 @@ def lstm_lm(reference: Any, p: dict[str, Array], inputs: dict[str, Any]) -> tupl
     return loss, found
 
 
+def _normed(reference: Any, p: dict[str, Array], sums: _Sums, x: Array, name: str) -> Any:
+    """Layer norm by name: its value, and a backward that keeps the gradients of its weights."""
+    weight, bias = f"{name}.weight", f"{name}.bias"
+    y, back = reference.layer_norm.vjp(x, p[weight], p[bias], eps=1e-5)
+
+    def backward(dy: Array) -> Any:
+        of = back(dy)
+        sums.plus(**{weight: of["weight"], bias: of["bias"]})
+        return of["x"]
+
+    return y, backward
+
+
+def _projected(
+    reference: Any, p: dict[str, Array], sums: _Sums, x: Array, name: str, **options: Any
+) -> Any:
+    """The same for a product."""
+    weight, bias = f"{name}.weight", f"{name}.bias"
+    y, back = reference.linear.vjp(x, p[weight], p[bias], **options)
+
+    def backward(dy: Array) -> Any:
+        of = back(dy)
+        sums.plus(**{weight: of["weight"], bias: of["bias"]})
+        return of["x"]
+
+    return y, backward
+
+
+def gpt(
+    reference: Any, p: dict[str, Array], inputs: dict[str, Any], *, heads: int
+) -> tuple[float, Gradients]:
+    """GPT-2: embeddings, blocks of attention and feed-forward, norm, tied head."""
+    sums = _Sums()
+    ids = inputs["input_ids"]
+    batch, length = ids.shape
+    table = "transformer.wte.weight"
+    words, words_back = reference.embedding.vjp(ids, p[table])
+    x = words + p["transformer.wpe.weight"][:length]
+    blocks: list[Any] = []
+    while f"transformer.h.{len(blocks)}.ln_1.weight" in p:
+        name = f"transformer.h.{len(blocks)}"
+        normed, norm_1 = _normed(reference, p, sums, x, f"{name}.ln_1")
+        qkv, to_heads = _projected(reference, p, sums, normed, f"{name}.attn.c_attn")
+        q, k, v = qkv.reshape(batch, length, 3, heads, -1).transpose(2, 0, 3, 1, 4)
+        seen, look = reference.scaled_dot_product_attention.vjp(q, k, v, is_causal=True)
+        joined = seen.transpose(0, 2, 1, 3).reshape(x.shape)
+        added, from_heads = _projected(reference, p, sums, joined, f"{name}.attn.c_proj")
+        x = x + added
+        normed, norm_2 = _normed(reference, p, sums, x, f"{name}.ln_2")
+        wide, widen = _projected(
+            reference, p, sums, normed, f"{name}.mlp.c_fc", activation="gelu_tanh"
+        )
+        added, narrow = _projected(reference, p, sums, wide, f"{name}.mlp.c_proj")
+        x = x + added
+        blocks.append((norm_1, to_heads, look, from_heads, norm_2, widen, narrow))
+    last, norm_back = _normed(reference, p, sums, x, "transformer.ln_f")
+    loss, g, head = _last_layer(
+        reference, last.reshape(batch * length, -1), p[table], inputs["targets"]
+    )
+    g = norm_back(g.reshape(x.shape))
+    for norm_1, to_heads, look, from_heads, norm_2, widen, narrow in reversed(blocks):
+        g = g + norm_2(widen(narrow(g)))
+        of = look(from_heads(g).reshape(batch, length, heads, -1).transpose(0, 2, 1, 3))
+        parts = np.stack([of["query"], of["key"], of["value"]])
+        g = g + norm_1(to_heads(parts.transpose(1, 3, 0, 2, 4).reshape(batch, length, -1)))
+    sums[table] = head + words_back(g)["weight"]
+    positions = np.zeros_like(p["transformer.wpe.weight"])
+    positions[:length] = g.sum(axis=0)
+    sums["transformer.wpe.weight"] = positions
+    return loss, dict(sums)
+
+
 def _gru(p: dict[str, Array], name: str) -> list[Array]:
     return [p[name.format(k)] for k in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
@@ -122,8 +194,8 @@ def answer(
     reference: Any,
     parameters: dict[str, Array],
     inputs: dict[str, Any],
-    loss: float,
-    gradients: Gradients,
+    found: tuple[float, Gradients],
+    layers: int,
 ) -> Answer:
     """Loss and gradients of every parameter, each in units of its largest true element."""
 
@@ -132,8 +204,8 @@ def answer(
         return truth(reference, exact, inputs)
 
     best = compute(np.float64)
-    if set(best[1]) != set(gradients):
-        raise ValueError(f"gradients of other parameters: {set(best[1]) ^ set(gradients)}")
+    if set(best[1]) != set(found[1]):
+        raise ValueError(f"gradients of other parameters: {set(best[1]) ^ set(found[1])}")
     scales = {name: float(np.abs(g).max()) or 1.0 for name, g in best[1].items()}
 
     def packed(loss: float, gradients: Gradients) -> Array:
@@ -144,7 +216,7 @@ def answer(
         return np.concatenate(parts)
 
     return Answer(
-        packed(loss, gradients),
+        packed(*found),
         lambda dtype: packed(*(best if dtype is np.float64 else compute(dtype))),
-        layers=8,  # a recurrence rounds at every step
+        layers=layers,
     )
