@@ -19,6 +19,8 @@ from seqloom.commands import options as kinds
 EXAMPLE = """seqloom train --model gpt2 --data book.txt --out my-gpt --steps 2000
   seqloom train --model lstm --data book.txt --out my-lstm --width 512 --precision bfloat16
   seqloom train --model classifier --data reviews.csv --out reviews --label-column stars --epochs 5
+  seqloom train --model bert --task question-answering --from bert --data squad.jsonl --out qa
+  seqloom train --model tagger --task ctc --data speech.jsonl --out speech --body gru
   seqloom train --model transformer --data en-fr.tsv --out en-fr --epochs 20 --early-stopping 3
   seqloom train --model gpt2 --data book.txt --out my-gpt --config gpt.toml --dry-run
   seqloom train --model gpt2 --data book.txt --out my-gpt --steps 2000 --resume
@@ -32,7 +34,8 @@ a configuration file holds the same options, in tables of any name:
   eval-every = 100"""
 WORDS = ("gpt2", "llama", "lstm", "gru", "rnn", "bert", "classifier", "tagger", "seq2seq",
          "transformer", "forecaster")  # fmt: skip
-TASKS = ("next-token", "masked-token", "classification", "tagging", "seq2seq", "forecasting")
+TASKS = ("next-token", "masked-token", "classification", "tagging", "question-answering", "ctc",
+         "seq2seq", "forecasting")  # fmt: skip
 STEPS = 1000
 
 
@@ -72,12 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", metavar="F", help="TOML file of options; the command line comes first")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out, if any")
+    add("--allow-changes", action="store_true",
+        help="with --resume: although data, schedule or other options differ")  # fmt: skip
     add("--dry-run", action="store_true", help="show the model and the memory it needs, and stop")
 
     add = parser.add_argument_group("what is trained").add_argument
     add("--model", choices=WORDS, metavar="MODEL", help=f"one of {', '.join(WORDS)}")
     add("--from", dest="start_from", metavar="DIR", help="go on with the weights of this directory")
-    add("--task", choices=TASKS, help="for models that have several (bert)")
+    add("--task", choices=TASKS, help="for models that have several (bert, tagger)")
     add("--out", metavar="DIR", help="directory of checkpoints, log and the model")
     add("--layers", type=kinds.count, metavar="N")
     add("--width", type=kinds.count, metavar="N", help="of the hidden states")
@@ -91,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("data").add_argument
     add("--data", nargs="+", metavar="FILE", help="text; .csv, .tsv, .jsonl for labels and series; "
-        "source<TAB>target lines for pairs; .gz works, too")  # fmt: skip
+        "source<TAB>target lines for pairs; .jsonl of question, context, answer, or of features "
+        "(a .npy file) and text; .gz works, too")  # fmt: skip
     add("--target", metavar="FILE", help="the target side, line by line, beside one --data file")
     add("--eval-data", nargs="+", metavar="FILE", help="what is evaluated on")
     add("--eval-share", type=kinds.share, default=0.05, metavar="P",
@@ -166,7 +172,7 @@ def _options(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.
 
 def _prepare(options: argparse.Namespace, task: str, models: Any) -> tuple[Any, Any]:
     from seqloom.commands.training_data import prepare
-    from seqloom.train import Seq2SeqTask, Trainer
+    from seqloom.train import CTC, Seq2SeqTask, Trainer
     from seqloom.train.tasks import TASKS as KINDS
 
     data = prepare(options, task, options.model)
@@ -193,6 +199,8 @@ def _prepare(options: argparse.Namespace, task: str, models: Any) -> tuple[Any, 
         job: Any = Seq2SeqTask(teacher_forcing=ratio, label_smoothing=options.label_smoothing)
     elif task == "forecasting":
         job = KINDS[task]()
+    elif task == "ctc":
+        job = CTC(blank=data.tokenizer.pad_token_id)
     else:
         job = KINDS[task](label_smoothing=options.label_smoothing)
     known = job.columns()
@@ -239,7 +247,7 @@ def _run(trainer: Any, data: Any, where: str, options: argparse.Namespace) -> in
             file=sys.stderr,
         )
     with _interruptible(trainer):
-        rows = trainer.train(resume=options.resume)
+        rows = trainer.train(resume=options.resume, allow_changes=options.allow_changes)
     if trainer.stop_reason == "interrupted":
         print(
             f"seqloom: interrupted after step {trainer.step}; --resume goes on from there",

@@ -26,6 +26,7 @@ from seqloom.data import (
     Standardizer,
     encode_corpus,
     encode_pairs,
+    encode_questions,
     encode_texts,
     read_csv,
     read_jsonl,
@@ -42,9 +43,10 @@ _TOKENIZERS = {
     "masked-token": "wordpiece",
     "classification": "word",
     "tagging": "word",
+    "question-answering": "wordpiece",
+    "ctc": "char",
     "seq2seq": "bpe",
 }
-_BERT_TASKS = ("classification", "tagging")
 
 
 class Saved:
@@ -95,6 +97,8 @@ def prepare(options: argparse.Namespace, task: str, model: str) -> Data:
         "masked-token": _masked,
         "classification": _classification,
         "tagging": _tagging,
+        "question-answering": _questions,
+        "ctc": _speech,
         "seq2seq": _pairs,
         "forecasting": _series,
     }
@@ -237,6 +241,92 @@ def _classification(options: argparse.Namespace, model: str) -> Data:
     )
     extras = [tokenizer, Saved(LABELS, names)]
     return Data(*loaders, tokenizer, labels=names, extras=extras, text=text_line)
+
+
+def _questions(options: argparse.Namespace, model: str) -> Data:
+    def records(paths: Sequence[str]) -> list[dict[str, Any]]:
+        for path in paths:
+            if _kind(path) not in ("jsonl", "ndjson"):
+                raise CommandError(f"{path}: must be .jsonl for this task")
+        return list(read_jsonl(paths, fields=["question", "context", "answer"]))
+
+    if options.eval_data:
+        train, held_out = records(options.data), records(options.eval_data)
+    else:
+        train, held_out = _parts(records(options.data), options)
+    texts = [str(row[name]) for row in train for name in ("question", "context")]
+    tokenizer = _tokenizer(options, "question-answering", texts, model)
+    parts = [encode_questions(p, tokenizer, max_length=options.length) for p in (train, held_out)]
+    whole = [item for item in parts[0] if item["start_positions"] >= 0]
+    cut = len(parts[0]) - len(whole)
+    if not whole:
+        raise CommandError(
+            f"{options.data[0]}: every answer lies beyond {options.length} tokens; choose a "
+            "larger --length"
+        )
+    collate = PadCollate({"input_ids": tokenizer.pad_token_id or 0})
+    loaders = _loaders(whole, parts[1], options, collate)
+    text = f"{len(whole):,} questions to learn from, {len(held_out):,} held out"
+    if cut:
+        text += f"; {cut:,} left out, their answers lie beyond {options.length} tokens"
+    return Data(*loaders, tokenizer, extras=[tokenizer], text=text)
+
+
+def _speech(options: argparse.Namespace, model: str) -> Data:
+    """Records of features [T, F] in .npy files, beside the list, and what is said in them."""
+
+    def records(paths: Sequence[str]) -> list[tuple[Any, str]]:
+        found: list[tuple[Any, str]] = []
+        for path in paths:
+            if _kind(path) not in ("jsonl", "ndjson"):
+                raise CommandError(f"{path}: must be .jsonl for this task")
+            for row in read_jsonl(path, fields=["features", "text"]):
+                file = Path(path).parent / str(row["features"])
+                found.append((_features(file), str(row["text"])))
+                if found[-1][0].shape[1] != found[0][0].shape[1]:
+                    raise CommandError(
+                        f"{file}: has {found[-1][0].shape[1]} features a step, the first file has "
+                        f"{found[0][0].shape[1]}"
+                    )
+        return found
+
+    if options.eval_data:
+        train, held_out = records(options.data), records(options.eval_data)
+    else:
+        train, held_out = _parts(records(options.data), options)
+    tokenizer = _tokenizer(options, "ctc", [text for _, text in train], model)
+    if tokenizer.pad_token_id is None:
+        raise CommandError("--tokenizer: needs a padding token, which is the blank")
+    parts = [
+        [
+            {"inputs": features, "labels": np.array(ids, np.int64)}
+            for features, text in part
+            if (ids := tokenizer.encode(text, add_special_tokens=False))
+        ]
+        for part in (train, held_out)
+    ]
+    if not parts[0]:
+        raise CommandError(f"{options.data[0]}: no text has tokens")
+    loaders = _loaders(parts[0], parts[1], options, PadCollate())
+    text = f"{len(parts[0]):,} recordings to learn from, {len(parts[1]):,} held out"
+    width = train[0][0].shape[1]
+    return Data(*loaders, tokenizer, features=width, extras=[tokenizer], text=text)
+
+
+def _features(file: Path) -> Any:
+    """An array [T, F] of a .npy file."""
+    if not file.is_file():
+        raise CommandError(f"{file}: there is no such file")
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise CommandError(f"{file}: not a .npy file of numbers: {error}") from None
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
+        shape = list(getattr(array, "shape", ()))
+        raise CommandError(f"{file}: must hold numbers [T, F], got shape {shape}")
+    if not (array.size and np.isfinite(array).all()):
+        raise CommandError(f"{file}: must hold finite numbers, and some")
+    return array.astype(np.float32)
 
 
 def _sentences(paths: Sequence[str]) -> list[tuple[list[str], list[str]]]:

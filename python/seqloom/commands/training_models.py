@@ -144,10 +144,13 @@ def _heads(o: argparse.Namespace) -> dict[str, Any]:
 
 def _labelled(name: str) -> Callable[[argparse.Namespace, Data, str], Any]:
     def make(o: argparse.Namespace, data: Data, task: str) -> Any:
+        size = {"vocab_size": len(data.tokenizer), "embed_dim": o.width}
+        classes = len(data.labels)
+        if task == "ctc":  # features in, the tokens of the text out
+            size, classes = {"input_size": data.features}, len(data.tokenizer)
         return _made(
-            o, name, num_classes=len(data.labels), vocab_size=len(data.tokenizer), body=o.body,
-            embed_dim=o.width, hidden_size=o.width, num_layers=o.layers, dropout=o.dropout,
-            **_heads(o),
+            o, name, num_classes=classes, body=o.body, hidden_size=o.width, num_layers=o.layers,
+            dropout=o.dropout, **size, **_heads(o),
         )  # fmt: skip
 
     return make
@@ -193,6 +196,7 @@ _BERTS = {
     "masked-token": "BertForMaskedLM",
     "classification": "BertForSequenceClassification",
     "tagging": "BertForTokenClassification",
+    "question-answering": "BertForQuestionAnswering",
 }
 _LM, _PAIRS = ("next-token",), ("seq2seq",)
 CHOICES: dict[str, Choice] = {
@@ -201,9 +205,9 @@ CHOICES: dict[str, Choice] = {
     "lstm": Choice(_LM, _recurrent("lstm"), layers=2),
     "gru": Choice(_LM, _recurrent("gru"), layers=2),
     "rnn": Choice(_LM, _recurrent("rnn"), layers=2),
-    "bert": Choice(("masked-token", "classification", "tagging"), _bert),
+    "bert": Choice(tuple(_BERTS), _bert),
     "classifier": Choice(("classification",), _labelled("SequenceClassifier"), layers=1, width=128),
-    "tagger": Choice(("tagging",), _labelled("SequenceTagger"), layers=1, width=128),
+    "tagger": Choice(("tagging", "ctc"), _labelled("SequenceTagger"), layers=1, width=128),
     "seq2seq": Choice(_PAIRS, _seq2seq, layers=1),
     "transformer": Choice(_PAIRS, _transformer, layers=3),
     "forecaster": Choice(("forecasting",), _forecaster, layers=1, width=64),

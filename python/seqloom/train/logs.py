@@ -19,7 +19,8 @@ Row = dict[str, Any]
 
 
 def _cell(value: Any) -> str:
-    return repr(value) if isinstance(value, float) else str(value)
+    # NumPy's numbers are floats whose repr says so.
+    return repr(float(value)) if isinstance(value, float) else str(value)
 
 
 def _value(text: str) -> Any:

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`seqloom train` for question answering and for recordings, from files to what was learnt."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from seqloom import cli
+from seqloom.data import encode_questions
+from seqloom.text import Tokenizer
+from seqloom.train import CSVLog
+
+NAMES = ("ann", "bob", "eve", "tom")
+TOWNS = ("rome", "paris", "oslo", "bern")
+SIZE = ["--layers", "1", "--width", "32", "--heads", "2", "--batch-size", "16", "--dropout", "0"]
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def error_of(capsys):
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1, err
+    return err
+
+
+# ---- question answering --------------------------------------------------------------------------
+
+
+def questions(count=300):
+    """What is asked for, the name or the town, decides; where they stand varies."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(count):
+        found = {"who": rng.choice(NAMES), "where": rng.choice(TOWNS)}
+        rest = ["lives", "in", "the", "town", "of"]
+        words = rest[: rng.integers(1, 6)]
+        for word in found.values():
+            words.insert(int(rng.integers(len(words) + 1)), str(word))
+        asked = str(rng.choice(list(found)))
+        rows.append({"question": asked, "context": " ".join(words), "answer": found[asked]})
+    return rows
+
+
+def test_answers_are_found(tmp_path, capsys):
+    pytest.importorskip("tokenizers")
+    data = write_lines(tmp_path / "qa.jsonl", questions())
+    out = tmp_path / "model"
+    words = ["train", "--model", "bert", "--task", "question-answering", "--data", data, "--out",
+             str(out), "--length", "24", "--epochs", "12", "--lr", "0.005", "--best-metric",
+             "eval_exact_match"]  # fmt: skip
+    assert cli.main([*words, *SIZE]) == 0, capsys.readouterr().err
+    assert "exact match" in capsys.readouterr().out
+    last = max(row["eval_exact_match"] for row in CSVLog.read(out / "log.csv")
+               if "eval_exact_match" in row)  # fmt: skip
+    assert last > 0.9
+    config = json.loads((out / "config.json").read_text())
+    assert config["architectures"] == ["BertForQuestionAnswering"]
+
+
+def test_places_of_answers():
+    """Against the text that the tokens between the places spell."""
+    texts = [row["context"] + row["question"] for row in questions(50)]
+    roles = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    for kind in ("char", "word", "wordpiece"):
+        if kind == "wordpiece":
+            pytest.importorskip("tokenizers")
+        more = {"special_tokens": roles} if kind != "wordpiece" else {}
+        tokenizer = Tokenizer.train_from_texts(texts, kind, 90, **more)
+        for row in questions(50):
+            item = encode_questions([row], tokenizer)[0]
+            first, last = item["start_positions"], item["end_positions"]
+            said = tokenizer.decode(item["input_ids"][first : last + 1])
+            assert said.replace(" ", "") == row["answer"], kind
+    # The question holds the answer as well: only the context counts.
+    row = {"question": "rome rome", "context": "rome or rome", "answer": "rome", "answer_start": 8}
+    tokenizer = Tokenizer.train_from_texts([row["context"]], "word")
+    item = encode_questions([row], tokenizer)[0]
+    assert (item["start_positions"], item["end_positions"]) == (
+        5,
+        5,
+    )  # of "rome rome </s> rome or rome"
+    none = encode_questions([{**row, "answer": "", "answer_start": 0}], tokenizer)[0]
+    assert (none["start_positions"], none["end_positions"]) == (0, 0)
+    cut = encode_questions([row], tokenizer, max_length=5)[0]
+    assert (cut["start_positions"], cut["end_positions"]) == (-1, -1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": "cairo"}, "record 1: 'cairo' is not in the context"),
+        ({"answer": 3}, "answer of record 1 must be a text"),
+        ({"answer_start": 2}, "is not at character 2 of the context"),
+        ({"answer_start": True}, "answer_start of record 1 must be an integer"),
+    ],
+)
+def test_bad_questions_are_named(change, message):
+    tokenizer = Tokenizer.train_from_texts(["ann lives"], "word")
+    with pytest.raises(ValueError, match=message):
+        encode_questions([{**questions(1)[0], **change}], tokenizer)
+
+
+def test_questions_without_what_they_need(tmp_path, capsys):
+    pytest.importorskip("tokenizers")
+    common = ["train", "--model", "bert", "--task", "question-answering", "--out",
+              str(tmp_path / "m"), *SIZE]  # fmt: skip
+    bare = write_lines(tmp_path / "bare.jsonl", [{"question": "q", "context": "c"}] * 30)
+    assert cli.main([*common, "--data", bare]) == 1
+    assert "answer" in error_of(capsys)
+    (tmp_path / "qa.csv").write_text("question,context,answer\n")
+    assert cli.main([*common, "--data", str(tmp_path / "qa.csv")]) == 1
+    assert "must be .jsonl" in error_of(capsys)
+    data = write_lines(tmp_path / "qa.jsonl", questions(40))
+    assert cli.main([*common, "--data", data, "--length", "7", "--steps", "20"]) == 0
+    late = {"question": "who", "context": "in " * 30 + "ann", "answer": "ann"}
+    data = write_lines(tmp_path / "late.jsonl", [late] * 30)
+    assert cli.main([*common, "--data", data, "--length", "12"]) == 1
+    assert "choose a larger --length" in error_of(capsys)
+
+
+# ---- recordings ----------------------------------------------------------------------------------
+
+
+def recordings(folder, count=160):
+    """Every letter sounds for two or three steps in its own feature."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for number in range(count):
+        text = "".join(rng.choice(list("abcd"), rng.integers(2, 5)))
+        steps = [" abcd".index(c) for c in " ".join(text) for _ in range(rng.integers(2, 4))]
+        sound = np.eye(5, dtype=np.float32)[steps] + rng.normal(0, 0.1, (len(steps), 5))
+        np.save(folder / f"{number}.npy", sound.astype(np.float32))
+        rows.append({"features": f"{number}.npy", "text": text})
+    return rows
+
+
+def test_recordings_are_understood(tmp_path, capsys):
+    data = write_lines(tmp_path / "speech.jsonl", recordings(tmp_path))
+    out = tmp_path / "model"
+    words = ["train", "--model", "tagger", "--task", "ctc", "--body", "gru", "--data", data,
+             "--out", str(out), "--epochs", "25", "--lr", "0.02"]  # fmt: skip
+    assert cli.main([*words, *SIZE]) == 0, capsys.readouterr().err
+    assert "label error rate" in capsys.readouterr().out
+    rates = [r["eval_label_error_rate"] for r in CSVLog.read(out / "log.csv")
+             if "eval_label_error_rate" in r]  # fmt: skip
+    assert min(rates) < 0.1
+    assert cli.main([*words, *SIZE, "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: f.unlink(), "there is no such file"),
+        (lambda f: f.write_bytes(b"RIFF and so on"), "not a .npy file of numbers"),
+        (lambda f: f.write_bytes(f.read_bytes()[:150]), "not a .npy file of numbers"),
+        (lambda f: np.save(f, np.zeros(9)), r"must hold numbers [T, F], got shape [9]"),
+        (lambda f: np.save(f, np.zeros((3, 9))), "has 9 features a step, the first file has 5"),
+        (lambda f: np.save(f, np.full((3, 5), np.nan)), "must hold finite numbers"),
+        (lambda f: np.save(f, np.array([[None]])), "not a .npy file of numbers"),
+    ],
+)
+def test_recordings_that_cannot_be_read(tmp_path, capsys, spoil, message):
+    data = write_lines(tmp_path / "speech.jsonl", recordings(tmp_path, 20))
+    spoil(tmp_path / "3.npy")
+    words = ["train", "--model", "tagger", "--task", "ctc", "--data", data, "--out",
+             str(tmp_path / "m"), "--steps", "1"]  # fmt: skip
+    assert cli.main([*words, *SIZE]) == 1
+    err = error_of(capsys)
+    assert message in err
+    assert "3.npy" in err
