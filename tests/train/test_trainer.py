@@ -14,12 +14,20 @@ import pytest
 from train_support import TinyLM, corpus, tiny_trainer, weights
 
 import seqloom as sl
-from seqloom.data import DataError, LMWindows, Loader, Reader, read_text
-from seqloom.train import Callback, CSVLog, EarlyStopping, Trainer, TrainingError
+from seqloom.data import DataError, LMWindows, Loader, RandomWindows, Reader, read_text
+from seqloom.train import (
+    Callback,
+    CSVLog,
+    EarlyStopping,
+    NextToken,
+    Trainer,
+    TrainingError,
+)
 from seqloom.train.checkpoint import checkpoints
 from seqloom.weights import CheckpointError, load_weights
 
-MODULES = ["callbacks", "checkpoint", "logs", "memory", "precision", "setup", "tasks", "trainer"]
+MODULES = ["callbacks", "checkpoint", "logs", "memory", "precision", "resuming", "setup",
+           "tasks", "trainer"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -298,38 +306,93 @@ def test_callbacks_may_come_and_go_between_trainings(tmp_path):
     class Nothing(Callback):
         """Has no state."""
 
-    tiny_trainer(tmp_path, steps=20, callbacks=[Nothing()], early_stopping=9).train()
+    level = {"schedule": "constant"}  # so that more steps are no other training
+    tiny_trainer(tmp_path, steps=20, callbacks=[Nothing()], early_stopping=9, **level).train()
     stopping = EarlyStopping(9)
-    again = tiny_trainer(tmp_path, steps=30, callbacks=[stopping, Nothing(), EarlyStopping(8)])
+    callbacks = [stopping, Nothing(), EarlyStopping(8)]
+    again = tiny_trainer(tmp_path, steps=30, callbacks=callbacks, **level)
     again.train(resume=True)
     assert stopping.reference == again.best["value"]
     assert again.step == 30
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"optimizer": "sgd"},
-        {"accumulate": 2},
-        {"precision": "bfloat16"},
-        {"clip_norm": 0.5},
-        {"lr": 0.5},
-        {"weight_decay": 0.3},
-    ],
-)
-def test_a_checkpoint_of_another_training_is_refused(tmp_path, options):
-    tiny_trainer(tmp_path, steps=5).train()
-    name = next(iter(options))
-    with pytest.raises(CheckpointError, match=rf"is of another training: its {name} is"):
-        tiny_trainer(tmp_path, steps=5, **options).train(resume=True)
+CHANGES = {
+    "accumulate": ({"accumulate": 2}, "its accumulate is 1, this one's 2"),
+    "precision": ({"precision": "bfloat16"}, "its precision is 'float32', this one's 'bfloat16'"),
+    "clip_norm": ({"clip_norm": 0.5}, "its clip_norm is 1.0, this one's 0.5"),
+    "lr": ({"lr": 0.5}, r"its lr is \[0.02, 0.02\], this one's \[0.5, 0.5\]"),
+    "weight_decay": ({"weight_decay": 0.3}, "its weight_decay is"),
+    "schedule": ({"schedule": "linear"}, "its schedule.name is 'cosine', this one's 'linear'"),
+    "warm-up": ({"warmup_steps": 2}, "its schedule.warmup_steps is 5, this one's 2"),
+    "steps": ({"steps": 9}, "its schedule.total_steps is 5, this one's 9"),
+    "a schedule of one's own": (
+        {"schedule": lambda o: sl.optim.Schedule(o, lambda step: 0.5**step)},
+        "its schedule.name is 'cosine'",
+    ),
+    "task": ({"task": NextToken(label_smoothing=0.1)}, "its task.label_smoothing is 0.0"),
+    "batch size": (
+        {"data": (0, 5)},
+        "its data.batch_size is 4, this one's 5",
+    ),
+    "data": (
+        {"data": (9, 4)},
+        r"its data.checksum is \d+, this one's \d+; allow changes",
+    ),
+}
 
 
-def test_other_data_are_refused(tmp_path):
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_checkpoint_of_another_training_is_refused_unless_it_is_allowed(tmp_path, name):
+    options, message = CHANGES[name]
     tiny_trainer(tmp_path, steps=5).train()
-    other = tiny_trainer(tmp_path, steps=5)
-    other.loader.dataset.tokens = other.loader.dataset.tokens[:-50]
-    with pytest.raises(CheckpointError, match="does not fit"):
-        other.train(resume=True)
+    changed = {"steps": 5, **options}
+    with pytest.raises(CheckpointError, match=rf"is of another training: .*{message}"):
+        tiny_trainer(tmp_path, **changed).train(resume=True)
+    again = tiny_trainer(tmp_path, **{**changed, "steps": 9})
+    rates = list(again.schedule.base_lrs)
+    again.train(resume=True, allow_changes=True)
+    assert again.step == 9
+    assert again.schedule.base_lrs == rates
+    assert [g["initial_lr"] for g in again.optimizer.param_groups] == rates
+    if name == "weight_decay":
+        assert again.optimizer.param_groups[0]["weight_decay"] == 0.3
+
+
+def test_a_checkpoint_of_another_model_or_optimizer_is_refused_whatever_is_allowed(tmp_path):
+    tiny_trainer(tmp_path, steps=5).train()
+    for options, name in (({"optimizer": "sgd"}, "optimizer"), ({"width": 20}, "parameters")):
+        with pytest.raises(CheckpointError, match=f"its {name} is [^;]*$"):
+            tiny_trainer(tmp_path, steps=5, **options).train(resume=True, allow_changes=True)
+
+
+def test_options_of_the_optimizer_are_not_ignored(tmp_path):
+    def trainer(beta):
+        sl.manual_seed(0)
+        model = TinyLM()
+        return Trainer(
+            model, "next-token", Loader(RandomWindows(corpus(), 8), 4), steps=3, out=tmp_path,
+            optimizer=sl.optim.AdamW(model.parameters(), betas=(0.9, beta)), progress=False,
+        )  # fmt: skip
+
+    trainer(0.95).train()
+    with pytest.raises(CheckpointError, match=r"its optimizer options is .*0\.95.*0\.99"):
+        trainer(0.99).train(resume=True)
+    again = trainer(0.99)
+    again.train(resume=True, allow_changes=True)
+    assert again.optimizer.param_groups[0]["betas"] == (0.9, 0.99)
+
+
+def test_the_configuration_of_a_model_must_be_the_same(tmp_path):
+    """As many parameters, other heads: the weights would fit, and mean something else."""
+
+    def trainer(heads):
+        model = sl.models.GPT2(vocab_size=11, n_embd=12, n_layer=1, n_head=heads, n_positions=8)
+        windows = RandomWindows(corpus(), 8)
+        return Trainer(model, "next-token", windows, batch_size=4, steps=2, out=tmp_path)
+
+    trainer(2).train()
+    with pytest.raises(CheckpointError, match=r"its config\.n_head is 2, this one's 3"):
+        trainer(3).train(resume=True)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4])

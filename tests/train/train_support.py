@@ -38,14 +38,16 @@ def corpus(count=600, seed=0):
 def tiny_trainer(out=None, steps=40, **options):
     """The same training each time: model, data and options from fixed seeds."""
     sl.manual_seed(7)
-    model = TinyLM(dropout=options.pop("dropout", 0.1))
-    data = Loader(RandomWindows(corpus(), 8, seed=3), 4, shuffle=True, seed=5)
+    model = TinyLM(width=options.pop("width", 12), dropout=options.pop("dropout", 0.1))
+    source, batch = options.pop("data", (0, 4))
+    data = Loader(RandomWindows(corpus(seed=source), 8, seed=3), batch, shuffle=True, seed=5)
+    task = options.pop("task", "next-token")
     held_out = Loader(RandomWindows(corpus(seed=1), 8, seed=4), 8)
     chosen = {
         "lr": 0.02, "schedule": "cosine", "warmup_steps": 5, "eval_every": 10, "save_every": 5,
         "log_every": 5, "progress": False, **options,
     }  # fmt: skip
-    return Trainer(model, "next-token", data, held_out, out=out, steps=steps, **chosen)
+    return Trainer(model, task, data, held_out, out=out, steps=steps, **chosen)
 
 
 def weights(model):

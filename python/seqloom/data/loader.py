@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from seqloom.data.checksum import checksum
 from seqloom.data.padding import default_collate
 from seqloom.data.random import generator, permutation
 
@@ -173,6 +174,7 @@ class Loader:
         self._resume = False
         self._turn = 0
         self._plan_of: tuple[int, list[Any]] | None = None
+        self._seen: tuple[Any, int | None] | None = None  # a dataset and its checksum
 
     # ---------------------------------------------------------------------------- position
 
@@ -187,6 +189,10 @@ class Loader:
             result["shuffle_buffer"] = self.shuffle_buffer if self.shuffle else 0
         else:
             result["examples"] = len(self.dataset)
+        if self._seen is None or self._seen[0] is not self.dataset:
+            self._seen = (self.dataset, checksum(self.dataset))
+        if self._seen[1] is not None:
+            result["checksum"] = self._seen[1]
         for name, part in (("batches", self.batches), ("dataset", self.dataset)):
             describe = getattr(part, "fingerprint", None)
             if describe is not None:

@@ -57,6 +57,22 @@ class Schedule:
         """The present learning rate of each group."""
         return [g["lr"] for g in self.optimizer.param_groups]
 
+    def describe(self) -> dict[str, Any]:
+        """What the function is, as plain data: equal for equal schedules.
+
+        Examples
+        --------
+        >>> import seqloom as sl
+        >>> optimizer = sl.optim.SGD([sl.nn.Parameter([1.0])], lr=1.0)
+        >>> sl.optim.linear(optimizer, 10, 100).describe()
+        {'name': 'linear', 'warmup_steps': 10, 'total_steps': 100, 'min_ratio': 0.0}
+        """
+        name = getattr(self.factor, "__qualname__", type(self.factor).__name__)
+        if isinstance(self.factor, functools.partial) and self.factor.func in _NAMES:
+            name, fields = _NAMES[self.factor.func]
+            return {"name": name, **dict(zip(fields, self.factor.args, strict=True))}
+        return {"name": name, "factors": [round(self.factor(step), 9) for step in _PROBES]}
+
     def state_dict(self) -> dict[str, Any]:
         """The position, for a checkpoint; the function itself is not in it."""
         return {"last_epoch": self.last_epoch, "base_lrs": list(self.base_lrs)}
@@ -109,6 +125,16 @@ def _inverse_sqrt(warmup_steps: int, timescale: int, step: int) -> float:
     if warm is not None:
         return warm
     return math.sqrt(timescale / (step - warmup_steps + timescale))
+
+
+_NAMES: dict[Any, tuple[str, tuple[str, ...]]] = {
+    _constant: ("constant", ("warmup_steps",)),
+    _linear: ("linear", ("warmup_steps", "total_steps", "min_ratio")),
+    _cosine: ("cosine", ("warmup_steps", "total_steps", "min_ratio")),
+    _inverse_sqrt: ("inverse_sqrt", ("warmup_steps", "timescale")),
+}
+# Steps at which two functions are compared that have nothing but their values.
+_PROBES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 100_000)
 
 
 def constant(optimizer: Optimizer, warmup_steps: int = 0) -> Schedule:

@@ -16,7 +16,7 @@ from ..files import PathLike
 from ..nn import Module
 from ..optim import Optimizer, Schedule, clip_grad_norm_
 from ..weights import CheckpointError
-from . import checkpoint
+from . import checkpoint, resuming
 from .callbacks import Callback, EarlyStopping, Row
 from .logs import CSVLog, Progress, TensorBoardLog
 from .precision import precision_of
@@ -231,7 +231,7 @@ class Trainer:
         """End the training after the present step; one that isn't `final` can be resumed."""
         self.stop_reason, self._final = reason, final
 
-    def train(self, resume: bool | PathLike = False) -> list[Row]:
+    def train(self, resume: bool | PathLike = False, *, allow_changes: bool = False) -> list[Row]:
         """Train to the end and return the rows of the log.
 
         Parameters
@@ -239,6 +239,11 @@ class Trainer:
         resume : bool or path
             Go on from the newest checkpoint in `out` (from the beginning when there is none), or
             from the one at this path. The result has the same bits as an uninterrupted training.
+        allow_changes : bool
+            Go on although data, schedule, learning rate or other options differ from those that the
+            checkpoint was made with, which is refused otherwise. This trainer's hold; other data
+            begin with an epoch of their own. Steps, epochs and seconds may always change, as far as
+            the schedule doesn't hang on them.
 
         Raises
         ------
@@ -247,7 +252,7 @@ class Trainer:
         CheckpointError
             When the checkpoint to resume from is damaged, or of another training.
         """
-        self._begin(resume)
+        self._begin(resume, allow_changes)
         logs = self._logs()
         bar = Progress(self.total_steps, self.seconds, self.step, self._progress)
         began = time.monotonic() - self.elapsed
@@ -305,6 +310,11 @@ class Trainer:
                 yield group
             elif bare and not resumed:
                 raise ValueError("Trainer: train_data must have at least one batch")
+
+    @property
+    def timed_schedule(self) -> float | None:
+        """The seconds that the schedule spans, where time and not steps end the training."""
+        return self.seconds if self._timed else None
 
     def _finished(self) -> bool:
         done = self.total_steps is not None and self.step >= self.total_steps
@@ -449,25 +459,11 @@ class Trainer:
             raise ValueError("Trainer: checkpoints need out")
         return self.out / "checkpoints"
 
-    def _run(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be of this training."""
-        return {
-            "task": self.task.settings(),
-            "model": type(self.model).__name__,
-            "parameters": self.model.num_parameters(),
-            "optimizer": type(self.optimizer).__name__,
-            "lr": list(self.schedule.base_lrs),
-            "weight_decay": [group["weight_decay"] for group in self.optimizer.param_groups],
-            "precision": self.precision.name,
-            "accumulate": self.accumulate,
-            "clip_norm": self.clip_norm,
-        }
-
     def save(self) -> Path:
         """Write a checkpoint and forget the ones that are no longer needed."""
         path = checkpoint.checkpoint_path(self.checkpoint_folder, self.step)
         state = {
-            "run": self._run(),
+            "run": resuming.describe(self),
             "step": self.step,
             "tokens": self.tokens,
             "seconds": self.elapsed,
@@ -492,7 +488,7 @@ class Trainer:
             callback.on_save(self, path)
         return path
 
-    def _begin(self, resume: bool | PathLike) -> None:
+    def _begin(self, resume: bool | PathLike, allow_changes: bool) -> None:
         if self.out is None:
             if resume is not False:
                 raise ValueError("Trainer: resume needs out")
@@ -500,7 +496,7 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         found = checkpoint.checkpoints(self.checkpoint_folder)
         if not isinstance(resume, bool):
-            self._restore(Path(resume))
+            self._restore(Path(resume), allow_changes)
         elif found and not resume:
             raise ValueError(
                 f"Trainer: {self.out} holds checkpoints of an earlier training; go on with it "
@@ -508,7 +504,7 @@ class Trainer:
             )
         elif found:
             try:
-                self._restore(found[-1][1])
+                self._restore(found[-1][1], allow_changes)
             except CheckpointError as error:
                 if len(found) < 2:
                     raise
@@ -517,28 +513,8 @@ class Trainer:
                 ) from None
         checkpoint.sweep(self.checkpoint_folder)
 
-    def _restore(self, path: Path) -> None:
-        state = checkpoint.read_checkpoint(path)
-        try:
-            self._take_over(path, state)
-        except CheckpointError:
-            raise
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise CheckpointError(f"resume: {path} does not fit: {error}") from error
-
-    def _take_over(self, path: Path, state: Mapping[str, Any]) -> None:
-        ours, theirs = self._run(), state["run"]
-        for name in {**ours, **theirs}:
-            if ours.get(name) != theirs.get(name):
-                raise CheckpointError(
-                    f"resume: {path} is of another training: its {name} is {theirs.get(name)!r}, "
-                    f"this one's {ours.get(name)!r}"
-                )
-        self.loader.load_state_dict(state["loader"])
-        checkpoint.restore(path, state, self.model, self.optimizer)
-        self.schedule.load_state_dict(state["schedule"])
-        self.precision.changed()
-        checkpoint.set_random_state(state["random"])
+    def _restore(self, path: Path, allow_changes: bool) -> None:
+        state = resuming.take_over(self, path, allow_changes)
         held = [(str(name), values) for name, values in state["callbacks"]]
         for callback in self.callbacks:  # those of one class in their order; new ones begin anew
             name = type(callback).__name__
@@ -549,7 +525,7 @@ class Trainer:
         self.epoch = self.loader.epoch
         self.best, self._window = state["best"], list(state["window"])
         self.stop_reason = state["stop_reason"]
-        self._position, self._saved = state["loader"], self.step
+        self._position, self._saved = self.loader.state_dict(), self.step
 
     def _logs(self) -> list[Any]:
         if self.out is None:

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a checkpoint is of this training, and what is taken over from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..weights import CheckpointError
+from . import checkpoint
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+# What no other training can take over, whatever it allows.
+_FIXED = ("model", "parameters", "optimizer")
+
+
+def describe(trainer: Trainer) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be of this training, as JSON has it."""
+    groups = trainer.optimizer.param_groups
+    apart = ("params", "lr", "initial_lr", "weight_decay")
+    config = getattr(trainer.model, "config", None)
+    told: dict[str, Any] = {
+        "model": type(trainer.model).__name__,
+        "parameters": trainer.model.num_parameters(),
+        "optimizer": type(trainer.optimizer).__name__,
+        "config": {} if config is None else config.to_dict(),
+        "task": trainer.task.settings(),
+        "lr": list(trainer.schedule.base_lrs),
+        "weight_decay": [group["weight_decay"] for group in groups],
+        "optimizer options": [
+            {name: value for name, value in group.items() if name not in apart} for group in groups
+        ],
+        "schedule": trainer.schedule.describe(),
+        "seconds": trainer.timed_schedule,
+        "precision": trainer.precision.name,
+        "accumulate": trainer.accumulate,
+        "clip_norm": trainer.clip_norm,
+    }
+    return _json(told)
+
+
+def _json(value: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(value, default=str))
+    return found
+
+
+def differences(theirs: Any, ours: Any, name: str = "") -> list[tuple[str, str]]:
+    """(outermost name, what differs in words) of two pieces of JSON data.
+
+    Examples
+    --------
+    >>> differences({"lr": 0.1, "task": {"name": "ctc"}}, {"lr": 0.2, "task": {"name": "ctc"}})
+    [('lr', "its lr is 0.1, this one's 0.2")]
+    """
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        found = []
+        for key in {**ours, **theirs}:
+            inner = f"{name}.{key}" if name else str(key)
+            found += differences(theirs.get(key), ours.get(key), inner)
+        return found
+    if theirs == ours:
+        return []
+    return [(name.partition(".")[0], f"its {name} is {theirs!r}, this one's {ours!r}")]
+
+
+def take_over(trainer: Trainer, path: Path, allow_changes: bool) -> dict[str, Any]:
+    """Model, optimizer, schedule, loader and random numbers of a checkpoint; gives its state."""
+    state = checkpoint.read_checkpoint(path)
+    try:
+        _take_over(trainer, path, state, allow_changes)
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise CheckpointError(f"resume: {path} does not fit: {error}") from error
+    return state
+
+
+def _take_over(trainer: Trainer, path: Path, state: Mapping[str, Any], allow_changes: bool) -> None:
+    other = differences(state["run"], describe(trainer))
+    theirs, ours = state["loader"]["settings"], _json(trainer.loader.state_dict()["settings"])
+    other_data = differences(theirs, ours, "data")
+    fixed = any(name in _FIXED for name, _ in other)
+    told = [text for _, text in other + other_data]
+    if fixed or (told and not allow_changes):
+        advice = "" if fixed else "; allow changes (--allow-changes) to go on with this one's"
+        raise CheckpointError(f"resume: {path} is of another training: {', '.join(told)}{advice}")
+    if other_data:  # a position in data that are gone means nothing
+        trainer.loader.epoch = int(state["loader"]["epoch"]) + 1
+    else:
+        trainer.loader.load_state_dict(state["loader"])
+    groups = trainer.optimizer.param_groups
+    options = [{n: v for n, v in group.items() if n != "params"} for group in groups]
+    rates = list(trainer.schedule.base_lrs)
+    checkpoint.restore(path, state, trainer.model, trainer.optimizer)
+    trainer.schedule.load_state_dict(state["schedule"])
+    if other:
+        for group, mine in zip(trainer.optimizer.param_groups, options, strict=True):
+            group.update(mine)
+        trainer.schedule.load_state_dict({**state["schedule"], "base_lrs": rates})
+    trainer.precision.changed()
+    checkpoint.set_random_state(state["random"])
