@@ -39,6 +39,7 @@ def tiny_trainer(out=None, steps=40, **options):
     """The same training each time: model, data and options from fixed seeds."""
     sl.manual_seed(7)
     model = TinyLM(width=options.pop("width", 12), dropout=options.pop("dropout", 0.1))
+    model.to(device=options.get("device", "cpu"))
     source, batch = options.pop("data", (0, 4))
     data = Loader(RandomWindows(corpus(seed=source), 8, seed=3), batch, shuffle=True, seed=5)
     task = options.pop("task", "next-token")
