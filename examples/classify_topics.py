@@ -22,11 +22,11 @@ from seqloom.train import Trainer
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="fewer sentences and epochs: seconds")
     options = parser.parse_args()
 
     pairs = topics()
-    pairs = [pairs[i] for i in permutation(len(pairs), 0, 1)][: 400 if options.quick else None]
+    pairs = [pairs[i] for i in permutation(len(pairs), 0, 1)][: 3000 if options.quick else None]
     cut = len(pairs) * 9 // 10
     tokenizer = Tokenizer.train_from_texts((t for t, _ in pairs[:cut]), "word", 12_000,
                                            lowercase=True)  # fmt: skip
@@ -48,7 +48,7 @@ def main() -> None:
     trainer = Trainer(
         model, "classification", Loader(train, batches=plan, collate=PadCollate()),
         Loader(test, 64, collate=PadCollate()), lr=3e-3, schedule="cosine", warmup_steps=50,
-        epochs=1 if options.quick else options.epochs,
+        epochs=2 if options.quick else options.epochs,
     )  # fmt: skip
     trainer.train()
     common = Counter(label for _, label in pairs[cut:]).most_common(1)[0]

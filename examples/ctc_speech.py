@@ -64,10 +64,10 @@ def collate(items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="fewer recordings and steps: seconds")
     options = parser.parse_args()
 
-    train = utterances(60 if options.quick else 3000, seed=1)
+    train = utterances(500 if options.quick else 3000, seed=1)
     test = utterances(20 if options.quick else 300, seed=2)
     sl.manual_seed(0)
     model = sl.models.SequenceTagger(
@@ -76,7 +76,7 @@ def main() -> None:
     trainer = Trainer(
         model, "ctc", Loader(train, 32, shuffle=True, collate=collate),
         Loader(test, 32, collate=collate), lr=3e-3, schedule="cosine", warmup_steps=20,
-        steps=10 if options.quick else options.steps,
+        steps=120 if options.quick else options.steps,
     )  # fmt: skip
     trainer.train()
     rate = trainer.evaluate()["eval_label_error_rate"]

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=33, help="steps that are seen")
     parser.add_argument("--horizon", type=int, default=5, help="steps that are forecast")
     parser.add_argument("--season", type=int, default=11, help="of the seasonal baseline")
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="fewer steps: a second")
     options = parser.parse_args()
     if options.data:
         series = np.array([float(row[options.column]) for row in read_csv(options.data)])
@@ -59,7 +59,7 @@ def main() -> None:
     model = sl.models.Forecaster(1, options.horizon, hidden_size=32, cell="gru", dropout=0.1)
     trainer = Trainer(
         model, Forecasting(loss="l1"), Loader(train, 32, shuffle=True), lr=5e-3, schedule="cosine",
-        weight_decay=0.1, steps=20 if options.quick else 500,
+        weight_decay=0.1, steps=100 if options.quick else 500,
     )  # fmt: skip
     rows = trainer.train()
     print(f"{len(train)} windows to learn from, training loss {rows[-1]['loss']:.3f}")

@@ -45,6 +45,7 @@ def main() -> None:
 
     tokenizer = Tokenizer.from_pretrained(directory)
     ids = np.array([tokenizer.encode(options.prompt)])
+    logits = []
     for quantize in (None, "int8"):
         model = sl.models.from_pretrained(directory, quantize=quantize)
         print(f"\n{type(model).__name__}, {quantize or model.dtype.name}:")
@@ -56,6 +57,10 @@ def main() -> None:
             written += 1
         spent = time.perf_counter() - began
         print(f"{decoder.finish()}\n({written / spent:,.0f} tokens/s)")
+        with sl.no_grad():
+            logits.append(model(ids).to(dtype="float32").numpy())
+    apart = np.abs(logits[1] - logits[0]).max() / np.ptp(logits[0])
+    print(f"8 bits move the logits by at most {apart:.2%} of their range")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,13 @@ def translate(model: Any, tokenizer: Tokenizer, items: list[Any], beams: int) ->
     return [said[i] for i in range(len(items))]
 
 
+def by_frequency(train: list[Any], test: list[Any], size: int) -> float:
+    """Perplexity of the unseen targets for one who knows nothing but how frequent tokens are."""
+    seen, unseen = (np.concatenate([i["tgt_ids"][1:] for i in part]) for part in (train, test))
+    shares = np.bincount(seen, minlength=size) + 1.0
+    return float(np.exp(-np.log(shares / shares.sum())[unseen].mean()))
+
+
 def picture(model: Any, tokenizer: Tokenizer, source: np.ndarray, path: str) -> None:
     """Alignment of one sentence."""
     from seqloom.commands.translate import cross_attention, readable
@@ -64,18 +71,20 @@ def main() -> None:
     parser.add_argument("--language", default="fr")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--out", default="en-fr-model", metavar="DIR")
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smaller model and fewer sentences: seconds"
+    )
     options = parser.parse_args()
     try:
-        pairs = sentence_pairs(options.language, max_words=20)
+        pairs = sentence_pairs(options.language, max_words=8 if options.quick else 20)
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         print("nothing to learn from: this machine has no catalogues")
         return
-    pairs = [pairs[i] for i in permutation(len(pairs), 0, 1)][: 400 if options.quick else None]
+    pairs = [pairs[i] for i in permutation(len(pairs), 0, 1)][: 4000 if options.quick else None]
     held_out = min(1000, len(pairs) // 10)
     texts = [text for pair in pairs[held_out:] for text in pair]
-    tokenizer = Tokenizer.train_from_texts(texts, "bpe", 500 if options.quick else 4000)
+    tokenizer = Tokenizer.train_from_texts(texts, "bpe", 1000 if options.quick else 4000)
     test, train = (encode_pairs(part, tokenizer, tokenizer, max_length=60)
                    for part in (pairs[:held_out], pairs[held_out:]))  # fmt: skip
     print(f"{len(train)} sentence pairs to learn from, {len(test)} to be judged by")
@@ -85,18 +94,20 @@ def main() -> None:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    model = build(options.model, len(tokenizer), ends, 32 if options.quick else 256)
+    model = build(options.model, len(tokenizer), ends, 64 if options.quick else 256)
     lengths = [(len(i["src_ids"]), len(i["tgt_ids"])) for i in train]
     plan = TokenBudget(lengths, 3000, max_batch=96, seed=0, drop_long=True)
     loader = Loader(train, batches=plan, collate=PairCollate())
-    steps = 10 if options.quick else options.epochs * len(loader)
+    steps = 100 if options.quick else options.epochs * len(loader)
     trainer = Trainer(
         model, Seq2SeqTask(label_smoothing=0.1), loader, Loader(test, 64, collate=PairCollate()),
-        lr=1e-3, schedule="cosine", warmup_steps=steps // 10, steps=steps,
+        lr=3e-3 if options.quick else 1e-3, schedule="cosine", warmup_steps=steps // 10,
+        steps=steps,
     )  # fmt: skip
     trainer.train()
     model.eval()
-    print(f"perplexity {trainer.evaluate()['eval_perplexity']:.1f} a token on unseen sentences")
+    print(f"perplexity {trainer.evaluate()['eval_perplexity']:.1f} a token on unseen sentences, "
+          f"{by_frequency(train, test, len(tokenizer)):.1f} by frequencies alone")  # fmt: skip
     said = translate(model, tokenizer, test[: 20 if options.quick else None], beams=4)
     truth = [tokenizer.decode(item["tgt_ids"]) for item in test[: len(said)]]
     print(bleu(said, truth))
