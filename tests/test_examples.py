@@ -32,11 +32,11 @@ RUNS = [
     # 86 against 45
     ("tag_names.py", [], rf"accuracy {SHARE} over all tokens, .* gives {SHARE}",
      lambda found, common: found > common + 20, None),
-    # about 190 against 316
+    # 232 and 241 against 316
     ("translate_gettext.py", ["--model", "seq2seq"], TRANSLATED,
-     lambda found, alone: found < 0.8 * alone, "tokenizers"),
+     lambda found, alone: found < 0.9 * alone, "tokenizers"),
     ("translate_gettext.py", ["--model", "transformer"], TRANSLATED,
-     lambda found, alone: found < 0.8 * alone, "tokenizers"),
+     lambda found, alone: found < 0.9 * alone, "tokenizers"),
     # 28 against 61 for the last value
     ("forecast_sunspots.py", [], rf"(?s)GRU +{NUMBER}.*the last value +{NUMBER}",
      lambda found, last: found < 0.65 * last, None),
