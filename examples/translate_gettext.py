@@ -62,7 +62,8 @@ def picture(model: Any, tokenizer: Tokenizer, source: np.ndarray, path: str) -> 
 
     out = np.asarray(model.generate(source[None], max_new_tokens=48))[0]
     weights = cross_attention(model, source[None], out)
-    sl.plot.attention(weights, readable(tokenizer, out), readable(tokenizer, source), path=path)
+    sl.plot.attention(weights, readable(tokenizer, out), readable(tokenizer, source), path=path,
+                      query_label="translation", key_label="source")  # fmt: skip
 
 
 def main() -> None:

@@ -84,6 +84,30 @@ def test_many_heads(tmp_path, heads):
     assert dark(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+def test_nothing_is_cut_at_the_rim(tmp_path, heads):
+    from matplotlib.image import imread
+
+    long = ["a-rather-long-token", "b", "process", "code", "%", "ld"]
+    path = tmp_path / "a.png"
+    plot.attention(causal(heads, 6), long, path=path, query_label="translation", key_label="source")
+    plot.training_curve({"loss": [3.0, 2.0], "lr": [1e-3, 1e-4]}, path=tmp_path / "b.png",
+                        unit="nats a token", title="t" * 90)  # fmt: skip
+    for name in ("a.png", "b.png"):
+        pixels = imread(tmp_path / name)[..., :3].min(axis=-1)
+        rim = np.concatenate([pixels[:2].ravel(), pixels[-2:].ravel(),
+                              pixels[:, :2].ravel(), pixels[:, -2:].ravel()])  # fmt: skip
+        assert rim.min() > 0.99, name
+
+
+def test_labels_and_units_are_said():
+    figure = plot.attention(causal(3, 4), list("abcd"), query_label="rows", key_label="columns")
+    texts = [t.get_text() for t in figure.findobj(lambda o: hasattr(o, "get_text"))]
+    assert {"rows", "columns", "weight"} <= set(texts)
+    curve = plot.training_curve({"loss": [2, 1]}, unit="nats a letter")
+    assert curve.axes[0].get_ylabel() == "loss (nats a letter)"
+
+
 def test_odd_tokens_are_drawn_as_they_are(tmp_path):
     tokens = ["$x$", "\\frac{", "_^", " ", "\n", "", "\u4eca\u65e5", "\U0001f469", "\x00", "w" * 99]
     figure = plot.attention(causal(1, 10), tokens, path=tmp_path / "a.png")
@@ -168,8 +192,8 @@ def test_training_curve_from_csv_rows_and_columns(tmp_path):
         found = lines(figure)
         assert found["training"].get_xdata().tolist() == list(range(1, 301))
         assert found["evaluation"].get_xdata().tolist() == [50, 100, 150, 200, 250, 300]
-        assert found["best 1.5 at 150"].get_xdata().tolist() == [150]
-        assert not found["best 1.5 at 150"].get_clip_on()  # whole at the last step, too
+        assert found["best 1.5 at step 150"].get_xdata().tolist() == [150]
+        assert not found["best 1.5 at step 150"].get_clip_on()  # whole at the last step, too
         assert len(figure.axes) == 2  # the learning rate has its strip
         assert dark(tmp_path / "a.png")
 

@@ -166,12 +166,15 @@ def _save(
     curve, heat = folder / "loss.png", folder / "attention.png"
     letters = demo_text()[:PICTURED] if len(prompt) < 2 else prompt[:PICTURED]
     try:
-        sl.plot.training_curve(rows, path=curve, title="seqloom demo")
+        sl.plot.training_curve(rows, path=curve, title="seqloom demo", unit="nats a letter")
         model.eval()
         with sl.no_grad():
             ids = np.array([tokenizer.encode(letters)])
             _, weights = model(ids, return_weights=True)
-        sl.plot.attention(weights[-1], list(letters), path=heat, title="where the last layer looks")
+        sl.plot.attention(
+            weights[-1], list(letters), path=heat, title="where the last layer looks", columns=2,
+            query_label="letter that was read", key_label="letters that it looks at",
+        )  # fmt: skip
     except ImportError:
         print("loss curve and attention: need matplotlib: pip install 'seqloom[plot]'")
     else:

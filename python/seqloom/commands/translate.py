@@ -151,7 +151,8 @@ def _picture(model: Any, tokenizer: Any, ids: Any, out: Any, path: str) -> None:
     weights = cross_attention(model, ids, kept)
     try:
         kinds.sl.plot.attention(
-            weights, readable(tokenizer, kept), readable(tokenizer, ids[0]), path=path
-        )
+            weights, readable(tokenizer, kept), readable(tokenizer, ids[0]), path=path,
+            query_label="translation", key_label="source",
+        )  # fmt: skip
     except ImportError as error:
         raise CommandError(str(error)) from None

@@ -94,6 +94,7 @@ def training_curve(
     smooth: float | None = None,
     log_scale: bool = False,
     show_lr: bool = True,
+    unit: str | None = None,
     ax: Any = None,
     dpi: int = 200,
 ) -> Any:
@@ -114,6 +115,8 @@ def training_curve(
         A logarithmic axis for the loss.
     show_lr
         Show the learning rate, where the log has it, in a strip below.
+    unit
+        Of the loss, for its axis: "nats a token", say.
     ax
         Draw into these axes of a figure of your own (without the learning rate).
     dpi
@@ -155,13 +158,14 @@ def training_curve(
     else:
         figure = new_figure(6.4, 3.9)
         axes = figure.subplots()
+    along = step_name if step_name in ("epoch", "iteration") else "step"
     if train is not None:
         _draw_training(axes, steps, columns[train], smooth)
     if held_out is not None:
-        _draw_evaluation(axes, steps, columns[held_out])
+        _draw_evaluation(axes, steps, columns[held_out], along)
     if log_scale:
         axes.set_yscale("log")
-    axes.set_ylabel("loss", color=INK)
+    axes.set_ylabel(f"loss ({unit})" if unit else "loss", color=INK)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     _plain(axes)
@@ -176,7 +180,7 @@ def training_curve(
         _plain(strip)
         lowest = strip
     lowest.xaxis.set_major_locator(matplotlib("ticker").MaxNLocator(integer=True))
-    lowest.set_xlabel(step_name if step_name in ("epoch", "iteration") else "step", color=INK)
+    lowest.set_xlabel(along, color=INK)
     if title:
         axes.set_title(title, fontsize=12, color=INK, fontweight="bold", loc="left")
     if ax is None:
@@ -199,7 +203,7 @@ def _draw_training(
 
 
 def _draw_evaluation(
-    axes: Any, steps: npt.NDArray[np.float64], loss: npt.NDArray[np.float64]
+    axes: Any, steps: npt.NDArray[np.float64], loss: npt.NDArray[np.float64], along: str
 ) -> None:
     known = np.isfinite(steps) & np.isfinite(loss)
     x, y = steps[known], loss[known]
@@ -209,7 +213,8 @@ def _draw_evaluation(
     best = int(np.argmin(y))
     axes.plot(
         x[best], y[best], "o", markersize=9, markerfacecolor="none", markeredgecolor=ORANGE,
-        markeredgewidth=1.4, label=f"best {y[best]:.4g} at {x[best]:g}", clip_on=False, zorder=3,
+        markeredgewidth=1.4, label=f"best {y[best]:.4g} at {along} {x[best]:g}", clip_on=False,
+        zorder=3,
     )  # fmt: skip
 
 

@@ -43,7 +43,10 @@ def save(figure: Any, path: PathLike | None, dpi: int) -> None:
         with warnings.catch_warnings():
             # A character that no font has is drawn as a box, which says it all.
             warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
-            figure.savefig(os.fspath(path), dpi=dpi, facecolor="white")
+            # Tight: a label at the rim that the layout has not foreseen is not cut.
+            figure.savefig(
+                os.fspath(path), dpi=dpi, facecolor="white", bbox_inches="tight", pad_inches=0.06
+            )
 
 
 def families() -> list[str]:

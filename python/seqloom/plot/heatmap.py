@@ -217,7 +217,10 @@ def attention(
         height = down * (panel_height + (0.28 if count > 1 else 0.0)) + above * (
             1 if count == 1 else down
         )
-        figure = new_figure(width + (0.25 if query_label else 0), height + (0.4 if title else 0.15))
+        figure = new_figure(
+            width + (0.25 if query_label else 0),
+            height + (0.4 if title else 0.15) + (0.25 if key_label else 0),
+        )
         # Labels once per row and column of the grid, unless rows of heads would hide them.
         grid = list(np.ravel(figure.subplots(down, across, squeeze=False)))
     image = None
@@ -245,11 +248,14 @@ def attention(
         if key_label and count == 1:
             axes.set_xlabel(key_label, fontsize=9, color=SOFT)
             axes.xaxis.set_label_position("bottom")
+    if key_label and count > 1 and ax is None:
+        figure.supxlabel(key_label, fontsize=9, color=SOFT)
     if ax is None:
         bar = figure.colorbar(
             image, ax=grid, shrink=0.9 if count == 1 else 0.6, aspect=24, pad=0.02
         )
         bar.outline.set_visible(False)
+        bar.set_label("weight", fontsize=8, color=SOFT)
         bar.ax.tick_params(length=0, labelsize=7.5, labelcolor=SOFT)
     if title:
         if ax is None:
