@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`seqloom train` for question answering and for recordings, from files to what was learnt."""
+"""`seqloom train`: questions and recordings, what a resume refuses, encodings, short errors."""
 
 from __future__ import annotations
 
@@ -174,3 +174,76 @@ def test_recordings_that_cannot_be_read(tmp_path, capsys, spoil, message):
     err = error_of(capsys)
     assert message in err
     assert "3.npy" in err
+
+
+# ---- what a resume refuses, encodings, short errors ----------------------------------------------
+
+
+@pytest.fixture
+def book(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("the cat sat on the mat. the dog sat on the log.\n" * 40, encoding="utf-8")
+    return path
+
+
+def gpt(out, data, *more):
+    words = ["train", "--model", "gpt2", "--data", str(data), "--out", str(out), "--length", "16"]
+    return cli.main([*words, *SIZE, *map(str, more)])
+
+
+def test_a_resume_names_what_differs_and_goes_on_when_it_may(tmp_path, book, capsys):
+    out, other = tmp_path / "model", tmp_path / "other.txt"
+    other.write_text(book.read_text().replace("dog", "god"), encoding="utf-8")
+    assert gpt(out, book, "--steps", 4) == 0
+    for words, message in (
+        (["--steps", 6], "its schedule.total_steps is 4, this one's 6; allow changes (--allow-"),
+        (["--steps", 4, "--lr", "0.5"], "its lr is [0.001, 0.001], this one's [0.5, 0.5]"),
+        (["--steps", 4, "--batch-size", 3], "its data.batch_size is 16, this one's 3"),
+    ):
+        capsys.readouterr()
+        assert gpt(out, book, "--resume", *words) == 1
+        assert message in error_of(capsys)
+    capsys.readouterr()
+    assert gpt(out, other, "--steps", 4, "--resume") == 1
+    assert "its data.checksum is" in error_of(capsys)
+    assert gpt(out, other, "--steps", 6, "--resume", "--allow-changes") == 0
+    assert "6 steps" in capsys.readouterr().out
+    assert gpt(out, book, "--steps", 9, "--resume", "--allow-changes", "--width", 16) == 1
+    err = error_of(capsys)
+    assert "its number of parameters is" in err
+    assert "allow" not in err
+
+
+def test_other_encodings(tmp_path, capsys):
+    path = tmp_path / "book.txt"
+    path.write_bytes(("der B\u00e4r mag \u00c4pfel.\n" * 40).encode("latin-1"))
+    assert gpt(tmp_path / "a", path, "--steps", 1) == 1
+    assert "not valid UTF-8" in error_of(capsys)
+    assert gpt(tmp_path / "b", path, "--steps", 1, "--encoding", "latin-1") == 0
+    vocabulary = (tmp_path / "b" / "seqloom_tokenizer.json").read_text(encoding="utf-8")
+    assert "\u00e4" in json.dumps(json.loads(vocabulary), ensure_ascii=False)
+    assert gpt(tmp_path / "c", path, "--steps", 1, "--encoding", "klingon") == 2
+    assert "there is no encoding 'klingon'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--steps", "1.5"], "argument --steps: must be an integer, got '1.5'"),
+        (["--lr", "fast"], "argument --lr: must be a number, got 'fast'"),
+        (["--config", "c.toml"], "c.toml: steps takes one value, got [1, 2]"),
+    ],
+)
+def test_bad_options_are_told_in_few_lines(tmp_path, book, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.toml").write_text("steps = [1, 2]\n")
+    assert gpt(tmp_path / "m", book, *words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert message in lines[-1]
+    assert len(lines) <= 3
+
+
+def test_an_empty_file_holds_no_text(tmp_path, capsys):
+    (tmp_path / "empty.txt").write_bytes(b"")
+    assert gpt(tmp_path / "m", tmp_path / "empty.txt", "--steps", 1) == 1
+    assert "empty.txt: holds no text" in error_of(capsys)

@@ -17,6 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 PathLike: TypeAlias = str | os.PathLike[str]
 
 #: A configuration, index or vocabulary file above this is refused unread.
@@ -30,6 +35,45 @@ def _sync_directory(directory: Path) -> None:
         try:
             os.fsync(handle)
         finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def only_one(directory: PathLike, what: str) -> Iterator[None]:
+    """Make a directory, and refuse to be a second process at work in it.
+
+    The system forgets the mark with the process, however that ends, and no file is left. Where
+    the system or the file system has no such marks, nothing is refused.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> with only_one(folder, "Trainer"):
+    ...     with only_one(folder, "Trainer"):  # doctest: +ELLIPSIS
+    ...         pass
+    Traceback (most recent call last):
+        ...
+    BlockingIOError: [Errno 11] Trainer: another process is at work in ...
+    """
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    handle = None
+    try:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                handle = os.open(directory, os.O_RDONLY)
+        if handle is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BlockingIOError(
+                    error.errno, f"{what}: another process is at work in {os.fspath(directory)}"
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+        yield
+    finally:
+        if handle is not None:
             os.close(handle)
 
 

@@ -204,6 +204,18 @@ def test_a_stop_by_hand_saves_and_goes_on(tmp_path):
     np.testing.assert_array_equal(weights(second.model), weights(whole.model))
 
 
+def test_two_trainings_in_one_directory_are_refused(tmp_path):
+    class Second(Callback):
+        def on_step(self, trainer, row):
+            with pytest.raises(BlockingIOError, match="another process is at work in"):
+                tiny_trainer(tmp_path, steps=5).train(resume=True)
+
+    tiny_trainer(tmp_path, steps=5, callbacks=[Second()]).train()
+    again = tiny_trainer(tmp_path, steps=5)
+    again.train(resume=True)  # the mark is gone
+    assert again.step == 5
+
+
 def test_an_earlier_training_is_not_overwritten(tmp_path):
     tiny_trainer(tmp_path, steps=5).train()
     with pytest.raises(ValueError, match="holds checkpoints of an earlier training"):
@@ -360,7 +372,10 @@ def test_a_checkpoint_of_another_training_is_refused_unless_it_is_allowed(tmp_pa
 
 def test_a_checkpoint_of_another_model_or_optimizer_is_refused_whatever_is_allowed(tmp_path):
     tiny_trainer(tmp_path, steps=5).train()
-    for options, name in (({"optimizer": "sgd"}, "optimizer"), ({"width": 20}, "parameters")):
+    for options, name in (
+        ({"optimizer": "sgd"}, "optimizer"),
+        ({"width": 20}, "number of parameters"),
+    ):
         with pytest.raises(CheckpointError, match=f"its {name} is [^;]*$"):
             tiny_trainer(tmp_path, steps=5, **options).train(resume=True, allow_changes=True)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import importlib
 import io
 import math
@@ -23,6 +24,20 @@ sl: Any = importlib.import_module("seqloom")
 USER_TROUBLE = (ValueError, TypeError, IndexError, RuntimeError, ImportError, MemoryError)
 
 
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
 def positive(text: str) -> float:
     """An argparse type: a positive finite number.
 
@@ -31,7 +46,7 @@ def positive(text: str) -> float:
     >>> positive("0.5")
     0.5
     """
-    value = float(text)
+    value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be positive, got {text}")
     return value
@@ -39,7 +54,7 @@ def positive(text: str) -> float:
 
 def not_negative(text: str) -> float:
     """An argparse type: zero or a positive finite number."""
-    value = float(text)
+    value = _number(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
     return value
@@ -47,7 +62,7 @@ def not_negative(text: str) -> float:
 
 def share(text: str) -> float:
     """An argparse type: a number in [0, 1]."""
-    value = float(text)
+    value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be in [0, 1], got {text}")
     return value
@@ -55,7 +70,7 @@ def share(text: str) -> float:
 
 def positive_share(text: str) -> float:
     """An argparse type: a number in (0, 1]."""
-    value = float(text)
+    value = _number(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"must be in (0, 1], got {text}")
     return value
@@ -63,7 +78,7 @@ def positive_share(text: str) -> float:
 
 def count(text: str) -> int:
     """An argparse type: an integer of at least 1."""
-    value = int(text)
+    value = _integer(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return value
@@ -71,7 +86,7 @@ def count(text: str) -> int:
 
 def whole(text: str) -> int:
     """An argparse type: an integer of at least 0."""
-    value = int(text)
+    value = _integer(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
     return value
@@ -79,10 +94,19 @@ def whole(text: str) -> int:
 
 def seed(text: str) -> int:
     """An argparse type: an integer of 63 bits."""
-    value = int(text)
+    value = _integer(text)
     if not 0 <= value < 1 << 63:
         raise argparse.ArgumentTypeError(f"must be in [0, 2^63), got {text}")
     return value
+
+
+def encoding(text: str) -> str:
+    """An argparse type: an encoding that Python knows."""
+    try:
+        codecs.lookup(text)
+    except (LookupError, ValueError):
+        raise argparse.ArgumentTypeError(f"there is no encoding {text!r}") from None
+    return text
 
 
 def device(text: str) -> str:
@@ -170,6 +194,8 @@ def _as_words(
     if isinstance(value, bool):
         parser.error(f"{path}: {flag.removeprefix('--')} needs a value, got {value!r}")
     if isinstance(value, list):
+        if action.nargs is None:
+            parser.error(f"{path}: {flag.removeprefix('--')} takes one value, got {value!r}")
         return [flag, *map(str, value)]
     return [f"{flag}={value}"]
 

@@ -71,7 +71,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("train", example=EXAMPLE)
+    usage = "seqloom train --model MODEL --data FILE [FILE ...] --out DIR [options]"
+    parser = command_parser("train", example=EXAMPLE, usage=usage)
     add = parser.add_argument
     add("--config", metavar="F", help="TOML file of options; the command line comes first")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out, if any")
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", nargs="+", metavar="FILE", help="text; .csv, .tsv, .jsonl for labels and series; "
         "source<TAB>target lines for pairs; .jsonl of question, context, answer, or of features "
         "(a .npy file) and text; .gz works, too")  # fmt: skip
+    add("--encoding", type=kinds.encoding, default="utf-8", metavar="NAME", help="of text (utf-8)")
     add("--target", metavar="FILE", help="the target side, line by line, beside one --data file")
     add("--eval-data", nargs="+", metavar="FILE", help="what is evaluated on")
     add("--eval-share", type=kinds.share, default=0.05, metavar="P",

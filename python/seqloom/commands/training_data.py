@@ -73,6 +73,25 @@ class Data:
     text: str = ""
 
 
+class _Files:
+    """The readers, in the encoding that the command line says."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._how = {"encoding": options.encoding}
+
+    def text(self, paths: Any, **more: Any) -> Any:
+        return read_text(paths, **more, **self._how)
+
+    def csv(self, paths: Any, **more: Any) -> Any:
+        return read_csv(paths, **more, **self._how)
+
+    def jsonl(self, paths: Any, **more: Any) -> Any:
+        return read_jsonl(paths, **more, **self._how)
+
+    def pairs(self, source: str, target: str | None = None) -> Any:
+        return read_pairs(source, target, **self._how)
+
+
 def read_labels(folder: Path) -> list[str]:
     """The names of a model's classes.
 
@@ -148,11 +167,13 @@ def _loaders(
 
 
 def _next_token(options: argparse.Namespace, model: str) -> Data:
+    files = _Files(options)
+
     def reader(paths: Sequence[str]) -> Any:
         if all(_kind(p) == "jsonl" for p in paths):
-            rows = read_jsonl(paths, fields=[options.text_column])
+            rows = files.jsonl(paths, fields=[options.text_column])
             return rows.map(lambda row: str(row[options.text_column]) + "\n")
-        return read_text(paths, keep_newlines=True, skip_blank=False)
+        return files.text(paths, keep_newlines=True, skip_blank=False)
 
     tokenizer = _tokenizer(options, "next-token", reader(options.data), model)
     tokens = encode_corpus(reader(options.data), tokenizer)
@@ -162,6 +183,8 @@ def _next_token(options: argparse.Namespace, model: str) -> Data:
         cut = len(tokens) - round(len(tokens) * options.eval_share)
         seen, unseen = tokens[:cut], tokens[cut:]
     length, size = options.length, options.batch_size
+    if not len(tokens):
+        raise CommandError(f"{options.data[0]}: holds no text")
     if len(seen) <= length:
         raise CommandError(
             f"{options.data[0]}: {len(seen)} tokens are too few for sequences of {length}; "
@@ -176,11 +199,12 @@ def _next_token(options: argparse.Namespace, model: str) -> Data:
 
 
 def _masked(options: argparse.Namespace, model: str) -> Data:
-    tokenizer = _tokenizer(options, "masked-token", read_text(options.data), model)
-    every = [encode_texts(read_text(options.data), tokenizer, max_length=options.length)]
+    files = _Files(options)
+    tokenizer = _tokenizer(options, "masked-token", files.text(options.data), model)
+    every = [encode_texts(files.text(options.data), tokenizer, max_length=options.length)]
     if options.eval_data:
         train, held_out = every[0], encode_texts(
-            read_text(options.eval_data), tokenizer, max_length=options.length
+            files.text(options.eval_data), tokenizer, max_length=options.length
         )  # fmt: skip
     else:
         train, held_out = _parts(every[0], options)
@@ -194,29 +218,29 @@ def _kind(path: str) -> str:
     return Path(path.removesuffix(".gz")).suffix.lstrip(".").lower()
 
 
-def _records(paths: Sequence[str], columns: list[str]) -> list[dict[str, Any]]:
+def _records(files: _Files, paths: Sequence[str], columns: list[str]) -> list[dict[str, Any]]:
     """Rows of CSV, TSV or JSONL files."""
     found: list[dict[str, Any]] = []
     for path in paths:
         kind = _kind(path)
         if kind in ("jsonl", "ndjson"):
-            found += read_jsonl(path, fields=columns)
+            found += files.jsonl(path, fields=columns)
         elif kind in ("csv", "tsv"):
-            found += read_csv(path, columns=columns, delimiter="\t" if kind == "tsv" else ",")
+            found += files.csv(path, columns=columns, delimiter="\t" if kind == "tsv" else ",")
         else:
             raise CommandError(f"{path}: must be .csv, .tsv or .jsonl for this task")
     return found
 
 
 def _classification(options: argparse.Namespace, model: str) -> Data:
-    text, label = options.text_column, options.label_column
-    rows = _records(options.data, [text, label])
+    files, text, label = _Files(options), options.text_column, options.label_column
+    rows = _records(files, options.data, [text, label])
     names = sorted({str(row[label]) for row in rows})
     numbers = {name: i for i, name in enumerate(names)}
     if len(names) < 2:
         raise CommandError(f"{options.data[0]}: needs at least two labels, got {names}")
     if options.eval_data:
-        train, held_out = rows, _records(options.eval_data, [text, label])
+        train, held_out = rows, _records(files, options.eval_data, [text, label])
     else:
         train, held_out = _parts(rows, options)
     tokenizer = _tokenizer(options, "classification", [str(r[text]) for r in train], model)
@@ -248,7 +272,7 @@ def _questions(options: argparse.Namespace, model: str) -> Data:
         for path in paths:
             if _kind(path) not in ("jsonl", "ndjson"):
                 raise CommandError(f"{path}: must be .jsonl for this task")
-        return list(read_jsonl(paths, fields=["question", "context", "answer"]))
+        return list(_Files(options).jsonl(paths, fields=["question", "context", "answer"]))
 
     if options.eval_data:
         train, held_out = records(options.data), records(options.eval_data)
@@ -280,7 +304,7 @@ def _speech(options: argparse.Namespace, model: str) -> Data:
         for path in paths:
             if _kind(path) not in ("jsonl", "ndjson"):
                 raise CommandError(f"{path}: must be .jsonl for this task")
-            for row in read_jsonl(path, fields=["features", "text"]):
+            for row in _Files(options).jsonl(path, fields=["features", "text"]):
                 file = Path(path).parent / str(row["features"])
                 found.append((_features(file), str(row["text"])))
                 if found[-1][0].shape[1] != found[0][0].shape[1]:
@@ -329,18 +353,18 @@ def _features(file: Path) -> Any:
     return array.astype(np.float32)
 
 
-def _sentences(paths: Sequence[str]) -> list[tuple[list[str], list[str]]]:
+def _sentences(files: _Files, paths: Sequence[str]) -> list[tuple[list[str], list[str]]]:
     """(words, tags) of JSONL records, or of lines `word ... tag` with blank lines between."""
     found: list[tuple[list[str], list[str]]] = []
     for path in paths:
         if _kind(path) in ("jsonl", "ndjson"):
-            for row in read_jsonl(path, fields=["tokens", "tags"]):
+            for row in files.jsonl(path, fields=["tokens", "tags"]):
                 lists = [row[name] for name in ("tokens", "tags")]
                 if not all(isinstance(x, list) for x in lists) or len({*map(len, lists)}) > 1:
                     raise DataError(f"{path}: tokens and tags must be lists of one length")
                 found.append(([str(w) for w in row["tokens"]], [str(t) for t in row["tags"]]))
             continue
-        for block in read_text(path, unit="paragraph"):
+        for block in files.text(path, unit="paragraph"):
             lines = [
                 line.split() for line in block.splitlines() if not line.startswith("-DOCSTART")
             ]
@@ -352,11 +376,12 @@ def _sentences(paths: Sequence[str]) -> list[tuple[list[str], list[str]]]:
 
 
 def _tagging(options: argparse.Namespace, model: str) -> Data:
-    sentences = _sentences(options.data)
+    files = _Files(options)
+    sentences = _sentences(files, options.data)
     names = sorted({tag for _, tags in sentences for tag in tags})
     numbers = {name: i for i, name in enumerate(names)}
     if options.eval_data:
-        train, held_out = sentences, _sentences(options.eval_data)
+        train, held_out = sentences, _sentences(files, options.eval_data)
     else:
         train, held_out = _parts(sentences, options)
     tokenizer = _tokenizer(options, "tagging", (" ".join(words) for words, _ in train), model)
@@ -397,10 +422,12 @@ def tagged(
 
 
 def _pairs(options: argparse.Namespace, model: str) -> Data:
+    files = _Files(options)
+
     def pairs(paths: Sequence[str], target: str | None) -> list[tuple[str, str]]:
         if target is None:
-            return [pair for path in paths for pair in read_pairs(path)]
-        return list(read_pairs(paths[0], target))
+            return [pair for path in paths for pair in files.pairs(path)]
+        return list(files.pairs(paths[0], target))
 
     every = pairs(options.data, options.target)
     if options.eval_data:
@@ -418,14 +445,14 @@ def _pairs(options: argparse.Namespace, model: str) -> Data:
     return Data(*loaders, tokenizer, extras=[tokenizer], text=text)
 
 
-def _numbers(paths: Sequence[str], columns: list[str] | None) -> Any:
+def _numbers(files: _Files, paths: Sequence[str], columns: list[str] | None) -> Any:
     """Steps of a time series, float32 [T, F]."""
     rows: list[list[float]] = []
     for path in paths:
         before = len(rows)
         delimiter = "\t" if _kind(path) == "tsv" else ","
         try:
-            for row in read_csv(path, columns=columns, delimiter=delimiter):
+            for row in files.csv(path, columns=columns, delimiter=delimiter):
                 rows.append([float(value) for value in (row[c] for c in columns or row)])
         except (ValueError, csv.Error) as error:
             if isinstance(error, DataError):
@@ -442,11 +469,12 @@ def _numbers(paths: Sequence[str], columns: list[str] | None) -> Any:
 
 
 def _series(options: argparse.Namespace, model: str) -> Data:
-    series = _numbers(options.data, options.columns)
+    files = _Files(options)
+    series = _numbers(files, options.data, options.columns)
     length, horizon, size = options.length, options.horizon, options.batch_size
     if options.eval_data:
-        columns = options.columns or next(iter(read_csv(options.data[0])), {})
-        seen, unseen = series, _numbers(options.eval_data, list(columns))
+        columns = options.columns or list(next(iter(files.csv(options.data[0])), {}))
+        seen, unseen = series, _numbers(files, options.eval_data, columns)
         rest = unseen
     else:
         cut = len(series) - round(len(series) * options.eval_share)

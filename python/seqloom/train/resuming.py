@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 # What no other training can take over, whatever it allows.
-_FIXED = ("model", "parameters", "optimizer")
+_FIXED = ("model", "number of parameters", "optimizer")
+_SHOWN = 6  # differences that an error names
+
+
+class OtherTrainingError(CheckpointError):
+    """A checkpoint that is whole, but not of this training."""
 
 
 def describe(trainer: Trainer) -> dict[str, Any]:
@@ -25,7 +30,7 @@ def describe(trainer: Trainer) -> dict[str, Any]:
     config = getattr(trainer.model, "config", None)
     told: dict[str, Any] = {
         "model": type(trainer.model).__name__,
-        "parameters": trainer.model.num_parameters(),
+        "number of parameters": trainer.model.num_parameters(),
         "optimizer": type(trainer.optimizer).__name__,
         "config": {} if config is None else config.to_dict(),
         "task": trainer.task.settings(),
@@ -86,8 +91,12 @@ def _take_over(trainer: Trainer, path: Path, state: Mapping[str, Any], allow_cha
     fixed = any(name in _FIXED for name, _ in other)
     told = [text for _, text in other + other_data]
     if fixed or (told and not allow_changes):
+        if len(told) > _SHOWN:
+            told[_SHOWN:] = [f"and {len(told) - _SHOWN} more"]
         advice = "" if fixed else "; allow changes (--allow-changes) to go on with this one's"
-        raise CheckpointError(f"resume: {path} is of another training: {', '.join(told)}{advice}")
+        raise OtherTrainingError(
+            f"resume: {path} is of another training: {', '.join(told)}{advice}"
+        )
     if other_data:  # a position in data that are gone means nothing
         trainer.loader.epoch = int(state["loader"]["epoch"]) + 1
     else:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from ..autograd import no_grad
 from ..data import Loader
-from ..files import PathLike
+from ..files import PathLike, only_one
 from ..nn import Module
 from ..optim import Optimizer, Schedule, clip_grad_norm_
 from ..weights import CheckpointError
@@ -252,6 +253,10 @@ class Trainer:
         CheckpointError
             When the checkpoint to resume from is damaged, or of another training.
         """
+        with self._alone():
+            return self._train(resume, allow_changes)
+
+    def _train(self, resume: bool | PathLike, allow_changes: bool) -> list[Row]:
         self._begin(resume, allow_changes)
         logs = self._logs()
         bar = Progress(self.total_steps, self.seconds, self.step, self._progress)
@@ -292,6 +297,10 @@ class Trainer:
             for log in logs:
                 log.close()
         return self.history
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        """Two trainings in one directory would sweep each other's files away."""
+        return contextlib.nullcontext() if self.out is None else only_one(self.out, "Trainer")
 
     def _groups(self) -> Generator[list[Any]]:
         """The batches of every step; a step never spans two epochs."""
@@ -493,7 +502,6 @@ class Trainer:
             if resume is not False:
                 raise ValueError("Trainer: resume needs out")
             return
-        self.out.mkdir(parents=True, exist_ok=True)
         found = checkpoint.checkpoints(self.checkpoint_folder)
         if not isinstance(resume, bool):
             self._restore(Path(resume), allow_changes)
@@ -506,7 +514,7 @@ class Trainer:
             try:
                 self._restore(found[-1][1], allow_changes)
             except CheckpointError as error:
-                if len(found) < 2:
+                if len(found) < 2 or isinstance(error, resuming.OtherTrainingError):
                     raise
                 raise CheckpointError(
                     f"{error}; an older checkpoint to resume from is {found[-2][1]}"
