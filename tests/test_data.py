@@ -359,14 +359,21 @@ def test_whole_words_are_selected_as_wholes():
     ids = rng.integers(5, 100, (300, 30))
     words = np.cumsum(rng.random(ids.shape) < 0.5, axis=1)
     words[:, 0] = words[:, -1] = -1
-    _, labels = mask_tokens(ids, mask_token_id=1, vocab_size=100, rng=rng, word_ids=words)
+    inputs, labels = mask_tokens(ids, mask_token_id=1, vocab_size=100, rng=rng, word_ids=words)
     selected = labels != -100
     assert not selected[words < 0].any()
     for row in range(len(ids)):
         for word in range(words[row].max() + 1):
             assert len(set(selected[row][words[row] == word].tolist())) <= 1
-    share = selected[words >= 0].mean()
-    assert 0.13 < share < 0.19
+    starts = np.diff(words, axis=1, prepend=-1).astype(bool) & (words >= 0)
+    chosen, count = selected[starts].sum(), starts.sum()
+    assert abs(chosen / count - 0.15) < 4 * np.sqrt(0.15 * 0.85 / count)
+    # What becomes of them is drawn token by token: 80% masked, 10% random, 10% as they are.
+    found = [(inputs == 1), (inputs == ids), (inputs != 1) & (inputs != ids)]
+    total = selected.sum()
+    for kind, share in zip(found, (0.8, 0.1, 0.1), strict=True):
+        got = (kind & selected).sum() / total
+        assert abs(got - share) < 4 * np.sqrt(share * (1 - share) / total) + 0.002
 
 
 def test_mask_collate():

@@ -78,6 +78,39 @@ def test_twenty_steps_as_torch(torch, rng, device, kind, options):
             assert_close(value, state[number][name], f"{name} of {number}", 5e-5)
 
 
+@pytest.mark.parametrize("kind", CASES)
+def test_groups_clipping_and_a_schedule_as_torch(torch, rng, device, kind):
+    """Twenty steps as trainings take them: decay for matrices only, warm-up, cosine, clipping."""
+    values, gradients = values_of(rng), [values_of(rng) for _ in range(STEPS)]
+
+    def factor(step):
+        return min(1.0, step / 4) * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+
+    def groups(parameters):
+        matrices = [p for p in parameters if p.ndim >= 2]
+        rest = [p for p in parameters if p.ndim < 2]
+        return [{"params": matrices, "weight_decay": 0.2}, {"params": rest, "weight_decay": 0.0}]
+
+    mine = [nn.Parameter(sl.tensor(v, device=device)) for v in values]
+    theirs = [torch.nn.Parameter(torch.tensor(v)) for v in values]
+    ours = getattr(optim, kind)(groups(mine), lr=0.05)
+    other = getattr(torch.optim, kind)(groups(theirs), lr=0.05)
+    schedule = optim.Schedule(ours, factor)
+    their_schedule = torch.optim.lr_scheduler.LambdaLR(other, factor)
+    for step in gradients:
+        for p, t, g in zip(mine, theirs, step, strict=True):
+            p.grad, t.grad = sl.tensor(g, device=device), torch.tensor(g)
+        norm = nn.utils.clip_grad_norm_(mine, 1.0).item()
+        assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_(theirs, 1.0).item(), rel=1e-5)
+        ours.step()
+        other.step()
+        schedule.step()
+        their_schedule.step()
+        assert schedule.get_last_lr() == pytest.approx(their_schedule.get_last_lr())
+    for i, (p, t) in enumerate(zip(mine, theirs, strict=True)):
+        assert_close(p, t, f"parameter {i}", 5e-5)
+
+
 @pytest.mark.parametrize(("kind", "options"), ALL)
 def test_state_resumes_bit_for_bit(rng, kind, options):
     values, gradients = values_of(rng), gradients_of(rng, 6)
