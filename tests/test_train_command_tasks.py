@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import numpy as np
 import pytest
 
 from seqloom import cli
+from seqloom.commands.train import EXAMPLE
 from seqloom.data import encode_questions
 from seqloom.text import Tokenizer
 from seqloom.train import CSVLog
@@ -247,3 +249,32 @@ def test_an_empty_file_holds_no_text(tmp_path, capsys):
     (tmp_path / "empty.txt").write_bytes(b"")
     assert gpt(tmp_path / "m", tmp_path / "empty.txt", "--steps", 1) == 1
     assert "empty.txt: holds no text" in error_of(capsys)
+
+
+# ---- the examples of --help ----------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:from_pretrained:UserWarning")  # the head is new
+def test_the_examples_of_the_help_run_as_they_stand(tmp_path, book, capsys, monkeypatch):
+    """Every line, with one step and a small model behind it."""
+    pytest.importorskip("tokenizers")
+    monkeypatch.chdir(tmp_path)
+    reviews = [f"{w} book,{i % 2}" for i, w in enumerate(["good", "bad"] * 20)]
+    (tmp_path / "reviews.csv").write_text("text,stars\n" + "\n".join(reviews) + "\n")
+    (tmp_path / "en-fr.tsv").write_text("a cat\tun chat\na dog\tun chien\n" * 20)
+    write_lines(tmp_path / "squad.jsonl", questions(40))
+    write_lines(tmp_path / "speech.jsonl", recordings(tmp_path, 20))
+    lines = EXAMPLE.splitlines()
+    toml = lines[next(i for i, line in enumerate(lines) if "configuration file" in line) + 1 :]
+    (tmp_path / "gpt.toml").write_text("\n".join(line.strip() for line in toml) + "\n")
+    small = ["--layers", "1", "--width", "16", "--heads", "2", "--batch-size", "4", "--steps", "2",
+             "--length", "16", "--save-every", "1"]  # fmt: skip
+    bert = ["train", "--model", "bert", "--data", str(book), "--out", "bert", *small]
+    assert cli.main([*bert, "--task", "masked-token"]) == 0
+    commands = [line.strip() for line in lines if line.strip().startswith("seqloom train")]
+    assert len(commands) > 6
+    for command in commands:
+        words = shlex.split(command)[1:]
+        assert cli.main([*words, *small]) == 0, (command, capsys.readouterr().err)
+    assert (tmp_path / "my-gpt" / "config.json").is_file()
+    assert (tmp_path / "qa" / "config.json").is_file()
