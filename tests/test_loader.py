@@ -13,6 +13,7 @@ import pytest
 
 from seqloom.data import (
     ContiguousBatches,
+    ForecastWindows,
     Loader,
     MaskCollate,
     PadCollate,
@@ -21,6 +22,7 @@ from seqloom.data import (
     TokenBudget,
     encode_texts,
 )
+from seqloom.data.checksum import checksum
 from seqloom.text import Tokenizer
 
 
@@ -242,3 +244,35 @@ def test_another_loader_refuses_the_position():
 def test_bad_arguments(args, kwargs, error, message):
     with pytest.raises(error, match=f"Loader: .*{message}"):
         Loader(*args, **kwargs)
+
+
+def test_checksums_tell_datasets_apart():
+    """Every kind of dataset that lies in memory; nothing is said of streams."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 9, 500)
+    other = np.concatenate([tokens[:-1], tokens[-1:] ^ 1])
+    items = [{"input_ids": rng.integers(0, 9, 5), "labels": k, "text": "abc"} for k in range(9)]
+    changed = [*items[:4], {**items[4], "labels": 99}, *items[5:]]
+    series = rng.standard_normal((50, 2)).astype(np.float32)
+    pairs = [
+        (tokens, other),
+        (RandomWindows(tokens, 5), RandomWindows(other, 5)),
+        (ForecastWindows(series, 5, 2), ForecastWindows(series + 1, 5, 2)),
+        (items, changed),
+        ([np.zeros(3)], [np.zeros((3, 1))]),
+        ([("a", "b")], [("a", "c")]),
+        (np.array(["x", None], object), np.array(["y", None], object)),
+    ]
+    for one, two in pairs:
+        assert checksum(one) == checksum(one)
+        assert checksum(one) != checksum(two)
+    assert checksum(stream()) is None
+    large = np.zeros(20 << 20, np.int32)  # looked at in blocks
+    before = checksum(large)
+    large[1 << 20 :: 1 << 10] = 7
+    assert checksum(large) != before
+    # The position of a loader holds it, and another loader with like data takes it.
+    one, two = Loader(items, 2), Loader([dict(item) for item in items], 2)
+    two.load_state_dict(one.state_dict())
+    with pytest.raises(ValueError, match="checksum must be as it was saved"):
+        Loader(changed, 2).load_state_dict(one.state_dict())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seqloom.cli import CommandError
-from seqloom.commands.training_data import Data
+from seqloom.commands.training_files import Data
 
 models: Any = importlib.import_module("seqloom.models")
 

@@ -125,6 +125,15 @@ class TensorBoardLog:
         self._writer.close()
 
 
+def _width() -> dict[str, Any]:
+    """The bar follows the terminal; one that doesn't know its width gets the usual 80."""
+    try:
+        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (AttributeError, OSError, ValueError):  # not a terminal: there is no bar
+        known = True
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
+
+
 class Progress:
     """A bar with loss, speed and time left; nothing where stderr is no terminal."""
 
@@ -139,7 +148,7 @@ class Progress:
             desc="training",
             unit="s" if self._timed else "step",
             disable=None if show is None else not show,
-            dynamic_ncols=True,
+            **_width(),
             leave=False,
             file=sys.stderr,
             bar_format="{desc} " + share + " {unit}  " + left + "{postfix}",
