@@ -224,6 +224,10 @@ def test_other_encodings(tmp_path, capsys):
     assert gpt(tmp_path / "b", path, "--steps", 1, "--encoding", "latin-1") == 0
     vocabulary = (tmp_path / "b" / "seqloom_tokenizer.json").read_text(encoding="utf-8")
     assert "\u00e4" in json.dumps(json.loads(vocabulary), ensure_ascii=False)
+    config = tmp_path / "c.toml"
+    config.write_bytes(b"\xef\xbb\xbfencoding = 'latin-1'\r\nsteps = 1\r\n")  # as editors leave it
+    assert gpt(tmp_path / "d", path, "--config", config) == 0
+    capsys.readouterr()
     assert gpt(tmp_path / "c", path, "--steps", 1, "--encoding", "klingon") == 2
     assert "there is no encoding 'klingon'" in capsys.readouterr().err
 

@@ -154,7 +154,7 @@ def words_from_toml(path: str, parser: argparse.ArgumentParser) -> list[str]:
     except ImportError:
         raise CommandError("--config needs Python 3.11 or newer") from None
     try:
-        values = tomllib.loads(Path(path).read_bytes().decode("utf-8"))
+        values = tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CommandError(f"{path}: not valid TOML: {error}") from None
     known = {

@@ -236,7 +236,7 @@ def _tell(trainer: Any, data: Any, where: str) -> None:
     print(f"{steps:,} steps" if steps is not None else f"{trainer.seconds:g} seconds", end="")
     if trainer.steps_per_epoch is not None:
         print(f", {trainer.steps_per_epoch:,} an epoch", end="")
-    print("\n\nmemory")
+    print("\n\nmemory, beside Python's own")
     print(needed(trainer))
 
 
