@@ -350,6 +350,7 @@ CHANGES = {
         {"data": (9, 4)},
         r"its data.checksum is \d+, this one's \d+; allow changes",
     ),
+    "evaluation": ({"judge": 8}, r"its evaluation.checksum is \d+, this one's \d+; allow"),
 }
 
 
@@ -366,6 +367,9 @@ def test_a_checkpoint_of_another_training_is_refused_unless_it_is_allowed(tmp_pa
     assert again.step == 9
     assert again.schedule.base_lrs == rates
     assert [g["initial_lr"] for g in again.optimizer.param_groups] == rates
+    assert again.best is not None
+    if name == "evaluation":
+        assert again.best["step"] == 9  # what the other data thought best is forgotten
     if name == "weight_decay":
         assert again.optimizer.param_groups[0]["weight_decay"] == 0.3
 

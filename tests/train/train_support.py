@@ -43,7 +43,8 @@ def tiny_trainer(out=None, steps=40, **options):
     source, batch = options.pop("data", (0, 4))
     data = Loader(RandomWindows(corpus(seed=source), 8, seed=3), batch, shuffle=True, seed=5)
     task = options.pop("task", "next-token")
-    held_out = Loader(RandomWindows(corpus(seed=1), 8, seed=4), 8)
+    judge = options.pop("judge", 1)
+    held_out = Loader(RandomWindows(corpus(seed=judge), 8, seed=4), 8)
     chosen = {
         "lr": 0.02, "schedule": "cosine", "warmup_steps": 5, "eval_every": 10, "save_every": 5,
         "log_every": 5, "progress": False, **options,

@@ -40,17 +40,26 @@ def describe(trainer: Trainer) -> dict[str, Any]:
             {name: value for name, value in group.items() if name not in apart} for group in groups
         ],
         "schedule": trainer.schedule.describe(),
+        "evaluation": _judged_by(trainer),
         "seconds": trainer.timed_schedule,
         "precision": trainer.precision.name,
         "accumulate": trainer.accumulate,
         "clip_norm": trainer.clip_norm,
     }
-    return _json(told)
-
-
-def _json(value: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps(value, default=str))
+    found: dict[str, Any] = _json(told)
     return found
+
+
+def _judged_by(trainer: Trainer) -> dict[str, Any] | None:
+    """What tells one `eval_data` from another."""
+    if trainer.eval_loader is None:
+        return None
+    settings = trainer.eval_loader.state_dict()["settings"]
+    return {k: v for k, v in settings.items() if k in ("examples", "checksum", "dataset")}
+
+
+def _json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
 
 
 def differences(theirs: Any, ours: Any, name: str = "") -> list[tuple[str, str]]:
@@ -73,7 +82,10 @@ def differences(theirs: Any, ours: Any, name: str = "") -> list[tuple[str, str]]
 
 
 def take_over(trainer: Trainer, path: Path, allow_changes: bool) -> dict[str, Any]:
-    """Model, optimizer, schedule, loader and random numbers of a checkpoint; gives its state."""
+    """Model, optimizer, schedule, loader and random numbers of a checkpoint; gives its state.
+
+    What was best, by whose judgement, is forgotten when the evaluation is another one.
+    """
     state = checkpoint.read_checkpoint(path)
     try:
         _take_over(trainer, path, state, allow_changes)
@@ -81,6 +93,8 @@ def take_over(trainer: Trainer, path: Path, allow_changes: bool) -> dict[str, An
         raise
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CheckpointError(f"resume: {path} does not fit: {error}") from error
+    if state["run"].get("evaluation") != _json(_judged_by(trainer)):
+        state.update(best=None, callbacks=[], stop_reason=None)
     return state
 
 
@@ -98,7 +112,7 @@ def _take_over(trainer: Trainer, path: Path, state: Mapping[str, Any], allow_cha
             f"resume: {path} is of another training: {', '.join(told)}{advice}"
         )
     if other_data:  # a position in data that are gone means nothing
-        trainer.loader.epoch = int(state["loader"]["epoch"]) + 1
+        trainer.loader.epoch = int(state["loader"]["epoch"])
     else:
         trainer.loader.load_state_dict(state["loader"])
     groups = trainer.optimizer.param_groups

@@ -243,8 +243,8 @@ class Trainer:
         allow_changes : bool
             Go on although data, schedule, learning rate or other options differ from those that the
             checkpoint was made with, which is refused otherwise. This trainer's hold; other data
-            begin with an epoch of their own. Steps, epochs and seconds may always change, as far as
-            the schedule doesn't hang on them.
+            begin the epoch anew, and another evaluation knows no best checkpoint yet. Steps, epochs
+            and seconds may always change, as far as the schedule doesn't hang on them.
 
         Raises
         ------
