@@ -22,7 +22,8 @@ from seqloom.train import (
     Tagging,
     best_path,
 )
-from seqloom.train.tasks import Context, _edits, task_of
+from seqloom.train.task import Context
+from seqloom.train.tasks import _edits, task_of
 
 EVAL, TRAIN = Context(training=False), Context(step=100)
 

@@ -5,6 +5,7 @@ from .callbacks import Callback, EarlyStopping
 from .logs import CSVLog, TensorBoardLog
 from .precision import MixedPrecision
 from .setup import parameter_groups
+from .task import Task
 from .tasks import (
     CTC,
     TASKS,
@@ -15,7 +16,6 @@ from .tasks import (
     QuestionAnswering,
     Seq2SeqTask,
     Tagging,
-    Task,
     best_path,
 )
 from .trainer import Trainer, TrainingError

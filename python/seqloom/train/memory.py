@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..creation import get_random_state, set_random_state
 from ..tensor import Tensor
-from .tasks import Context
+from .task import Context
 
 if TYPE_CHECKING:
     from .trainer import Trainer

@@ -1,173 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training minimises: tasks turn a model and a batch of NumPy arrays into a loss.
-
-A loss is a mean over the batch's terms (tokens, sequences), and a task can say beforehand how many
-terms a batch has. So several small batches can be weighed to give exactly one large one's gradient.
-"""
+"""The tasks: next and masked token, classes, tags, answers, translation, forecasts, CTC."""
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import ops
 from ..nn import Module
-from ..tensor import Tensor, from_numpy
-
-Array = npt.NDArray[Any]
-Batch = Any
-IGNORED = -100
-
-
-@dataclass(frozen=True)
-class Context:
-    """Where and when a loss is computed."""
-
-    device: str = "cpu"
-    step: int = 0
-    training: bool = True
-
-
-@dataclass
-class Outcome:
-    """A mean loss, and sums of metrics over the same terms."""
-
-    loss: Tensor
-    sums: dict[str, float]
-
-
-def on_device(array: Any, device: str) -> Tensor:
-    """An array of a batch as a Tensor; shares the memory on the CPU."""
-    if isinstance(array, Tensor):
-        return array.to(device=device)
-    made = np.ascontiguousarray(array)
-    if made.dtype == np.float64:
-        made = made.astype(np.float32)
-    return from_numpy(made).to(device=device)
-
-
-def _field(batch: Batch, *names: str, task: str) -> Any:
-    if not isinstance(batch, Mapping):
-        raise TypeError(f"{task}: a batch must be a dict of arrays, got {type(batch).__name__}")
-    for name in names:
-        if name in batch:
-            return batch[name]
-    raise ValueError(f"{task}: a batch must have {' or '.join(names)}, got {', '.join(batch)}")
-
-
-_ACCEPTED: dict[type, frozenset[str]] = {}
-
-
-def accepted(model: Module) -> frozenset[str]:
-    """Names of the parameters of a model's forward."""
-    found = _ACCEPTED.get(type(model))
-    if found is None:
-        found = _ACCEPTED[type(model)] = frozenset(inspect.signature(model.forward).parameters)
-    return found
-
-
-def masks(model: Module, batch: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """What a batch says about padding and segments, as far as the model takes it."""
-    names = accepted(model)
-    found: dict[str, Any] = {}
-    mask, lengths = batch.get("attention_mask"), batch.get("lengths")
-    if mask is not None and bool(np.asarray(mask).all()):
-        mask = lengths = None  # nothing is padded
-    if "lengths" in names and lengths is None and mask is not None:
-        lengths = np.asarray(mask).sum(axis=1)
-    if lengths is not None and "lengths" in names:
-        found["lengths"] = on_device(lengths, device)
-    elif mask is not None and "attention_mask" in names:
-        found["attention_mask"] = on_device(mask, device)
-    if "token_type_ids" in names and "token_type_ids" in batch:
-        found["token_type_ids"] = on_device(batch["token_type_ids"], device)
-    return found
-
-
-def _only(output: Any) -> Tensor:
-    """The logits of models that give (logits, state)."""
-    found = output[0] if isinstance(output, tuple) else output
-    assert isinstance(found, Tensor)
-    return found
-
-
-class Task:
-    """Base of the tasks: define `labels` and `loss`.
-
-    Parameters
-    ----------
-    label_smoothing : float
-        For tasks with classes.
-    """
-
-    name: ClassVar[str] = "task"
-    metrics: ClassVar[tuple[str, ...]] = ()
-    with_perplexity: ClassVar[bool] = False
-
-    def __init__(self, *, label_smoothing: float = 0.0) -> None:
-        self.label_smoothing = label_smoothing
-
-    def settings(self) -> dict[str, Any]:
-        """What must be the same when a training goes on."""
-        return {"name": self.name, "label_smoothing": self.label_smoothing}
-
-    def labels(self, batch: Batch) -> Array:
-        """Targets of a batch; those of -100 don't count."""
-        return np.asarray(_field(batch, "labels", task=self.name))
-
-    def size(self, batch: Batch) -> int:
-        """Number of terms that the mean loss of a batch is over."""
-        return int(np.count_nonzero(self.labels(batch) != IGNORED))
-
-    def tokens(self, batch: Batch) -> int:
-        """Input tokens (or time steps) of a batch, for the speed."""
-        if isinstance(batch, Mapping):
-            for name in ("attention_mask", "lengths", "src_lengths"):
-                if name in batch:
-                    extra = np.asarray(batch["tgt_ids"]).size if "tgt_ids" in batch else 0
-                    return int(np.asarray(batch[name]).sum()) + extra
-            first = next(iter(batch.values()))
-        else:
-            first = batch[0]
-        shape = np.shape(first)
-        return int(np.prod(shape[:2]))
-
-    def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
-        """The mean loss of a batch."""
-        raise NotImplementedError
-
-    def finish(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Metrics of an evaluation that follow from its means."""
-        if self.with_perplexity:
-            metrics["eval_perplexity"] = math.exp(min(metrics["eval_loss"], 700.0))
-        return metrics
-
-    def columns(self) -> list[str]:
-        """Names of all metrics of an evaluation."""
-        names = ["eval_loss", *(f"eval_{name}" for name in self.metrics)]
-        return [*names, "eval_perplexity"] if self.with_perplexity else names
-
-    def _of_logits(self, logits: Tensor, labels: Array, context: Context) -> Outcome:
-        """Cross-entropy of logits [..., C] and labels [...], with the accuracy outside training."""
-        rows = logits.reshape(-1, logits.shape[-1])
-        flat = np.ascontiguousarray(labels.reshape(-1))
-        loss = ops.cross_entropy(
-            rows,
-            on_device(flat.astype(np.int64, copy=False), context.device),
-            label_smoothing=self.label_smoothing if context.training else 0.0,
-            loss_dtype="float32",
-        )
-        sums: dict[str, float] = {}
-        if "accuracy" in self.metrics and not context.training:
-            chosen = rows.detach().argmax(-1).cpu().numpy()
-            sums["accuracy"] = float(((chosen == flat) & (flat != IGNORED)).sum())
-        return Outcome(loss, sums)
+from .task import (
+    IGNORED,
+    Array,
+    Batch,
+    Context,
+    Outcome,
+    Task,
+    accepted,
+    field_of,
+    logits_of,
+    masks,
+    on_device,
+)
 
 
 class NextToken(Task):
@@ -187,7 +42,7 @@ class NextToken(Task):
 
     def _parts(self, batch: Batch) -> tuple[Array, Array, dict[str, Any]]:
         if isinstance(batch, Mapping):
-            ids = np.asarray(_field(batch, "input_ids", task=self.name))
+            ids = np.asarray(field_of(batch, "input_ids", task=self.name))
             labels = np.asarray(batch.get("labels", ids))
             mask = batch.get("attention_mask")
             rest: dict[str, Any] = {}
@@ -208,7 +63,7 @@ class NextToken(Task):
         more = masks(model, rest, context.device)
         head = getattr(model, "lm_head", None)
         if hasattr(model, "hidden") and head is not None and getattr(head, "bias", None) is None:
-            hidden = _only(model.hidden(inputs, **more))
+            hidden = logits_of(model.hidden(inputs, **more))
             loss = ops.linear_cross_entropy(
                 hidden.reshape(-1, hidden.shape[-1]),
                 head.weight,
@@ -217,7 +72,7 @@ class NextToken(Task):
                 loss_dtype="float32",
             )
             return Outcome(loss, {})
-        return self._of_logits(_only(model(inputs, **more)), labels, context)
+        return self.of_logits(logits_of(model(inputs, **more)), labels, context)
 
 
 class MaskedToken(Task):
@@ -228,16 +83,16 @@ class MaskedToken(Task):
     with_perplexity = True
 
     def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
-        inputs = on_device(_field(batch, "input_ids", task=self.name), context.device)
+        inputs = on_device(field_of(batch, "input_ids", task=self.name), context.device)
         more, labels = masks(model, batch, context.device), self.labels(batch)
         head = getattr(model, "lm_head", None)
         if head is None or not hasattr(model, "hidden"):
-            return self._of_logits(_only(model(inputs, **more)), labels, context)
+            return self.of_logits(logits_of(model(inputs, **more)), labels, context)
         # Only hidden tokens count, so only they need logits: a seventh of the product.
         rows = np.flatnonzero(labels.reshape(-1) != IGNORED)
-        hidden = _only(model.hidden(inputs, **more))
+        hidden = logits_of(model.hidden(inputs, **more))
         chosen = hidden.reshape(-1, hidden.shape[-1])[on_device(rows, context.device)]
-        return self._of_logits(head(chosen), labels.reshape(-1)[rows], context)
+        return self.of_logits(head(chosen), labels.reshape(-1)[rows], context)
 
 
 class Classification(Task):
@@ -247,9 +102,9 @@ class Classification(Task):
     metrics = ("accuracy",)
 
     def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
-        inputs = on_device(_field(batch, "input_ids", "inputs", task=self.name), context.device)
-        logits = _only(model(inputs, **masks(model, batch, context.device)))
-        return self._of_logits(logits, self.labels(batch), context)
+        inputs = on_device(field_of(batch, "input_ids", "inputs", task=self.name), context.device)
+        logits = logits_of(model(inputs, **masks(model, batch, context.device)))
+        return self.of_logits(logits, self.labels(batch), context)
 
 
 class Tagging(Classification):
@@ -266,8 +121,8 @@ class QuestionAnswering(Task):
 
     def _places(self, batch: Batch) -> tuple[Array, Array]:
         """Starts and ends; an answer beyond the text has no place, and lacks both."""
-        starts = np.asarray(_field(batch, "start_positions", task=self.name))
-        ends = np.asarray(_field(batch, "end_positions", task=self.name))
+        starts = np.asarray(field_of(batch, "start_positions", task=self.name))
+        ends = np.asarray(field_of(batch, "end_positions", task=self.name))
         known = (starts >= 0) & (ends >= 0)
         return np.where(known, starts, IGNORED), np.where(known, ends, IGNORED)
 
@@ -275,13 +130,13 @@ class QuestionAnswering(Task):
         return self._places(batch)[0]
 
     def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
-        inputs = on_device(_field(batch, "input_ids", task=self.name), context.device)
+        inputs = on_device(field_of(batch, "input_ids", task=self.name), context.device)
         scores = model(inputs, **masks(model, batch, context.device))
         if not isinstance(scores, tuple) or len(scores) != 2:
             raise TypeError(f"{self.name}: the model must give (start_logits, end_logits)")
         wanted = self._places(batch)
         parts = [
-            self._of_logits(score, part, context).loss
+            self.of_logits(score, part, context).loss
             for score, part in zip(scores, wanted, strict=True)
         ]
         sums: dict[str, float] = {}
@@ -337,9 +192,9 @@ class Seq2SeqTask(Task):
         return min(1.0, max(0.0, float(self.teacher_forcing(step))))
 
     def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
-        source = np.asarray(_field(batch, "src_ids", "input_ids", task=self.name))
+        source = np.asarray(field_of(batch, "src_ids", "input_ids", task=self.name))
         target = on_device(
-            _field(batch, "tgt_ids", "decoder_input_ids", task=self.name), context.device
+            field_of(batch, "tgt_ids", "decoder_input_ids", task=self.name), context.device
         )
         names = accepted(model)
         more: dict[str, Any] = {}
@@ -354,8 +209,8 @@ class Seq2SeqTask(Task):
                 more["attention_mask"] = on_device(np.asarray(mask, np.int64), context.device)
         if "teacher_forcing" in names:
             more["teacher_forcing"] = self.ratio(context.step) if context.training else 1.0
-        logits = _only(model(on_device(source, context.device), target, **more))
-        return self._of_logits(logits, self.labels(batch), context)
+        logits = logits_of(model(on_device(source, context.device), target, **more))
+        return self.of_logits(logits, self.labels(batch), context)
 
 
 class Forecasting(Task):
@@ -380,8 +235,8 @@ class Forecasting(Task):
 
     def _parts(self, batch: Batch) -> tuple[Array, Array]:
         if isinstance(batch, Mapping):
-            past = _field(batch, "inputs", "past", task=self.name)
-            return np.asarray(past), np.asarray(_field(batch, "labels", "future", task=self.name))
+            past = field_of(batch, "inputs", "past", task=self.name)
+            return np.asarray(past), np.asarray(field_of(batch, "labels", "future", task=self.name))
         past, future = batch
         return np.asarray(past), np.asarray(future)
 
@@ -395,7 +250,7 @@ class Forecasting(Task):
         past, future = self._parts(batch)
         inputs = on_device(past, context.device)
         first = next(model.parameters())
-        said = _only(model(inputs.to(dtype=first.dtype))).to(dtype="float32")
+        said = logits_of(model(inputs.to(dtype=first.dtype))).to(dtype="float32")
         truth = on_device(future, context.device)
         if said.size != truth.size:
             raise ValueError(
@@ -433,7 +288,7 @@ class CTC(Task):
         return len(self.labels(batch))
 
     def loss(self, model: Module, batch: Batch, context: Context) -> Outcome:
-        given = np.asarray(_field(batch, "inputs", "input_ids", task=self.name))
+        given = np.asarray(field_of(batch, "inputs", "input_ids", task=self.name))
         inputs = on_device(given, context.device)
         if given.dtype.kind == "f":
             inputs = inputs.to(dtype=next(model.parameters()).dtype)
@@ -444,7 +299,7 @@ class CTC(Task):
             whole = np.full(len(given), given.shape[1])
             lengths = whole if mask is None else np.asarray(mask).sum(axis=1)
         lengths = np.asarray(lengths)
-        logits = _only(model(inputs, **masks(model, {"lengths": lengths}, context.device)))
+        logits = logits_of(model(inputs, **masks(model, {"lengths": lengths}, context.device)))
         # A model that shortens its input says so by the length of its output.
         times = -(-lengths * logits.shape[1] // given.shape[1])
         scores = ops.log_softmax(logits.to(dtype="float32"), -1)

@@ -22,7 +22,8 @@ from .callbacks import Callback, EarlyStopping, Row
 from .logs import CSVLog, Progress, TensorBoardLog
 from .precision import precision_of
 from .setup import loader_of, optimizer_of, schedule_of
-from .tasks import Context, Task, task_of
+from .task import Context, Task
+from .tasks import task_of
 
 LOG = "log.csv"
 _COLUMNS = ("step", "epoch", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds")
