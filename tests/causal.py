@@ -149,6 +149,7 @@ SEARCHES: tuple[dict[str, Any], ...] = (
     {},
     {"num_beams": 4, "num_return_sequences": 3},
     {"num_beams": 4, "length_penalty": 0.3, "early_stopping": True},
+    {"repetition_penalty": 1.4, "no_repeat_ngram_size": 3, "min_new_tokens": 6},
 )
 
 

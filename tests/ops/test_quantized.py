@@ -13,7 +13,7 @@ from support import LAYOUTS, assert_close_to_reference, make_tensor, refuses, ro
 KINDS = ("int8", "int4")
 
 # rows, in, out around vectors of 64 bytes, groups of 32, blocks of 128, tiles of rows, and both
-# sides of the 16 rows where another kernel takes over.
+# sides of the 4 and 16 rows where other kernels take over.
 SIZES = [
     (1, 1, 1),
     (1, 31, 3),
@@ -43,7 +43,8 @@ def expected(x, q, scales, bias, dtype, kind, activation=None):
     b64 = None if bias is None else rounded(bias, dtype)
     arrays = (q.cpu().numpy(), scales.cpu().numpy().astype(np.float64))
     rows = x64.size // max(x64.shape[-1], 1)
-    rounding = 16 if rows <= 16 else 8 if kind == "int8" else "bfloat16"
+    few = rows <= (4 if kind == "int8" else 16)
+    rounding = 16 if few else 8 if kind == "int8" else "bfloat16"
     truth = ref.quantized_linear(x64, *arrays, b64, kind=kind, activation=activation)
     b32 = None if b64 is None else b64.astype(np.float32)
     loss = ref.quantized_linear(
