@@ -39,15 +39,14 @@ SEQLOOM_ALWAYS_INLINE int32_t sum_bytes(const int8_t* q, int64_t k) {
   return _mm512_reduce_add_epi32(sum.v);
 }
 
-constexpr int64_t kBytesAhead = 1024;
-
 // ---- the two kinds of weights ------------------------------------------------------------------
 
 // A block of activations that meets 64 bytes of weights: kParts vectors of each plane.
 template <int kPlaneCount>
 struct Int8Weights {
   static constexpr int kParts = 1, kPlanes = kPlaneCount;
-  static constexpr int64_t kBlock = 64;  // elements
+  static constexpr int64_t kBytesAhead = 1024;  // of prefetching, in each stream
+  static constexpr int64_t kBlock = 64;         // elements
   static constexpr uint32_t kOffset = 128;
   const char* bytes;
   int64_t row_bytes, k;
@@ -61,6 +60,7 @@ struct Int8Weights {
 
 struct Int4Weights {
   static constexpr int kParts = 2, kPlanes = 2;
+  static constexpr int64_t kBytesAhead = 2048;
   static constexpr int64_t kBlock = 128;
   static constexpr uint32_t kOffset = 8;
   const char* bytes;
@@ -212,7 +212,7 @@ SEQLOOM_ALWAYS_INLINE void byte_tile(const Int8Weights<kPlanes>& w,
   int64_t p = 0;
   for (; p + 64 <= w.k; p += 64) {
 #pragma GCC unroll 4
-    for (int s = 0; s < S; ++s) __builtin_prefetch(lines[s] + p + kBytesAhead);
+    for (int s = 0; s < S; ++s) __builtin_prefetch(lines[s] + p + w.kBytesAhead);
     step(p, [](const char* at) __attribute__((always_inline)) { return load_words(at); });
   }
   if (p < w.k)
@@ -278,12 +278,12 @@ SEQLOOM_ALWAYS_INLINE void byte_tile(const Int4Weights& w, const SplitRows<Int4W
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s) {
       scale[s] = load(scales[s] + p / 16, 4 * count.value);
-      __builtin_prefetch(scales[s] + p / 16 + kBytesAhead / 16);
+      __builtin_prefetch(scales[s] + p / 16 + w.kBytesAhead / 16);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < count.value; ++v) {
 #pragma GCC unroll 4
-      for (int s = 0; s < S; ++s) __builtin_prefetch(lines[s] + p + 64 * v + kBytesAhead);
+      for (int s = 0; s < S; ++s) __builtin_prefetch(lines[s] + p + 64 * v + w.kBytesAhead);
       step(p + 64 * v, spread[v], scale,
            [](const char* at) __attribute__((always_inline)) { return load_words(at); });
     }
