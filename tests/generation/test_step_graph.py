@@ -217,6 +217,28 @@ def test_streams(captures, monkeypatch):
     assert captures["captures"] == 1
 
 
+@pytest.mark.parametrize("kind", ["llama", "marian", "weights"])
+def test_a_graph_keeps_what_it_reads(kind, captures):
+    options = {"max_new_tokens": 12, "eos_token_id": []}
+    if kind == "marian":
+        fields = {**BART, "max_position_embeddings": 400}
+        model = sl.models.Marian(**fields, pad_token_id=8, decoder_start_token_id=8).eval()
+    else:
+        model = tiny("cpu", "Llama")
+    model.to(device="cuda")
+    ids = prompts(1)
+    want = list(model.stream(ids, **options))
+    stream = model.stream(ids, **options)
+    got = [next(stream) for _ in range(5)]
+    if kind == "weights":
+        model.to(dtype="bfloat16")  # the memory of the old ones is given back
+        model.to(dtype="float32")
+    else:  # makes longer tables
+        model.generate(ids, max_new_tokens=150, eos_token_id=[])
+    got += stream
+    assert got == want
+
+
 def test_angles_that_depend_on_the_length_are_not_captured(captures):
     scaling = {"rope_type": "dynamic", "factor": 2.0}
     model = sl.models.Llama(**LLAMA, rope_scaling=scaling, max_position_embeddings=8).eval()

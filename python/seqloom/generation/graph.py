@@ -49,6 +49,18 @@ class Device:
         return self.known
 
 
+def tensors_of(model: Any) -> list[Any]:
+    """Parameters, buffers and tables of a model's modules, as they are now."""
+    kept: list[Any] = []
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor):
+                kept.append(value.detach())  # a parameter may be given other memory
+            elif callable(getattr(value, "held_tables", None)):
+                kept.extend(value.held_tables())
+    return kept
+
+
 class StepGraph:
     """The captured step of one state; made anew when the number of rows changes.
 
@@ -67,6 +79,7 @@ class StepGraph:
         self.logits: Tensor | None = None
         self.captures = 0
         self._graph: cuda.Graph | None = None
+        self._kept: list[Any] = []  # what the graph reads, should the model get others meanwhile
         self._room: Any = None  # of the cache when the last step ran
 
     def fits(self, state: Any) -> bool:
@@ -122,7 +135,7 @@ class StepGraph:
             graph = cuda.Graph()
             with graph.capture():
                 self._work()
-            self._graph = graph
+            self._graph, self._kept = graph, tensors_of(self.model)
             self.captures += 1
         finally:
             if collecting:

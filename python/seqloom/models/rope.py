@@ -178,6 +178,10 @@ class Rope:
             cos, sin = self._held = self._values(np.arange(rows), self.freq, device)
         return cos, sin
 
+    def held_tables(self) -> tuple[Tensor, Tensor]:
+        """cos and sin as they are kept now; longer texts get others."""
+        return self._held
+
     def tables(
         self, positions: int | Ints | Tensor, n: int, device: str, reach: int | None = None
     ) -> tuple[Tensor, Tensor]:
