@@ -155,25 +155,6 @@ Inputs inputs_of(const Array& query, const Array& key, const Array& value,
   return in;
 }
 
-// Fills the output [B, Hq, Tq, Dv], and lse where the arguments have one.
-Array run_forward(Inputs& in) {
-  AttentionArgs& a = in.args;
-  const Device device = in.query.device();
-  Array output = Array::empty(Dims{a.batch, a.heads, a.queries, a.value_width}, a.dtype, device);
-  a.output = output.mutable_data();
-  const int64_t rows = a.batch * a.heads * a.queries;
-  if (rows > 0) {
-    // Few queries per key head: reading keys and values is all the work.
-    if (!device.is_cuda() && a.heads / a.kv_heads * a.queries <= 8 && a.dropout == 0) {
-      ReleaseGil release_gil(rows * a.keys >= 16384);
-      SEQLOOM_CPU(attention_decode)(a);
-    } else {
-      SEQLOOM_RUN_BF16(device, rows * a.keys, attention_forward, a);
-    }
-  }
-  return output;
-}
-
 // (output [B, Hq, Tq, Dv], log-sum-exp [B, Hq, Tq] or None)
 py::tuple forward(const Array& query, const Array& key, const Array& value,
                   const std::optional<Array>& mask, const std::optional<Array>& key_lengths,
@@ -183,12 +164,24 @@ py::tuple forward(const Array& query, const Array& key, const Array& value,
   Inputs in = inputs_of(query, key, value, mask, key_lengths, offsets, slopes,
                         {scale, offset, left, right, softcap, dropout, seed, stream_offset});
   AttentionArgs& a = in.args;
+  Array output =
+      Array::empty(Dims{a.batch, a.heads, a.queries, a.value_width}, a.dtype, query.device());
   std::optional<Array> lse;
   if (keep_lse) {
     lse = Array::empty(Dims{a.batch, a.heads, a.queries}, DType::kFloat32, query.device());
     a.lse = lse->mutable_as<float>();
   }
-  Array output = run_forward(in);
+  a.output = output.mutable_data();
+  const int64_t rows = a.batch * a.heads * a.queries;
+  if (rows > 0) {
+    // Few queries per key head: reading keys and values is all the work.
+    if (!query.is_cuda() && a.heads / a.kv_heads * a.queries <= 8 && dropout == 0) {
+      ReleaseGil release_gil(rows * a.keys >= 16384);
+      SEQLOOM_CPU(attention_decode)(a);
+    } else {
+      SEQLOOM_RUN_BF16(query.device(), rows * a.keys, attention_forward, a);
+    }
+  }
   return py::make_tuple(std::move(output), std::move(lse));
 }
 
@@ -312,9 +305,9 @@ Array attend(const Array& query, const Array& key, const Array& value,
              const std::optional<Array>& mask, const std::optional<Array>& key_lengths,
              const std::optional<Array>& offsets, const std::optional<Array>& slopes, double scale,
              int64_t offset, int64_t left) {
-  Inputs in = inputs_of(query, key, value, mask, key_lengths, offsets, slopes,
-                        {scale, offset, left, 0, 0.0, 0.0, 0, 0});
-  return run_forward(in);
+  const py::tuple both = forward(query, key, value, mask, key_lengths, offsets, slopes, scale,
+                                 offset, left, 0, 0.0, 0.0, 0, 0, false);
+  return py::cast<Array>(both[0]);
 }
 
 void register_attention(py::module_& m) {
