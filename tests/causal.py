@@ -150,11 +150,21 @@ SEARCHES: tuple[dict[str, Any], ...] = (
     {"num_beams": 4, "num_return_sequences": 3},
     {"num_beams": 4, "length_penalty": 0.3, "early_stopping": True},
 )
+# transformers sees padding as text in these, so they are compared without.
+PROCESSED: tuple[dict[str, Any], ...] = (
+    {"repetition_penalty": 1.4, "min_new_tokens": 6},
+    {"no_repeat_ngram_size": 2, "num_beams": 3, "length_penalty": 2.0, "early_stopping": "never"},
+)
 
 
 def check_generation(theirs: Any, ours: Any, length: int = 9, new: int = 12) -> None:
     """Greedy search and beams, token for token, for prompts padded on the left and the right."""
     ids, right, left = batch(length)
+    for search in PROCESSED:
+        options = {"max_new_tokens": new, "eos_token_id": [5, 7], **search}
+        want = theirs_generate(theirs, ids, np.ones_like(ids), **options)
+        got = ours.generate(ids, pad_token_id=1, **options)
+        np.testing.assert_array_equal(got, want, str(search))
     for search in SEARCHES:
         options = {"max_new_tokens": new, "eos_token_id": [5, 7], **search}
         want = theirs_generate(theirs, ids, left, **options)

@@ -89,9 +89,11 @@ Array from_numpy(const py::object& object) {
              type_name(object.ptr()));
   const auto a = py::reinterpret_borrow<py::array>(object);
   DType dtype;
-  check_type(from_numpy_dtype(a.dtype(), &dtype), "from_numpy: dtype must be one of float32, ",
-             "float16, bfloat16, float64, int64, int32, int8, uint8, bool, got ",
-             py::cast<std::string>(py::str(a.dtype())));
+  // NumPy takes microseconds for the name of a dtype: only where it is wanted.
+  if (!from_numpy_dtype(a.dtype(), &dtype))
+    throw TypeError(seqloom::str("from_numpy: dtype must be one of float32, float16, bfloat16, ",
+                                 "float64, int64, int32, int8, uint8, bool, got ",
+                                 py::cast<std::string>(py::str(a.dtype()))));
   check_value(a.ndim() <= kMaxRank, "from_numpy: rank must be at most ", kMaxRank, ", got ",
               a.ndim());
   Dims shape, strides;

@@ -139,6 +139,11 @@ void release_pinned(void* p) noexcept {
 
 void copy_to_device(void* target, const void* source, std::size_t bytes, StreamHandle stream) {
   if (bytes == 0) return;
+  // A graph would read the host's memory again at every replay, long after it is gone.
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(stream, &capture), "cudaStreamIsCapturing");
+  if (capture != cudaStreamCaptureStatusNone)
+    throw CudaError(cudaErrorStreamCaptureUnsupported, "copy from the host during a capture");
   check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
 }
 void copy_to_host(void* target, const void* source, std::size_t bytes, StreamHandle stream) {

@@ -153,6 +153,32 @@ def build_info() -> dict[str, Any]: ...
 def cache_write(
     buffer: Tensor, rows: Tensor, starts: typing.Any, counts: typing.Any = None
 ) -> None: ...
+def cached_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    starts: typing.Any,
+    counts: typing.Any,
+    lengths: Tensor | None,
+    mask: Tensor | None,
+    slopes: Tensor | None,
+    scale: Any,
+    left: Any,
+) -> Tensor: ...
+def cached_attention_joint(
+    joint: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    by_head: bool,
+    starts: typing.Any,
+    counts: typing.Any,
+    lengths: Tensor | None,
+    slopes: Tensor | None,
+    scale: Any,
+    left: Any,
+) -> Tensor: ...
 def cat(tensors: typing.Any, dim: typing.Any) -> Tensor: ...
 def check_in_place(op: str, x: typing.Any, source: typing.Any) -> bool: ...
 def clamp(x: typing.Any, low: Any | None, high: Any | None) -> Tensor: ...

@@ -205,3 +205,17 @@ def test_modes_are_left_as_they_were():
     assert not any(m.training for m in model.modules())
     stream.close()
     assert [m.training for m in model.modules()] == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 10**10},
+        {"num_beams": 2**40},
+        {"do_sample": True, "num_return_sequences": 10**11},
+    ],
+)
+def test_more_rows_than_memory_are_refused_at_once(model, options):
+    name = next(k for k in options if k.startswith("num"))
+    with pytest.raises(MemoryError, match=rf"^generate: {name} = .* bytes"):
+        model.generate(IDS, max_new_tokens=40, **options)

@@ -117,3 +117,97 @@ def test_quantised_models_write_and_read_alike(device):
     # Few rows and many may be multiplied by kernels that round differently.
     assert np.abs(got - want).max() <= 0.05 * np.abs(want).max()
     assert model.generate(ids, max_new_tokens=3).shape == (2, 12)
+
+
+# ---- sliding windows ---------------------------------------------------------------------------
+
+
+def windowed(device, window=4, **fields):
+    sl.manual_seed(7)
+    model = sl.models.Mistral(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, sliding_window=window,
+        initializer_range=0.4, eos_token_id=None, **fields,
+    )  # fmt: skip
+    return model.eval().to(device=device)
+
+
+@pytest.mark.parametrize("window", [1, 4, 7])
+@pytest.mark.parametrize("pieces", [[1] * 40, [3, 1, 1, 9] * 3 + [1] * 8, [40], [17, 23]])
+def test_a_window_is_all_that_is_kept(device, window, pieces):
+    model = windowed(device, window)
+    ids = prompts(2, sum(pieces))
+    want = logits_of(model, ids)
+    cache = model.start(2, capacity=4096)
+    at = 0
+    for n in pieces:
+        got = model.decode(ids[:, at : at + n], cache)
+        at += n
+        close(got, want[:, at - 1])
+        assert cache.lengths.tolist() == [at, at]
+        held = cache.lengths - cache.dropped
+        assert (held >= min(window - 1, at)).all()
+    assert cache.capacity <= window - 1 + max(*pieces, window, 2) + 1
+
+
+def test_a_window_with_rows_of_unequal_length(device):
+    model = windowed(device)
+    ids, lengths = prompts(3, 11), np.array([3, 11, 6])
+    cache = model.start(3, capacity=1)
+    model.decode(ids, cache, lengths)
+    rows = [list(ids[i, :n]) for i, n in enumerate(lengths)]
+    for step in range(24):
+        if step == 9:
+            cache.reorder(np.array([2, 0, 0]))
+            rows = [list(rows[2]), list(rows[0]), list(rows[0])]
+        counts = np.array([1, step % 2, 1])
+        token = np.array([[step % 5], [step % 3], [step % 7]])
+        got = model.decode(token, cache, counts)
+        for i in range(3):
+            if counts[i]:
+                rows[i].append(int(token[i, 0]))
+                close(got[i], logits_of(model, [rows[i]])[0, -1])
+    assert cache.lengths.tolist() == [len(r) for r in rows]
+    assert cache.capacity <= 16
+
+
+def test_what_a_window_has_left_behind_cannot_be_remembered(device):
+    model = windowed(device)
+    cache = model.start(1, capacity=64)
+    ids = prompts(1, 20)
+    for i in range(20):
+        model.decode(ids[:, i : i + 1], cache)
+    dropped = int(cache.dropped[0])
+    assert dropped > 8
+    with pytest.raises(NotImplementedError, match="left behind"):
+        cache.truncate([dropped + 2])
+    cache.truncate([dropped + 3])  # three keys are all that the next token sees besides itself
+    got = model.decode(np.array([[5]]), cache)
+    row = np.concatenate([ids[0, : dropped + 3], [5]])
+    close(got[0], logits_of(model, row[None])[0, -1])
+
+
+def test_a_chat_with_a_window_reads_again_what_it_has_to(device):
+    model = windowed(device)
+    first, memory = model.generate(prompts(1), max_new_tokens=20, return_state=True)
+    assert memory.state.capacity <= 8
+    longer = np.concatenate([first, prompts(1, 3, seed=9)], axis=1)
+    want = model.generate(longer, max_new_tokens=5)
+    got, memory = model.generate(longer, max_new_tokens=5, state=memory, return_state=True)
+    assert np.array_equal(got, want)
+    other = prompts(1, 9, seed=3)  # nothing in common: from the beginning
+    assert np.array_equal(
+        model.generate(other, max_new_tokens=5, state=memory),
+        model.generate(other, max_new_tokens=5),
+    )
+
+
+def test_a_window_in_some_layers_only_keeps_everything(device):
+    model = sl.models.Qwen2(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, use_sliding_window=True, sliding_window=4,
+        max_window_layers=1,
+    )  # fmt: skip
+    assert model.cache_window() is None
+    model = windowed("cpu", window=None)
+    assert model.cache_window() is None

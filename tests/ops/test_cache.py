@@ -8,7 +8,7 @@ import pytest
 
 import reference as ref
 import seqloom as sl
-from seqloom.ops.cache import cached_attention
+from seqloom.ops.cache import Step, cached_attention, cached_attention_joint
 from support import assert_close_to_reference, make_tensor, np_dtype, refuses, rounded
 
 
@@ -83,22 +83,73 @@ def test_cache_write_refuses(device):
     write(starts=sl.tensor([3, 0]), counts=sl.tensor([1, 2]))
 
 
-@pytest.mark.parametrize("left", [None, 2])
-@pytest.mark.parametrize("queries", [1, 3])
-def test_attention_over_buffers(queries, left, isa, dtype, device, rng):
-    lengths = np.array([9, 3, 6])
-    query = rng.standard_normal((3, 4, queries, 16))
-    keys, values = rng.standard_normal((2, 3, 2, 12, 16))
-    got = cached_attention(
-        *(make_tensor(a, dtype, device) for a in (query, keys, values)),
-        sl.tensor(lengths), sl.tensor(lengths - queries), None, left, None,
-    )  # fmt: skip
+def judged(got, query, keys, values, dtype, **options):
     exact = [rounded(a, dtype) for a in (query, keys, values)]
-    options = {"key_lengths": lengths, "is_causal": True, "causal_offset": lengths - queries}
-    if left is not None:
-        options["window"] = (left, 0)
     single = [a.astype(np.float32) for a in exact]
     assert_close_to_reference(
         got, ref.scaled_dot_product_attention(*exact, **options),
         ref.scaled_dot_product_attention(*single, **options), dtype=dtype, kind="product",
     )  # fmt: skip
+
+
+def without_last(buffer, lengths, n):
+    """The buffer before a step of n tokens, and the rows [B, H, n, D] of the step."""
+    before = buffer.copy()
+    rows = np.stack([buffer[b, :, end - n : end] for b, end in enumerate(lengths)])
+    for b, end in enumerate(lengths):
+        before[b, :, end - n : end] = 7
+    return before, rows
+
+
+@pytest.mark.parametrize("left", [None, 2])
+@pytest.mark.parametrize("queries", [1, 3])
+def test_attention_over_buffers(queries, left, isa, dtype, device, rng):
+    lengths = np.array([9, 3, 6])
+    query = rng.standard_normal((3, 4, queries, 16))
+    full = rng.standard_normal((2, 3, 2, 12, 16))
+    steps = [without_last(buffer, lengths, queries) for buffer in full]
+    keys, values = (make_tensor(before, dtype, device) for before, _ in steps)
+    starts = sl.tensor(lengths - queries, device=device)
+    got = cached_attention(
+        Step(starts, None, sl.tensor(lengths, device=device)), make_tensor(query, dtype, device),
+        *(make_tensor(rows, dtype, device) for _, rows in steps), keys, values, None, left, None,
+    )  # fmt: skip
+    for ours, theirs in ((keys, full[0]), (values, full[1])):
+        want = make_tensor(theirs, dtype, device).cpu().numpy()
+        assert ours.cpu().numpy().tobytes() == want.tobytes()
+    options = {"key_lengths": lengths, "is_causal": True, "causal_offset": lengths - queries}
+    if left is not None:
+        options["window"] = (left, 0)
+    judged(got, query, *full, dtype, **options)
+
+
+@pytest.mark.parametrize("by_head", [False, True])
+@pytest.mark.parametrize("queries", [1, 3])
+def test_attention_of_a_joint_product(queries, by_head, isa, dtype, device, rng):
+    batch, heads, width, length = 2, 3, 16, 7
+    query = rng.standard_normal((batch, heads, queries, width))
+    full = rng.standard_normal((2, batch, heads, 12, width))
+    steps = [without_last(buffer, [length] * batch, queries) for buffer in full]
+    keys, values = (make_tensor(before, dtype, device) for before, _ in steps)
+    parts = np.stack([query, steps[0][1], steps[1][1]])  # [3, B, H, n, D]
+    joint = parts.transpose(1, 3, 2, 0, 4) if by_head else parts.transpose(1, 3, 0, 2, 4)
+    step = Step(length - queries, None, sl.tensor([length] * batch, device=device))
+    product = make_tensor(joint.reshape(batch, queries, -1), dtype, device)
+    got = cached_attention_joint(step, product, keys, values, by_head, None, None)
+    assert got.shape == (batch, queries, heads * width)
+    heads_apart = got.reshape(batch, queries, heads, width).transpose(1, 2).contiguous()
+    options = {"key_lengths": np.array([length] * batch), "is_causal": True}
+    judged(heads_apart, query, *full, dtype, causal_offset=length - queries, **options)
+    with refuses(ValueError, "cached_attention"):
+        cached_attention_joint(step, product[..., 1:], keys, values, by_head, None, None)
+
+
+def test_float64_is_composed(rng):
+    query, key, value = (sl.tensor(rng.standard_normal((2, 2, 1, 4))) for _ in range(3))
+    keys, values = sl.zeros(2, 2, 2, 2, 4, dtype="float64")
+    step = Step(0, None, sl.tensor([1, 1]))
+    got = cached_attention(step, query, key, value, keys, values, None, None, None)
+    np.testing.assert_array_equal(got.numpy(), value.numpy())
+    joint = sl.cat([query, key, value], 1).reshape(2, 1, 24)
+    again = cached_attention_joint(step, joint, keys, values, False, None, None)
+    np.testing.assert_array_equal(again.numpy().reshape(2, 2, 1, 4), value.numpy())

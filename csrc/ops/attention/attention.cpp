@@ -2,6 +2,7 @@
 #include "ops/attention/attention.h"
 
 #include "binding/registers.h"
+#include "ops/attention/attend.h"
 #include "ops/common.h"
 
 namespace seqloom::ops {
@@ -299,6 +300,15 @@ py::tuple additive_scores_backward(const Array& gradient, const Array& query, co
 }
 
 }  // namespace
+
+Array attend(const Array& query, const Array& key, const Array& value,
+             const std::optional<Array>& mask, const std::optional<Array>& key_lengths,
+             const std::optional<Array>& offsets, const std::optional<Array>& slopes, double scale,
+             int64_t offset, int64_t left) {
+  const py::tuple both = forward(query, key, value, mask, key_lengths, offsets, slopes, scale,
+                                 offset, left, 0, 0.0, 0.0, 0, 0, false);
+  return py::cast<Array>(both[0]);
+}
 
 void register_attention(py::module_& m) {
   m.def("attention_forward", &forward, py::arg("query"), py::arg("key"), py::arg("value"),

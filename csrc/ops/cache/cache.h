@@ -19,8 +19,11 @@ struct CacheWriteArgs {
   const void* rows;       // [B, H, n, D]; overlaps nothing that is written
   const int64_t* starts;  // [B] on the host, or null: `start` for all
   const int64_t* counts;  // [B] on the host, each <= n, or null: n for all
+  bool on_device;         // CUDA: starts and counts are on the device, where nobody has checked
+                          // them; rows that would lie outside the buffer are not written
   int64_t start;
   int64_t batch, heads, length;  // B, H, n
+  int64_t room;                  // C
   int64_t row_bytes;             // of D elements
   int64_t buffer_strides[3];     // over B, H, C, in bytes
   int64_t rows_strides[3];       // over B, H, n, in bytes

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copies rows into a cache on CUDA: a thread a piece of 16 bytes, or of 4 or 1 where rows do not
-// lie on 16. Starts and counts travel with the launch, 64 batch rows at a time, so that a step of
-// decoding copies no small arrays to the device.
+// lie on 16. Starts and counts that are on the host travel with the launch, 64 batch rows at a
+// time, so that a step of decoding copies no small arrays to the device; those on the device are
+// read there, so that a captured launch writes further on with every replay.
 #include "cuda/gpu.h"
 #include "cuda/vector_access.h"
 #include "ops/cache/cache.h"
@@ -23,7 +24,13 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t b = blockIdx.y, of_batch = a.heads * a.length * pieces;
   const char* rows = static_cast<const char*>(a.rows) + (first + b) * a.rows_strides[0];
   char* buffer = static_cast<char*>(a.buffer) + (first + b) * a.buffer_strides[0];
-  const int64_t start = places.start[b], count = places.count[b];
+  int64_t start = places.start[b], count = places.count[b];
+  if (a.on_device) {
+    start = a.starts[first + b];
+    count = a.counts != nullptr ? a.counts[first + b] : a.length;
+    if (start < 0) return;
+    count = count < a.room - start ? count : a.room - start;
+  }
   for (int64_t t = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; t < of_batch;
        t += static_cast<int64_t>(gridDim.x) * kThreads) {
     const int64_t piece = t % pieces, i = t / pieces % a.length, h = t / pieces / a.length;
@@ -38,12 +45,12 @@ template <class Piece>
 void write(const CacheWriteArgs& a) {
   const int64_t work = a.heads * a.length * (a.row_bytes / static_cast<int64_t>(sizeof(Piece)));
   const int64_t blocks = (work + kThreads - 1) / kThreads;
-  CacheWriteArgs device = a;  // without the host's pointers
-  device.starts = device.counts = nullptr;
+  CacheWriteArgs device = a;
+  if (!a.on_device) device.starts = device.counts = nullptr;  // the host's pointers
   for (int64_t first = 0; first < a.batch; first += kBatch) {
     const int64_t live = a.batch - first < kBatch ? a.batch - first : kBatch;
     Places places{};
-    for (int64_t b = 0; b < live; ++b) {
+    for (int64_t b = 0; b < live && !a.on_device; ++b) {
       places.start[b] = a.starts != nullptr ? a.starts[first + b] : a.start;
       places.count[b] = a.counts != nullptr ? a.counts[first + b] : a.length;
     }

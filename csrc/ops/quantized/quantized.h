@@ -11,13 +11,14 @@
 // Both lie in the order of the layer's float weight, are read where they lie by every kernel, and
 // mean the same on every device. Sums are float32's, or exact integer sums of rounded activations:
 //
-//   up to kFewRows rows  an activation becomes 16 bits, in two parts of 8: the error of a row is
-//                        2^-16 of its largest element, below what bfloat16 loses
-//   more rows, kInt8     8 bits, error 2^-8 of the row's largest element
-//   more rows, kInt4     bfloat16, as are the weights that come out of the integers
+//   few rows          an activation becomes 16 bits, in two parts of 8: the error of a row is 2^-16
+//                     of its largest element, below what bfloat16 loses
+//   more rows, kInt8  8 bits, error 2^-8 of the row's largest element
+//   more rows, kInt4  bfloat16, as are the weights that come out of the integers
 //
 // where the CPU multiplies bytes and bfloat16 pairs (AVX-512 VNNI, BF16); otherwise, and on CUDA,
-// they stay as they are.
+// they stay as they are. Few are kFewRows of kInt4, and kFineRows of kInt8: with more of them 16
+// bits would take longer to multiply than the weights take to be read.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +32,8 @@ namespace seqloom::ops {
 enum class QuantKind : uint8_t { kInt8, kInt4 };
 
 inline constexpr int64_t kQuantGroup = 32;
-inline constexpr int64_t kFewRows = 16;
+inline constexpr int64_t kFewRows = 16;  // whose weights are streamed as they lie
+inline constexpr int64_t kFineRows = 4;
 
 struct QuantizeArgs {
   const void* weight;  // [n, k] contiguous

@@ -365,8 +365,11 @@ void dequantize_weight(const ops::DequantizeArgs& a) {
 void quantized_linear(const QuantizedLinearArgs& a) {
 #if defined(__AVX512VNNI__)
   const bool int8 = a.kind == QuantKind::kInt8;
-  if (a.k > 0 && a.m <= ops::kFewRows)
-    return int8 ? multiply_bytes<Int8Weights>(a) : multiply_bytes<Int4Weights>(a);
+  if (a.k > 0 && a.m <= ops::kFewRows) {
+    if (!int8) return multiply_bytes<Int4Weights>(a);
+    if (a.m <= ops::kFineRows) return multiply_bytes<Int8Weights<2>>(a);
+    return multiply_bytes<Int8Weights<1>>(a);
+  }
   if (int8 && a.k > 0 && a.k % 4 == 0 && a.k <= 1 << 16) return multiply_int8(a);
 #endif
   if (a.m <= ops::kFewRows) return multiply_streamed(a);

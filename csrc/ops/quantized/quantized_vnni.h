@@ -2,10 +2,11 @@
 // Few rows of x against streamed bytes of weights, by dot products of bytes (vpdpbusd).
 //
 // An activation becomes v = round(x / s), 16 bits, s = largest / 32512, and is split into two
-// signed bytes, v = 256 high + low. Weights are the unsigned operand (q + 128, or q + 8 in a
-// nibble), and what that adds is taken off where the sums start:
+// signed bytes, v = 256 high + low: two planes. One plane is 8 bits, s = largest / 127. Weights are
+// the unsigned operand (q + 128, or q + 8 in a nibble), and what that adds is taken off where the
+// sums start:
 //
-//   int8   sums of all of k stay integers, 16 lanes of them for high and for low
+//   int8   sums of all of k stay integers, 16 lanes of them for each plane
 //   int4   a 128-bit lane of a vector is one group of 32; its four sums become float32, times the
 //          group's scale
 //
@@ -38,14 +39,14 @@ SEQLOOM_ALWAYS_INLINE int32_t sum_bytes(const int8_t* q, int64_t k) {
   return _mm512_reduce_add_epi32(sum.v);
 }
 
-constexpr int64_t kBytesAhead = 1024;
-
 // ---- the two kinds of weights ------------------------------------------------------------------
 
-// A block of activations that meets 64 bytes of weights: kParts vectors of high and of low bytes.
+// A block of activations that meets 64 bytes of weights: kParts vectors of each plane.
+template <int kPlaneCount>
 struct Int8Weights {
-  static constexpr int kParts = 1;
-  static constexpr int64_t kBlock = 64;  // elements
+  static constexpr int kParts = 1, kPlanes = kPlaneCount;
+  static constexpr int64_t kBytesAhead = 1024;  // of prefetching, in each stream
+  static constexpr int64_t kBlock = 64;         // elements
   static constexpr uint32_t kOffset = 128;
   const char* bytes;
   int64_t row_bytes, k;
@@ -58,7 +59,8 @@ struct Int8Weights {
 };
 
 struct Int4Weights {
-  static constexpr int kParts = 2;
+  static constexpr int kParts = 2, kPlanes = 2;
+  static constexpr int64_t kBytesAhead = 2048;
   static constexpr int64_t kBlock = 128;
   static constexpr uint32_t kOffset = 8;
   const char* bytes;
@@ -77,14 +79,14 @@ struct Int4Weights {
 
 // Rows of x as bytes: a block is kParts vectors of high bytes, then as many of low ones. Part 0 of
 // int4 holds the first halves of four groups, part 1 the second halves.
-// start(i): where sums begin. kInt8: a vector for high, one for low. kInt4: a vector a block.
+// start(i): where sums begin. kInt8: a vector a plane. kInt4: a vector a block.
 template <class Weights>
 class SplitRows {
  public:
   explicit SplitRows(const ops::QuantizedLinearArgs& a)
       : blocks_(ceil_div(a.k, Weights::kBlock)),
-        ld_(blocks_ * 2 * Weights::kBlock),
-        starts_(Weights::kParts == 1 ? 2 : blocks_),
+        ld_(blocks_ * Weights::kPlanes * Weights::kBlock),
+        starts_(Weights::kParts == 1 ? Weights::kPlanes : blocks_),
         scratch_(
             static_cast<size_t>(a.m * (ld_ + starts_ * 64 + 64) + blocks_ * Weights::kBlock * 4)) {
     bytes_ = scratch_.template as<int8_t>();
@@ -108,6 +110,8 @@ class SplitRows {
   int64_t blocks() const { return blocks_; }
 
  private:
+  static constexpr float kSteps = Weights::kPlanes == 2 ? 32512.0f : 127.0f;
+
   template <class T>
   SEQLOOM_ALWAYS_INLINE void split(int64_t k, const T* x, int64_t row, float* wide) {
     VecF largest = VecF::zero();
@@ -121,26 +125,30 @@ class SplitRows {
     const float top = reduce_max_nan(largest);
     // An infinity or NaN makes the whole row NaN.
     const bool finite = top < __builtin_inff();
-    scales_[row] = finite ? top / 32512.0f : __builtin_nanf("");
-    const VecF inverse = VecF::broadcast(finite && top > 1e-30f ? 32512.0f / top : 0.0f);
+    scales_[row] = finite ? top / kSteps : __builtin_nanf("");
+    const VecF inverse = VecF::broadcast(finite && top > 1e-30f ? kSteps / top : 0.0f);
     int8_t* out = bytes_ + row * ld_;
     int32_t* start = start_ + row * starts_ * 16;
     VecI high_start = VecI::zero(), low_start = high_start;
     const VecI offset = VecI::broadcast(static_cast<int32_t>(Weights::kOffset * 0x01010101u));
-    for (int64_t b = 0; b < blocks_; ++b, out += 2 * Weights::kBlock) {
+    for (int64_t b = 0; b < blocks_; ++b, out += Weights::kPlanes * Weights::kBlock) {
       for (int64_t c = 0; c < Weights::kBlock; c += kLanes) {
         const VecI v = round_to_int(load(wide + b * Weights::kBlock + c) * inverse);
-        const VecI high = shift_right(v + VecI::broadcast(128), 8);
-        const VecI low = v - shift_left(high, 8);
         // int4: half h of group g goes to lane g of part h.
         const int64_t at = Weights::kParts == 1 ? c : c / 16 % 2 * 64 + c / 32 * 16;
-        store_bytes(out + at, high);
-        store_bytes(out + Weights::kBlock + at, low);
+        if constexpr (Weights::kPlanes == 1) {
+          store_bytes(out + at, v);
+        } else {
+          const VecI high = shift_right(v + VecI::broadcast(128), 8);
+          store_bytes(out + at, high);
+          store_bytes(out + Weights::kBlock + at, v - shift_left(high, 8));
+        }
       }
       VecI high = VecI::zero(), low = high;
       for (int part = 0; part < Weights::kParts; ++part) {
         high = dot_bytes(high, offset, load_words(out + 64 * part));
-        low = dot_bytes(low, offset, load_words(out + Weights::kBlock + 64 * part));
+        if constexpr (Weights::kPlanes == 2)
+          low = dot_bytes(low, offset, load_words(out + Weights::kBlock + 64 * part));
       }
       if constexpr (Weights::kParts == 2) {
         store_int(start + b * 16, VecI::zero() - shift_left(high, 8) - low);
@@ -151,7 +159,7 @@ class SplitRows {
     }
     if constexpr (Weights::kParts == 1) {
       store_int(start, high_start);
-      store_int(start + 16, low_start);
+      if constexpr (Weights::kPlanes == 2) store_int(start + 16, low_start);
     }
   }
   static SEQLOOM_ALWAYS_INLINE void store_bytes(int8_t* p, VecI v) {
@@ -173,36 +181,38 @@ struct Count {
 };
 
 // out[r * S + s]: lanes whose sum is row r times column s, divided by the row's scale.
-template <int MR, int S>
-SEQLOOM_ALWAYS_INLINE void byte_tile(const Int8Weights& w, const SplitRows<Int8Weights>& x,
-                                     int64_t row, const char* const* lines, VecF* out) {
-  VecI high[MR][S], low[MR][S];
+template <int MR, int S, int kPlanes>
+SEQLOOM_ALWAYS_INLINE void byte_tile(const Int8Weights<kPlanes>& w,
+                                     const SplitRows<Int8Weights<kPlanes>>& x, int64_t row,
+                                     const char* const* lines, VecF* out) {
+  VecI sum[kPlanes][MR][S];
   const int8_t* a[MR];
 #pragma GCC unroll 4
   for (int r = 0; r < MR; ++r) {
     a[r] = x.row(row + r);
 #pragma GCC unroll 4
-    for (int s = 0; s < S; ++s) {
-      high[r][s] = load_int(x.start(row + r));
-      low[r][s] = load_int(x.start(row + r) + 16);
-    }
+    for (int s = 0; s < S; ++s)
+#pragma GCC unroll 2
+      for (int h = 0; h < kPlanes; ++h) sum[h][r][s] = load_int(x.start(row + r) + 16 * h);
   }
   const VecI flip = VecI::broadcast(static_cast<int32_t>(0x80808080u));
   const auto step = [&](int64_t p, auto read) __attribute__((always_inline)) {
+    VecI q[S];
 #pragma GCC unroll 4
-    for (int s = 0; s < S; ++s) {
-      const VecI q = read(lines[s] + p) ^ flip;
+    for (int s = 0; s < S; ++s) q[s] = read(lines[s] + p) ^ flip;
 #pragma GCC unroll 4
-      for (int r = 0; r < MR; ++r) {
-        high[r][s] = dot_bytes(high[r][s], q, load_words(a[r] + 2 * p));
-        low[r][s] = dot_bytes(low[r][s], q, load_words(a[r] + 2 * p + 64));
+    for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 2
+      for (int h = 0; h < kPlanes; ++h) {
+        const VecI v = load_words(a[r] + kPlanes * p + 64 * h);
+#pragma GCC unroll 4
+        for (int s = 0; s < S; ++s) sum[h][r][s] = dot_bytes(sum[h][r][s], q[s], v);
       }
-    }
   };
   int64_t p = 0;
   for (; p + 64 <= w.k; p += 64) {
 #pragma GCC unroll 4
-    for (int s = 0; s < S; ++s) __builtin_prefetch(lines[s] + p + kBytesAhead);
+    for (int s = 0; s < S; ++s) __builtin_prefetch(lines[s] + p + w.kBytesAhead);
     step(p, [](const char* at) __attribute__((always_inline)) { return load_words(at); });
   }
   if (p < w.k)
@@ -211,8 +221,14 @@ SEQLOOM_ALWAYS_INLINE void byte_tile(const Int8Weights& w, const SplitRows<Int8W
 #pragma GCC unroll 4
   for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 4
-    for (int s = 0; s < S; ++s)
-      out[r * S + s] = fma(base, to_float(high[r][s]), to_float(low[r][s]));
+    for (int s = 0; s < S; ++s) {
+      const VecF high = to_float(sum[0][r][s]);
+      if constexpr (kPlanes == 2) {
+        out[r * S + s] = fma(base, high, to_float(sum[1][r][s]));
+      } else {
+        out[r * S + s] = high;
+      }
+    }
 }
 
 template <int MR, int S>
@@ -262,12 +278,12 @@ SEQLOOM_ALWAYS_INLINE void byte_tile(const Int4Weights& w, const SplitRows<Int4W
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s) {
       scale[s] = load(scales[s] + p / 16, 4 * count.value);
-      __builtin_prefetch(scales[s] + p / 16 + kBytesAhead / 16);
+      __builtin_prefetch(scales[s] + p / 16 + w.kBytesAhead / 16);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < count.value; ++v) {
 #pragma GCC unroll 4
-      for (int s = 0; s < S; ++s) __builtin_prefetch(lines[s] + p + 64 * v + kBytesAhead);
+      for (int s = 0; s < S; ++s) __builtin_prefetch(lines[s] + p + 64 * v + w.kBytesAhead);
       step(p + 64 * v, spread[v], scale,
            [](const char* at) __attribute__((always_inline)) { return load_words(at); });
     }
@@ -307,8 +323,9 @@ SEQLOOM_NOINLINE void byte_rows(const Weights& w, const SplitRows<Weights>& x, i
 template <class Weights>
 SEQLOOM_ALWAYS_INLINE void byte_streams(const Weights& w, const SplitRows<Weights>& x, int64_t j0,
                                         int64_t columns, int64_t rows, float* out, int64_t ld_out) {
-  // Four streams, or two where four rows fill the registers.
-  const int64_t streams = rows <= 3 ? 4 : 2, run = ceil_div(columns, streams);
+  // Four streams, or two where four rows of two planes fill the registers.
+  const int64_t streams = rows <= 3 || Weights::kPlanes == 1 ? 4 : 2,
+                run = ceil_div(columns, streams);
   for (int64_t j = 0; j < run; ++j) {
     const char* lines[4];
     for (int64_t s = 0; s < streams; ++s)
@@ -320,6 +337,8 @@ SEQLOOM_ALWAYS_INLINE void byte_streams(const Weights& w, const SplitRows<Weight
         if (live == 1) byte_rows<1, 4>(w, x, i, lines, part);
         if (live == 2) byte_rows<2, 4>(w, x, i, lines, part);
         if (live == 3) byte_rows<3, 4>(w, x, i, lines, part);
+        if constexpr (Weights::kPlanes == 1)
+          if (live == 4) byte_rows<4, 4>(w, x, i, lines, part);
       } else if (live <= 2) {
         // Two rows; the last one alone again, doubled.
         byte_rows<2, 2>(w, x, live == 2 ? i : i - 1, lines, part);

@@ -18,7 +18,8 @@ from ..dtypes import float32
 from ..ops import log_softmax
 from ..tensor import Tensor, from_numpy
 from .cache import Decodable, State
-from .loop import FIRST_STEPS, feed, to_host
+from .graph import Steps
+from .loop import FIRST_STEPS, to_host
 from .options import Options
 from .processors import Processor
 from .sampling import Sampler, candidates, largest
@@ -83,6 +84,7 @@ class BeamSearch:
         self.prompts = prompts  # [B, P]: the history before the first step
         self.processors, self.stop = processors, stop
         self.sampler = Sampler(owner, o, prompts.shape[0])
+        self.steps = Steps(model)
 
     def _log_probs(self, logits: Tensor | Floats) -> Floats:
         t = from_numpy(logits) if isinstance(logits, np.ndarray) else logits
@@ -191,7 +193,7 @@ class BeamSearch:
                 break
             self.state.reorder((rows * beams + parent).ravel())
             last = np.ascontiguousarray(running.tokens[:, :, step].reshape(-1, 1))
-            raw = self._log_probs(feed(self.model, self.state, last, None))
+            raw = self._log_probs(self.steps(self.state, last, None))
 
         kept = finished.pick(np.tile(np.arange(o.num_return_sequences), (batch, 1)))
         return kept.tokens.reshape(-1, room), kept.counts.ravel(), kept.scores.reshape(-1, room)

@@ -9,7 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..creation import zeros
-from ..ops.cache import cache_write, cached_attention
+from ..ops.cache import (
+    Step,
+    cache_write,
+    cached_attention,
+    cached_attention_joint,
+    is_composed,
+)
 from ..tensor import Tensor, from_numpy
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -49,6 +55,12 @@ class Decodable(Protocol):
         """
 
 
+def _common(values: Ints) -> int | None:
+    """What all of them are, None where they differ."""
+    first = int(values[0]) if values.size else 0
+    return first if values.size == 1 or (values == first).all() else None
+
+
 class KVCache:
     """Keys and values of every layer, in buffers with room for more.
 
@@ -60,10 +72,16 @@ class KVCache:
         Positions to begin with; doubled when they are used up.
     dtype, device
         Of the model.
+    window : int, optional
+        How many tokens every layer sees, the one at hand included. What it has left behind is
+        forgotten when room is wanted, instead of growing beyond two windows.
 
     Attributes
     ----------
     lengths : int64 array [B]
+        Tokens that each row has seen.
+    dropped : int64 array [B]
+        How many of them are forgotten: position p is at place ``p - dropped`` of the buffers.
     cross : list of (keys, values) [B, H, S, D], one a layer, or empty
         What a decoder sees of its encoder; selected along with the rest.
     cross_lengths : int64 array [B] or None
@@ -94,8 +112,13 @@ class KVCache:
         capacity: int,
         dtype: Any = None,
         device: Any = None,
+        window: int | None = None,
     ) -> None:
         self.lengths: Ints = np.zeros(batch, np.int64)
+        self.dropped: Ints = np.zeros(batch, np.int64)
+        self.window = window
+        if window is not None:
+            capacity = min(capacity, 2 * window)
         self.capacity = max(int(capacity), 1)
         shape = (batch, heads, self.capacity, width)
 
@@ -108,29 +131,117 @@ class KVCache:
         self.cross_lengths: Ints | None = None
         self.announced = 0
         self._sources: Ints = np.arange(batch)  # the row each one came from
+        self._cross_lengths: Tensor | None = None  # on the device, for steps that run there
+        self._dropped: tuple[Ints, Tensor] | None = None  # the same
+        self._room = object()
         # Of the step that is going on:
-        self.offset: int | Tensor = 0  # position of its first token, for all rows or each
-        self._counts: Tensor | None = None
+        self.first: int | None = 0  # position of its first token, None where rows differ
+        self.on_device = False  # whether its positions are read from device memory
         self._after = self.lengths
-        self._key_lengths = from_numpy(self._after)
+        self._nothing = Step(0, None, from_numpy(self.lengths))
+        self._step = self._nothing
+        self._positions = self._nothing.lengths
 
     # ---- one step ------------------------------------------------------------------------------
 
     def begin(self, n: int, counts: Ints | None = None) -> None:
         """A step of `n` tokens a row, `counts` of them valid, is about to come."""
+        self.make_room(n)
         before = self.lengths
-        first = int(before[0]) if before.size else 0
-        self._counts = None if counts is None else from_numpy(counts)
         self._after = before + (n if counts is None else counts)
-        self._key_lengths = from_numpy(self._after)
-        if before.size == 1 or (before == first).all():
-            self.offset = first
-            needed = first + n
+        self.first = _common(before)
+        if self.window is None:
+            places, after = before, self._after
         else:
-            self.offset = from_numpy(before)
-            needed = int(before.max()) + n
-        if needed > self.capacity:
-            self._grow(max(needed, 2 * self.capacity))
+            places, after = before - self.dropped, self._after - self.dropped
+        place = _common(places)
+        lengths, device = from_numpy(after), self.device
+        valid = None if counts is None else from_numpy(counts)
+        if device != "cpu":
+            lengths = lengths.to(device=device)
+        starts: int | Tensor = from_numpy(places) if place is None else place
+        if device != "cpu" and isinstance(starts, Tensor):
+            starts = starts.to(device=device)
+            valid = None if valid is None else valid.to(device=device)
+        self._step = Step(starts, valid, lengths)
+
+    def make_room(self, n: int) -> None:
+        """Have places for `n` more tokens a row."""
+        needed = self._used() + n
+        if needed <= self.capacity:
+            return
+        room = max(needed, 2 * self.capacity)
+        if self.window is not None:
+            # Room for as many tokens as the window has: to forget costs a copy in so many steps.
+            enough = self.window - 1 + max(n, self.window)
+            if room > enough:
+                self._forget(self.window - 1)
+                room = enough
+        if room > self.capacity:
+            self._grow(room)
+
+    def _forget(self, kept: int) -> None:
+        """Move the last `kept` tokens of every row to the front."""
+        held = self.lengths - self.dropped
+        late = np.minimum(held, kept)
+        first, last = _common(held), _common(late)
+        for b in self.keys + self.values:
+            if first is not None and last is not None:
+                if last and first > last:
+                    cache_write(b, b[:, :, first - last : first].clone(), 0)
+                continue
+            for i, (have, keep) in enumerate(zip(held.tolist(), late.tolist(), strict=True)):
+                if keep and have > keep:
+                    row = b[i : i + 1]
+                    cache_write(row, row[:, :, have - keep : have].clone(), 0)
+        self.dropped = self.dropped + held - late
+
+    def room(self) -> object:
+        """Another object whenever the buffers have moved."""
+        return self._room
+
+    def can_capture(self) -> bool:
+        """Whether a step over it can be captured: on CUDA, by the kernel of attention."""
+        return self.device != "cpu" and bool(self.keys) and not is_composed(self.keys[0])
+
+    def prepare_on_device(self) -> None:
+        """Bring what a step on the device reads there, besides the numbers of that step."""
+        self.make_room(1)
+        if self.cross_lengths is not None and self._cross_lengths is None:
+            self._cross_lengths = from_numpy(self.cross_lengths).to(device=self.device)
+        if self.window is None:
+            return
+        if self._dropped is None or self._dropped[0].size != self.dropped.size:
+            self._dropped = self.dropped, from_numpy(self.dropped).to(device=self.device)
+        elif self._dropped[0] is not self.dropped:
+            self._dropped[1].copy_(from_numpy(self.dropped))
+            self._dropped = self.dropped, self._dropped[1]
+
+    def begin_on_device(self, starts: Tensor, counts: Tensor) -> None:
+        """A step of one token a row whose numbers, int64 [B], the device alone reads.
+
+        Rows hold `starts` tokens and get `counts` more (0 or 1).
+        """
+        places = starts if self._dropped is None else starts - self._dropped[1]
+        self._step = Step(places, counts, places + counts)
+        self.on_device, self._positions = True, starts.reshape(-1, 1)
+
+    def end_on_device(self) -> None:
+        """That step is over; its numbers are let go."""
+        self.on_device, self._step = False, self._nothing
+        self._positions = self._nothing.lengths
+
+    def where(self, n: int) -> Tensor:
+        """int64 [B, n] on the device: where the tokens of this step stand."""
+        if self.on_device:
+            return self._positions
+        return from_numpy(self.positions(n)).to(device=self.device)
+
+    def cross_padding(self) -> Tensor | None:
+        """`cross_lengths` as attention takes them."""
+        if self.cross_lengths is None:
+            return None
+        return self._cross_lengths if self.on_device else from_numpy(self.cross_lengths)
 
     def reach(self) -> int:
         """Length of the longest row with the tokens of this step, and of its announced ones."""
@@ -157,11 +268,24 @@ class KVCache:
 
         A `mask` is added to the scores against all the room, [B, H, n, capacity].
         """
-        keys, values = self.keys[layer], self.values[layer]
-        cache_write(keys, key, self.offset, self._counts)
-        cache_write(values, value, self.offset, self._counts)
         return cached_attention(
-            query, keys, values, self._key_lengths, self.offset, scale, left, slopes, mask
+            self._step, query, key, value, self.keys[layer], self.values[layer], scale, left,
+            slopes, mask,
+        )  # fmt: skip
+
+    def attend_joint(
+        self,
+        layer: int,
+        joint: Tensor,
+        heads: int,
+        by_head: bool,
+        *,
+        scale: float | None = None,
+        slopes: Tensor | None = None,
+    ) -> Tensor:
+        """The same of the product [B, n, 3 H D] that made all three; gives [B, n, H D]."""
+        return cached_attention_joint(
+            self._step, joint, self.keys[layer], self.values[layer], by_head, scale, slopes
         )
 
     def commit(self) -> None:
@@ -171,7 +295,9 @@ class KVCache:
     # ---- rows and room -------------------------------------------------------------------------
 
     def _used(self) -> int:
-        return int(self.lengths.max(initial=0))
+        """Places of the buffers that hold something."""
+        held = self.lengths if self.window is None else self.lengths - self.dropped
+        return int(held.max(initial=0))
 
     def _moved(self, buffer: Tensor, batch: int, capacity: int, content: Tensor) -> Tensor:
         """A buffer of this size that begins with `content`."""
@@ -186,7 +312,7 @@ class KVCache:
         for buffers in (self.keys, self.values):
             for i, b in enumerate(buffers):
                 buffers[i] = self._moved(b, batch, capacity, b[:, :, :used])
-        self.capacity = capacity
+        self.capacity, self._room = capacity, object()
 
     def reorder(self, rows: Ints | Sequence[int]) -> None:
         """Row i becomes what row ``rows[i]`` was."""
@@ -215,10 +341,12 @@ class KVCache:
             self.cross = [
                 (k.index_select(0, index), v.index_select(0, index)) for k, v in self.cross
             ]
-        if self.cross_lengths is not None:
-            self.cross_lengths = self.cross_lengths[rows]
+        if self.cross_lengths is not None and moved:
+            self.cross_lengths, self._cross_lengths = self.cross_lengths[rows], None
+        if rows.size != batch or (self.cross and moved):
+            self._room = object()
         self._sources = sources
-        self.lengths = self.lengths[rows]
+        self.lengths, self.dropped = self.lengths[rows], self.dropped[rows]
 
     def truncate(self, lengths: Ints | Sequence[int]) -> None:
         """Forget the tokens past `lengths`."""
@@ -232,5 +360,10 @@ class KVCache:
             raise ValueError(
                 "KVCache.truncate: lengths must be in [0, length] = "
                 f"{self.lengths.tolist()}, got {wanted.tolist()}"
+            )
+        seen = 0 if self.window is None else self.window - 1
+        if (np.maximum(wanted - seen, 0) < self.dropped).any():
+            raise NotImplementedError(
+                "KVCache.truncate: tokens that the window has left behind are forgotten"
             )
         self.lengths = wanted.copy()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -23,6 +24,14 @@ Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 PREFILL_CHUNK = 2048
 # Room in the caches to begin with; beyond it they double.
 _FIRST_ROOM = 4096
+
+
+def _physical_memory() -> int:
+    """Bytes of memory that the machine has; 2^40 where it doesn't tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 40
 
 
 @dataclass
@@ -100,6 +109,7 @@ class Call:
             owner, model, arguments, prompt=width, longest=model.max_positions,
             vocabulary=written, encoder_decoder=self.encoder_decoder,
         )  # fmt: skip
+        self._check_memory(written)
         if self.encoder_decoder:
             if begun is None:
                 if self.o.decoder_start is None:
@@ -110,6 +120,23 @@ class Call:
         if stop is not None:
             self.stop = StopStrings(owner, stop, tokenizer, self.batch)
         self.given = self._accept(memory)
+
+    def _check_memory(self, vocabulary: int | None) -> None:
+        """Refuse more rows than the machine could hold, before it begins to swap."""
+        o = self.o
+        name = "num_beams" if o.num_beams > 1 else "num_return_sequences"
+        per_prompt = max(o.num_beams, o.num_return_sequences)
+        if per_prompt == 1:
+            return
+        # Logits as they come, widened, scored and ranked; text, as running and finished beams.
+        text = min(o.max_new_tokens, FIRST_STEPS)
+        row = (vocabulary or 1) * 16 + text * (48 if o.num_beams > 1 else 8)
+        needed = self.batch * per_prompt * row
+        if needed > _physical_memory():
+            raise MemoryError(
+                f"{self.owner}: {name} = {per_prompt} needs some {needed} bytes for {self.batch}"
+                f" prompts, more than the {_physical_memory()} of this machine"
+            )
 
     def _accept(self, memory: Any) -> Memory | None:
         if memory is None:

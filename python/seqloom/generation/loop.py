@@ -14,6 +14,7 @@ from ..dtypes import float32
 from ..nn import Module
 from ..tensor import Tensor
 from .cache import Decodable, KVCache, State
+from .graph import Steps
 from .options import Options
 from .processors import Processor
 from .sampling import Sampler, log_sum_exp
@@ -108,6 +109,7 @@ class Loop:
         self.history, self.prompt = history, prompt
         self.processors, self.stop, self.repeat = processors, stop, repeat
         self.sampler = Sampler(owner, o, rows)
+        self.steps = Steps(model)
         self.counts: Ints = np.zeros(rows, np.int64)
         self.scores: Floats | None = None
         if scores:
@@ -127,8 +129,7 @@ class Loop:
     def _choose(self, logits: Tensor | Floats, at: int) -> Ints:
         plain = not self.o.do_sample and not self.processors and self.scores is None
         if plain and isinstance(logits, Tensor) and logits.is_cuda:
-            out: Ints = logits.argmax(-1).cpu().numpy()
-            return out
+            return self.steps.likeliest(logits)
         values = to_host(logits)
         if self.scores is not None:
             base, raw = log_sum_exp(values), values
@@ -181,4 +182,4 @@ class Loop:
             if self.exact and anyone_done:
                 # The token that ended a row is not read either, so its state is one behind.
                 kept = np.where(done, 0, 1)
-            logits = feed(self.model, state, fed[:, None], kept)
+            logits = self.steps(state, fed[:, None], kept)

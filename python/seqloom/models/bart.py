@@ -182,17 +182,22 @@ class BartStack(Module):
     def _positions(self, state: KVCache | None, length: int) -> Tensor:
         """[T, D], or [B, T, D] where rows differ."""
         most, skipped = self.config.max_position_embeddings, 2 if self.learned else 0
-        offset = 0 if state is None else state.offset
-        last = length + (offset if isinstance(offset, int) else int(offset.numpy().max()))
+        if state is not None and state.on_device:
+            # Generation stays below the longest; room for more than that is never reached.
+            table = self.embed_positions.weight if self.learned else self._table(state.capacity)
+            at = ops.minimum(state.where(length) + skipped, table.shape[0] - 1)
+            return ops.embedding(at, table)
+        first = 0 if state is None else state.first
+        before = first if state is None or first is not None else int(state.lengths.max())
+        last = length + (before or 0)
         if last > most:
             owner = "Bart" if self.learned else "Marian"
             raise ValueError(f"{owner}: a sequence must have at most {most} positions, got {last}")
         table = self.embed_positions.weight if self.learned else self._table(last)
-        if isinstance(offset, int):
-            return table[offset + skipped : last + skipped]
+        if first is not None:
+            return table[first + skipped : last + skipped]
         assert state is not None
-        where = from_numpy(np.ascontiguousarray(state.positions(length) + skipped))
-        rows: Tensor = ops.embedding(where.to(device=table.device), table)
+        rows: Tensor = ops.embedding(state.where(length) + skipped, table)
         return rows
 
     def _table(self, length: int) -> Tensor:

@@ -6,13 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .. import ops
 from ..nn import Alibi, Embedding, LayerNorm, Linear, Module, ModuleList
 from ..tensor import Tensor
 from .base import CheckpointRules
 from .config import Config
-from .decoder import DecoderOnly, Memory, Positions, merged
-from .layers import Group, activated, dropped, initialise
+from .decoder import DecoderOnly, Memory, Positions
+from .layers import Group, activated, add_layer_norm, dropped, initialise
 
 
 @dataclass
@@ -78,25 +77,22 @@ class BloomBody(Module):
     def forward(self, ids: Tensor, memory: Memory) -> Tensor:
         """Ids [B, T] to [B, T, D]. A sum and the norm after it are one op, across blocks too."""
         config = self.config
-        heads, width = config.n_head, config.hidden_size // config.n_head
+        heads = config.n_head
         p, post = config.hidden_dropout, config.apply_residual_connection_post_layernorm
-        batch, length = ids.shape
         slopes = self.slopes(ids.device)
         x = self.word_embeddings_layernorm(self.word_embeddings(ids))
         blocks = list(self.h)
         h: Tensor = blocks[0].input_layernorm(x)
         for i, block in enumerate(blocks):
             attention, mlp = block.self_attention, block.mlp
-            qkv = attention.query_key_value(h).reshape(batch, length, heads, 3, width)
-            q, k, v = ops.unbind(qkv.permute(3, 0, 2, 1, 4))
-            a = merged(memory.attend(i, q, k, v, slopes=slopes))
+            a = memory.attend_joint(i, attention.query_key_value(h), heads, True, slopes=slopes)
             a = dropped(self, attention.dense(a), p)
             norm = block.post_attention_layernorm
-            h, x = ops.add_layer_norm(a, h if post else x, norm.weight, norm.bias, eps=norm.eps)
+            h, x = add_layer_norm(a, h if post else x, norm.weight, norm.bias, eps=norm.eps)
             m = mlp.dense_4h_to_h(activated(mlp.dense_h_to_4h, h, "gelu_new"))
             norm = blocks[i + 1].input_layernorm if i + 1 < len(blocks) else self.ln_f
             m = dropped(self, m, p)
-            h, x = ops.add_layer_norm(m, h if post else x, norm.weight, norm.bias, eps=norm.eps)
+            h, x = add_layer_norm(m, h if post else x, norm.weight, norm.bias, eps=norm.eps)
         return h
 
 

@@ -13,6 +13,7 @@ from .base import Model
 from .body import POOLING, BodyConfig, SequenceBody
 from .config import Config
 from .layers import dropped
+from .recurrent import Packing
 
 
 @dataclass
@@ -52,6 +53,19 @@ class _Labelling(Model):
     def _initialise(self, module: Module) -> None:
         if module is not self and module is not self.body:
             self.body.initialise(module)
+
+    def _labelled(self, y: Tensor, ends: Tensor | None, packing: Packing) -> Tensor:
+        """Logits of the body's states [B, T, D], in packed order, and its last ones."""
+        raise NotImplementedError
+
+    def _logits(self, inputs: Any, mask: Any, lengths: Any, return_weights: bool) -> Any:
+        x, packing = self.body.taken(type(self).__name__, inputs, mask, lengths)
+        maps: list[Tensor] | None = [] if return_weights else None
+        y, ends = self.body(x, packing, maps)
+        logits = self._labelled(y, ends, packing)
+        if maps is None:
+            return logits
+        return logits, [packing.unpack(packing.unpack(w, 2), 3) for w in maps]
 
 
 class SequenceClassifier(_Labelling):
@@ -111,14 +125,12 @@ class SequenceClassifier(_Labelling):
         -------
         logits [B, num_classes], or (logits, [weights [B, H, T, T] of each transformer layer])
         """
-        x, packing = self.body.taken(type(self).__name__, inputs, attention_mask, lengths)
-        maps: list[Tensor] | None = [] if return_weights else None
-        y, ends = self.body(x, packing, maps)
+        return self._logits(inputs, attention_mask, lengths, return_weights)
+
+    def _labelled(self, y: Tensor, ends: Tensor | None, packing: Packing) -> Tensor:
         pooled = self.body.pooled(y, ends, packing, self.config.pooling)
-        logits = self.head(dropped(self, pooled, self.config.dropout))
-        if maps is None:
-            return logits
-        return logits, [packing.unpack(packing.unpack(w, 2), 3) for w in maps]
+        logits: Tensor = self.head(dropped(self, pooled, self.config.dropout))
+        return logits
 
 
 class SequenceTagger(_Labelling):
@@ -162,10 +174,8 @@ class SequenceTagger(_Labelling):
         -------
         logits [B, T, num_classes], or (logits, [weights [B, H, T, T] of each transformer layer])
         """
-        x, packing = self.body.taken(type(self).__name__, inputs, attention_mask, lengths)
-        maps: list[Tensor] | None = [] if return_weights else None
-        y, _ = self.body(x, packing, maps)
-        logits = self.head(packing.unpack(dropped(self, y, self.config.dropout)))
-        if maps is None:
-            return logits
-        return logits, [packing.unpack(packing.unpack(w, 2), 3) for w in maps]
+        return self._logits(inputs, attention_mask, lengths, return_weights)
+
+    def _labelled(self, y: Tensor, ends: Tensor | None, packing: Packing) -> Tensor:
+        logits: Tensor = self.head(packing.unpack(dropped(self, y, self.config.dropout)))
+        return logits

@@ -11,13 +11,15 @@ from .. import ops
 from ..autograd import no_grad
 from ..generation import Generative, KVCache
 from ..nn import Embedding, Linear
+from ..ops.cache import split_joint
 from ..tensor import Tensor, from_numpy
 from .base import Model
 from .inputs import Padding, as_array, as_ids, as_padding
 
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
-# Of the tokens at hand: the position of the first in every row, or int64 [B, T] of them all.
-Positions: TypeAlias = "int | Ints"
+# Of the tokens at hand: the position of the first in every row, or int64 [B, T] of them all, as a
+# Tensor where only the device knows them.
+Positions: TypeAlias = "int | Ints | Tensor"
 
 
 class Memory(Protocol):
@@ -35,6 +37,18 @@ class Memory(Protocol):
         slopes: Tensor | None = None,
     ) -> Tensor:
         """Query [B, Hq, T, D] to key and value [B, Hkv, T, D] and those before: [B, Hq, T, D]."""
+
+    def attend_joint(
+        self,
+        layer: int,
+        joint: Tensor,
+        heads: int,
+        by_head: bool,
+        *,
+        scale: float | None = None,
+        slopes: Tensor | None = None,
+    ) -> Tensor:
+        """The same of the product [B, T, 3 H D] that made all three; gives [B, T, H D]."""
 
 
 class Whole:
@@ -74,6 +88,19 @@ class Whole:
         self.maps.append(out[1])
         return out[0]  # type: ignore[no-any-return]
 
+    def attend_joint(
+        self,
+        layer: int,
+        joint: Tensor,
+        heads: int,
+        by_head: bool,
+        *,
+        scale: float | None = None,
+        slopes: Tensor | None = None,
+    ) -> Tensor:
+        query, key, value = split_joint(joint, heads, by_head)
+        return merged(self.attend(layer, query, key, value, scale=scale, slopes=slopes))
+
 
 def merged(x: Tensor) -> Tensor:
     """[B, H, T, D] as [B, T, H D]."""
@@ -87,8 +114,12 @@ def added_rows(x: Tensor, table: Embedding, positions: Positions) -> Tensor:
         y: Tensor = x + table.weight[positions : positions + x.shape[1]]
         return y
     # Positions past the table are those of padding.
-    where = np.minimum(positions, table.num_embeddings - 1)
-    rows: Tensor = table(from_numpy(np.ascontiguousarray(where)).to(device=x.device))
+    last = table.num_embeddings - 1
+    if isinstance(positions, Tensor):
+        where = ops.minimum(positions, last)
+    else:
+        where = from_numpy(np.ascontiguousarray(np.minimum(positions, last))).to(device=x.device)
+    rows: Tensor = table(where)
     return x + rows
 
 
@@ -101,6 +132,10 @@ class DecoderOnly(Generative, Model):
     def cache_shape(self) -> tuple[int, int, int]:
         """Layers, key heads and width of a head."""
         raise NotImplementedError
+
+    def cache_window(self) -> int | None:
+        """How many tokens the layer that sees most of them sees; None for all."""
+        return None
 
     def body(self, ids: Tensor, positions: Positions, memory: Memory) -> Tensor:
         """Ids [B, T] to hidden states [B, T, D]."""
@@ -138,8 +173,8 @@ class DecoderOnly(Generative, Model):
         positions: Positions = 0
         last = length - 1
         if position_ids is not None:
-            positions = self._positions(owner, position_ids, batch, length)
-            last = int(positions.max(initial=0))
+            given = self._positions(owner, position_ids, batch, length)
+            positions, last = given, int(given.max(initial=0))
         longest = self.max_positions
         if longest is not None and last >= longest:
             raise ValueError(f"{owner}: input_ids must have positions below {longest}, got {last}")
@@ -194,16 +229,26 @@ class DecoderOnly(Generative, Model):
         layers, heads, width = self.cache_shape()
         return KVCache(
             layers, batch, heads=heads, width=width, capacity=capacity, dtype=self.dtype,
-            device=self.device,
+            device=self.device, window=self.cache_window(),
         )  # fmt: skip
+
+    def can_capture(self, state: KVCache, counts: Ints | None) -> bool:
+        """Whether :meth:`step` can be captured in a CUDA graph."""
+        return state.can_capture()
+
+    def step(self, ids: Tensor, state: KVCache) -> Tensor:
+        """Logits [B, V] after tokens [B, 1] of a step that `state` runs from device memory."""
+        x = self.body(ids, state.where(1), state)
+        logits: Tensor = self.lm_head(x.reshape(ids.shape[0], x.shape[2]))
+        return logits
 
     def decode(self, ids: Ints, state: KVCache, counts: Ints | None = None) -> Tensor:
         """Append tokens [B, n], counts[b] of them in row b; logits [B, V] after the last ones."""
         batch, n = ids.shape
         with no_grad():
             state.begin(n, counts)
-            offset = state.offset
-            positions = offset if isinstance(offset, int) else state.positions(n)
+            first = state.first
+            positions: Positions = state.positions(n) if first is None else first
             tokens = from_numpy(np.ascontiguousarray(ids, np.int64))
             if state.device != "cpu":
                 tokens = tokens.to(device=state.device)

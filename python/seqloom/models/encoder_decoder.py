@@ -10,8 +10,10 @@ import numpy as np
 from .. import ops
 from ..generation import Generative
 from ..generation.cache import KVCache
+from ..nn import Module
 from ..tensor import Tensor, from_numpy
 from .base import Model
+from .config import Config
 from .inputs import NO_PADDING, Padding, as_array, as_ids, as_padding
 
 Maps = dict[str, list[Tensor]]
@@ -165,6 +167,15 @@ class EncoderDecoder(Generative, Model):
         state.cross_lengths = lengths
         return state
 
+    def can_capture(self, state: KVCache, counts: Any) -> bool:
+        """Whether :meth:`step` can be captured in a CUDA graph."""
+        return state.can_capture()
+
+    def step(self, ids: Tensor, state: KVCache) -> Tensor:
+        """Logits [B, V] after tokens [B, 1] of a step that `state` runs from device memory."""
+        hidden = self._decode(ids, state.cross, _padding(state), None, state)
+        return self._logits(hidden.reshape(ids.shape[0], hidden.shape[2]))
+
     def decode(
         self,
         ids: np.ndarray[Any, np.dtype[np.int64]],
@@ -173,17 +184,50 @@ class EncoderDecoder(Generative, Model):
     ) -> Tensor:
         """Append tokens [B, n] to the state; logits [B, V] after each row's last new one."""
         tokens = from_numpy(ids).to(device=self.device)
-        padding = NO_PADDING
-        if state.cross_lengths is not None:
-            padding = Padding(from_numpy(state.cross_lengths), None)
         state.begin(ids.shape[1], counts)
-        hidden = self._decode(tokens, state.cross, padding, None, state)
+        hidden = self._decode(tokens, state.cross, _padding(state), None, state)
         state.commit()
         if counts is None:
             last = hidden[:, -1]
         else:
             last = hidden[np.arange(ids.shape[0]), np.maximum(counts, 1) - 1]
         return self._logits(last)
+
+
+class BetweenVocabularies(EncoderDecoder):
+    """Base of models without a checkpoint family, whose first two fields are vocabularies.
+
+    A subclass builds its modules in `_build`, from ``self.config``, and gives them their first
+    values in `_initialise`.
+    """
+
+    def __init__(
+        self,
+        src_vocab_size: int | Config | None = None,
+        tgt_vocab_size: int | None = None,
+        **fields: Any,
+    ) -> None:
+        if isinstance(src_vocab_size, Config):
+            super().__init__(src_vocab_size, **fields)
+        else:
+            sizes = {"src_vocab_size": src_vocab_size, "tgt_vocab_size": tgt_vocab_size}
+            super().__init__(None, **{k: v for k, v in sizes.items() if v is not None}, **fields)
+        self._build()
+        self.apply(self._initialise)
+
+    def _build(self) -> None:
+        raise NotImplementedError
+
+    def _initialise(self, module: Module) -> None:
+        raise NotImplementedError
+
+    def _vocabularies(self) -> tuple[int | None, int | None]:
+        return self.config.src_vocab_size, self.config.tgt_vocab_size
+
+
+def _padding(state: KVCache) -> Padding:
+    lengths = state.cross_padding()
+    return NO_PADDING if lengths is None else Padding(lengths, None)
 
 
 def _packed(memory: Tensor, mask: Tensor) -> tuple[Tensor, np.ndarray[Any, np.dtype[np.int64]]]:

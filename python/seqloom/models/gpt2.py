@@ -7,13 +7,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .. import ops
 from ..nn import Embedding, LayerNorm, Linear, Module, ModuleList, init
 from ..tensor import Tensor
 from .base import CheckpointRules
 from .config import Config
-from .decoder import DecoderOnly, Memory, Positions, added_rows, merged
-from .layers import ACTIVATIONS, Group, activated, dropped, initialise
+from .decoder import DecoderOnly, Memory, Positions, added_rows
+from .layers import ACTIVATIONS, Group, activated, add_layer_norm, dropped, initialise
 
 
 @dataclass
@@ -88,22 +87,19 @@ class GPT2Body(Module):
     def forward(self, ids: Tensor, positions: Positions, memory: Memory) -> Tensor:
         """Ids [B, T] to [B, T, D]. A sum and the norm after it are one op, across blocks too."""
         config = self.config
-        heads, width = config.n_head, config.n_embd // config.n_head
+        heads = config.n_head
         act, p = config.activation_function, config.resid_pdrop
-        batch, length = ids.shape
         x = dropped(self, added_rows(self.wte(ids), self.wpe, positions), config.embd_pdrop)
         blocks = list(self.h)
         h: Tensor = blocks[0].ln_1(x)
         for i, block in enumerate(blocks):
-            qkv = block.attn.c_attn(h).reshape(batch, length, 3, heads, width)
-            q, k, v = ops.unbind(qkv.permute(2, 0, 3, 1, 4))
-            a = merged(memory.attend(i, q, k, v, scale=self.scale(i)))
+            a = memory.attend_joint(i, block.attn.c_attn(h), heads, False, scale=self.scale(i))
             a = dropped(self, block.attn.c_proj(a), p)
             norm = block.ln_2
-            h, x = ops.add_layer_norm(a, x, norm.weight, norm.bias, eps=norm.eps)
+            h, x = add_layer_norm(a, x, norm.weight, norm.bias, eps=norm.eps)
             m = dropped(self, block.mlp.c_proj(activated(block.mlp.c_fc, h, act)), p)
             norm = blocks[i + 1].ln_1 if i + 1 < len(blocks) else self.ln_f
-            h, x = ops.add_layer_norm(m, x, norm.weight, norm.bias, eps=norm.eps)
+            h, x = add_layer_norm(m, x, norm.weight, norm.bias, eps=norm.eps)
         return h
 
 

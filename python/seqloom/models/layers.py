@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from .. import ops
 from ..nn import Embedding, LayerNorm, Linear, Module, QuantizedLinear, RMSNorm, init
+from ..ops._arrays import on_tensors
 from ..tensor import Tensor
 from .inputs import NO_PADDING, Padding
 
 Function = Callable[[Tensor], Tensor]
+
+# Between the layers of a decoder, where each step of a token counts.
+add_layer_norm = on_tensors(ops.add_layer_norm)
+add_rms_norm = on_tensors(ops.add_rms_norm)
+rotary_embedding = on_tensors(ops.rotary_embedding)
+swiglu = on_tensors(ops.swiglu)
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:

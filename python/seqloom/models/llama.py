@@ -6,14 +6,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .. import ops
 from ..generation import KVCache
 from ..nn import Embedding, Linear, Module, ModuleList, RMSNorm
 from ..tensor import Tensor
 from .base import CheckpointRules
 from .config import Config
 from .decoder import DecoderOnly, Memory, Positions, merged
-from .layers import ACTIVATIONS, Group, activated, initialise
+from .layers import (
+    ACTIVATIONS,
+    Group,
+    activated,
+    add_rms_norm,
+    initialise,
+    rotary_embedding,
+    swiglu,
+)
 from .rope import LARGEST, Rope, check_scaling
 
 
@@ -233,7 +240,10 @@ class LlamaBody(Module):
         shape = (batch, length, -1, config.head_dim)
         act = config.hidden_act
         reach = None
-        if self.rope.dynamic is not None and isinstance(memory, KVCache):
+        if isinstance(positions, Tensor):
+            assert isinstance(memory, KVCache)
+            reach = memory.capacity
+        elif self.rope.dynamic is not None and isinstance(memory, KVCache):
             reach = memory.reach()
         cos, sin = self.rope.tables(positions, length, ids.device, reach)
         x = self.embed_tokens(ids)
@@ -246,17 +256,17 @@ class LlamaBody(Module):
             v = attention.v_proj(h).reshape(shape)
             if config.head_norms:
                 q, k = attention.q_norm(q), attention.k_norm(k)
-            q = ops.rotary_embedding(q.transpose(1, 2), cos, sin)
-            k = ops.rotary_embedding(k.transpose(1, 2), cos, sin)
+            q = rotary_embedding(q.transpose(1, 2), cos, sin)
+            k = rotary_embedding(k.transpose(1, 2), cos, sin)
             left = None if block.window is None else block.window - 1
             a = attention.o_proj(merged(memory.attend(i, q, k, v.transpose(1, 2), left=left)))
-            h, x = ops.add_rms_norm(a, x, block.post_attention_layernorm.weight, eps=eps)
+            h, x = add_rms_norm(a, x, block.post_attention_layernorm.weight, eps=eps)
             if act == "silu":
-                m = ops.swiglu(mlp.gate_proj(h), mlp.up_proj(h))
+                m = swiglu(mlp.gate_proj(h), mlp.up_proj(h))
             else:
                 m = activated(mlp.gate_proj, h, act) * mlp.up_proj(h)
             norm = blocks[i + 1].input_layernorm if i + 1 < len(blocks) else self.norm
-            h, x = ops.add_rms_norm(mlp.down_proj(m), x, norm.weight, eps=eps)
+            h, x = add_rms_norm(mlp.down_proj(m), x, norm.weight, eps=eps)
         return h
 
 
@@ -301,6 +311,16 @@ class Llama(DecoderOnly):
     def cache_shape(self) -> tuple[int, int, int]:
         config = self.config
         return config.num_hidden_layers, config.num_key_value_heads, config.head_dim
+
+    def cache_window(self) -> int | None:
+        windows = [self.config.window(i) for i in range(self.config.num_hidden_layers)]
+        return None if None in windows else max(windows, default=None)
+
+    def can_capture(self, state: KVCache, counts: Any) -> bool:
+        """Not where the angles may change with the length of the text."""
+        rope = self.model.rope
+        steady = rope.dynamic is None or state.capacity <= rope.longest
+        return steady and super().can_capture(state, counts)
 
     def attention_dropout(self) -> float:
         return float(self.config.attention_dropout)

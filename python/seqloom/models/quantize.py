@@ -14,7 +14,8 @@ def quantize_model(model: M, kind: str) -> M:
     """Replace every Linear by a QuantizedLinear, in place, one after the other.
 
     Embedding tables stay as they are; a head that shares one gets a copy in few bits. The model is
-    left in evaluation mode, and its parameters take no gradients.
+    left in evaluation mode, and its parameters take no gradients. How activations are rounded on
+    the way is told at :func:`seqloom.ops.quantized_linear`.
 
     Parameters
     ----------

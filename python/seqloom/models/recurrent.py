@@ -143,6 +143,48 @@ class RecurrentState:
     def __init__(self, batch: int, hidden: States | None = None) -> None:
         self.lengths: Ints = np.zeros(batch, np.int64)
         self.hidden = hidden
+        self._places: States | None = None  # what a captured step reads and writes
+        self._room = object()
+
+    # What a step carries on to the next; a subclass may carry more.
+    def _carried(self) -> States:
+        assert self.hidden is not None
+        return self.hidden
+
+    def _carry(self, tensors: States) -> None:
+        self.hidden = tensors
+
+    def prepare_on_device(self) -> None:
+        """What is carried moves to where captured steps find it."""
+        carried, places = self._carried(), self._places
+        if places is None or [p.shape for p in places] != [t.shape for t in carried]:
+            self._places = tuple(t.clone() for t in carried)
+            self._room = object()
+        self._settle()
+
+    def _settle(self) -> None:
+        assert self._places is not None
+        for place, t in zip(self._places, self._carried(), strict=True):
+            if place is not t:
+                place.copy_(t)
+        self._carry(self._places)
+
+    def room(self) -> object:
+        """Another object whenever a captured step would find nothing where it looks."""
+        return self._room
+
+    def begin_on_device(self, starts: Tensor, counts: Tensor) -> None:
+        """A step of one token for every row, perhaps captured."""
+
+    def end_on_device(self) -> None:
+        """That step is over: what it carries goes to where the next one looks."""
+        self._settle()
+
+    def can_capture(self, counts: Ints | None) -> bool:
+        """Whether a step can be captured in a CUDA graph: on CUDA, of all rows."""
+        if self.hidden is None or not self.hidden[0].is_cuda:
+            return False
+        return counts is None or bool((counts == 1).all())
 
     def advance(self, n: int, counts: Ints | None) -> None:
         """A step of `n` tokens a row, `counts` of them valid, is over."""

@@ -152,6 +152,17 @@ class RNNLanguageModel(Generative, Model):
         """An empty state for `batch` rows."""
         return RecurrentState(batch)
 
+    def can_capture(self, state: RecurrentState, counts: Any) -> bool:
+        """Whether :meth:`step` can be captured in a CUDA graph."""
+        return state.can_capture(counts)
+
+    def step(self, ids: Tensor, state: RecurrentState) -> Tensor:
+        """Logits [B, V] after tokens [B, 1]."""
+        words = self.embedding(ids.reshape(1, ids.shape[0]))
+        _, state.hidden = run_rnn(self.rnn, words, state.hidden)
+        logits: Tensor = self.lm_head(state.hidden[0][-1])
+        return logits
+
     def decode(
         self,
         ids: np.ndarray[Any, np.dtype[np.int64]],

@@ -170,13 +170,30 @@ class Rope:
             from_numpy((np.sin(angles) * self.gain).astype(np.float32)).to(device=device),
         )
 
+    def _plain_tables(self, end: int, device: str) -> tuple[Tensor, Tensor]:
+        """cos and sin of at least the positions below `end`, kept for the next call."""
+        cos, sin = self._held
+        if end > cos.shape[0] or cos.device != device:
+            rows = max(end, 2 * cos.shape[0], 64)
+            cos, sin = self._held = self._values(np.arange(rows), self.freq, device)
+        return cos, sin
+
+    def held_tables(self) -> tuple[Tensor, Tensor]:
+        """cos and sin as they are kept now; longer texts get others."""
+        return self._held
+
     def tables(
-        self, positions: int | Ints, n: int, device: str, reach: int | None = None
+        self, positions: int | Ints | Tensor, n: int, device: str, reach: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """cos and sin, float32 [n, dim / 2] from a position on, or [B, n, dim / 2] at positions.
 
-        `reach` is the length of the text if these positions are not all of it so far.
+        `reach` is the length of the text if these positions are not all of it so far; of positions
+        that the device alone knows it is one that they stay below.
         """
+        if isinstance(positions, Tensor):
+            assert reach is not None
+            cos, sin = self._plain_tables(reach, device)
+            return ops.embedding(positions, cos), ops.embedding(positions, sin)
         end = positions + n if isinstance(positions, int) else int(positions.max(initial=0)) + 1
         length = end if reach is None else reach
         if self.dynamic is not None and length > self.longest:
@@ -184,10 +201,7 @@ class Rope:
             base = _stretched_base(self.base, self.dim, self.dynamic, length, self.longest)
             where = np.arange(positions, end) if isinstance(positions, int) else positions
             return self._values(where, _plain(base, self.dim), device)
-        cos, sin = self._held
-        if end > cos.shape[0] or cos.device != device:
-            rows = max(end, 2 * cos.shape[0], 64)
-            cos, sin = self._held = self._values(np.arange(rows), self.freq, device)
+        cos, sin = self._plain_tables(end, device)
         if isinstance(positions, int):
             return cos[positions:end], sin[positions:end]
         index = from_numpy(np.ascontiguousarray(positions)).to(device=device)

@@ -27,7 +27,7 @@ from ..nn import AdditiveAttention, DotAttention, Embedding, Linear, Module, ini
 from ..ops._attentive_rnn import attentive_rnn
 from ..tensor import Tensor, from_numpy
 from .config import Config
-from .encoder_decoder import EncoderDecoder
+from .encoder_decoder import BetweenVocabularies
 from .inputs import as_ids
 from .layers import dropped
 from .recurrent import CELLS, Ints, Packing, RecurrentState, States, initialise, new_rnn, run_rnn
@@ -106,16 +106,28 @@ class Seq2SeqState(RecurrentState):
         super().__init__(batch, hidden)
         self.source, self.fed = source, fed
 
+    def _carried(self) -> States:
+        return super()._carried() + (() if self.fed is None else (self.fed,))
+
+    def _carry(self, tensors: States) -> None:
+        assert self.hidden is not None
+        self.hidden = tensors[: len(self.hidden)]
+        if self.fed is not None:
+            self.fed = tensors[-1]
+
     def reorder(self, rows: Any) -> None:
         """Row i becomes what row ``rows[i]`` was."""
         super().reorder(rows)
         index = np.ascontiguousarray(rows, np.int64)
-        self.source = self.source.select(index)
+        before = self.source
+        self.source = before.select(index)
+        if self.source is not before:
+            self._room = object()
         if self.fed is not None:
             self.fed = self.fed.index_select(0, from_numpy(index).to(device=self.fed.device))
 
 
-class Seq2Seq(EncoderDecoder):
+class Seq2Seq(BetweenVocabularies):
     """A recurrent encoder-decoder for translation and other sequence-to-sequence tasks.
 
     Parameters
@@ -156,17 +168,7 @@ class Seq2Seq(EncoderDecoder):
 
     config_class = Seq2SeqConfig
 
-    def __init__(
-        self,
-        src_vocab_size: int | Config | None = None,
-        tgt_vocab_size: int | None = None,
-        **fields: Any,
-    ) -> None:
-        if isinstance(src_vocab_size, Config):
-            super().__init__(src_vocab_size, **fields)
-        else:
-            sizes = {"src_vocab_size": src_vocab_size, "tgt_vocab_size": tgt_vocab_size}
-            super().__init__(None, **{k: v for k, v in sizes.items() if v is not None}, **fields)
+    def _build(self) -> None:
         c = self.config
         e, h = c.embed_dim, c.hidden_size
         both = h * (1 + c.bidirectional)
@@ -194,14 +196,10 @@ class Seq2Seq(EncoderDecoder):
                 more = h if c.input_feeding else 0
             self.decoder = new_rnn(c.cell, e + more, h, c.num_layers, dropout=c.dropout)
             self.lm_head = Linear(h, c.tgt_vocab_size, bias=False)
-        self.apply(self._initialise)
 
     def _initialise(self, module: Module) -> None:
         if module is not self:
             initialise(module)
-
-    def _vocabularies(self) -> tuple[int | None, int | None]:
-        return self.config.src_vocab_size, self.config.tgt_vocab_size
 
     # ---- encoder -------------------------------------------------------------------------------
 
@@ -429,6 +427,21 @@ class Seq2Seq(EncoderDecoder):
             raise ValueError(f"{owner}: input_ids must have B = {batch} rows, got {ids.shape[0]}")
         source, states = self._read(ids, packing)
         return Seq2SeqState(batch, states, source, self._first_fed(source))
+
+    def can_capture(  # type: ignore[override]
+        self, state: Seq2SeqState, counts: Any
+    ) -> bool:
+        """Whether :meth:`step` can be captured: padded sources are masked from the host."""
+        padded = self.attention is not None and state.source.lengths is not None
+        return not padded and state.can_capture(counts)
+
+    def step(self, ids: Tensor, state: Seq2SeqState) -> Tensor:  # type: ignore[override]
+        """Logits [B, V] after tokens [B, 1]."""
+        assert state.hidden is not None
+        words = self.tgt_embedding(ids.reshape(1, ids.shape[0]))
+        y, state.hidden, state.fed, _ = self._steps(words, state.hidden, state.source, state.fed)
+        logits: Tensor = self.lm_head(y[-1])
+        return logits
 
     def decode(  # type: ignore[override]
         self, ids: Ints, state: Seq2SeqState, counts: Ints | None = None

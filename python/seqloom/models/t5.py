@@ -163,10 +163,11 @@ class T5Stack(Module):
     def step_bias(self, state: Any, n: int) -> Tensor:
         """The bias of n new tokens against all the room of the state."""
         room = state.capacity
-        if n > 1 or not isinstance(state.offset, int):
+        if state.on_device:
+            return self._bias_on_device(state)
+        if n > 1 or state.first is None:
             positions = state.positions(n)
-            same = isinstance(state.offset, int)
-            return self.bias(positions[:1] if same else positions, room)
+            return self.bias(positions if state.first is None else positions[:1], room)
         # One token at a position p that all rows share: bias by distance p - j, read backwards,
         # is a window of one table that serves every step.
         table: Tensor | None = getattr(state, "bias_by_distance", None)
@@ -175,8 +176,23 @@ class T5Stack(Module):
             table = self.bias(distances[:, None, None].reshape(1, -1), 1)  # [1, H, 2 room, 1]
             table = table.reshape(1, -1, 1, 2 * room).contiguous()
             state.bias_by_distance = table
-        first = table.shape[-1] // 2 - 1 - state.offset
+        first = table.shape[-1] // 2 - 1 - state.first
         return table[..., first : first + room]
+
+    def _bias_on_device(self, state: Any) -> Tensor:
+        """[B, H, 1, room] for rows whose positions the device alone knows."""
+        room = state.capacity
+        kept: tuple[Tensor, Tensor] | None = getattr(state, "bias_rows", None)
+        if kept is None or kept[1].shape[1] != room:
+            # Row p - j + room of the table is for the key at j and the query at p.
+            distances = np.arange(-room, room)
+            rows = self.bias(distances[None], 1)[0, :, :, 0].permute(1, 0).contiguous()
+            places = from_numpy(room - np.arange(room)[None]).to(device=rows.device)
+            kept = state.bias_rows = rows, places
+        rows, places = kept
+        at = ops.minimum(state.where(1) + places, rows.shape[0] - 1)
+        bias: Tensor = ops.embedding(at, rows).permute(0, 2, 1)
+        return bias.unsqueeze(2)
 
     def forward(
         self,

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from .. import nn, ops
 from ..generation.cache import KVCache
 from ..nn import Embedding, Linear, Module, init
-from ..tensor import Tensor, from_numpy
+from ..tensor import Tensor
 from .config import Config
-from .encoder_decoder import EncoderDecoder, Maps, Memory
+from .encoder_decoder import BetweenVocabularies, Maps, Memory
 from .inputs import NO_PADDING, Padding
 from .layers import attention, dropped, merge_heads, split_heads
 
@@ -75,14 +73,21 @@ class Positions(Module):
 
     def forward(self, x: Tensor, state: KVCache | None = None) -> Tensor:
         """With a state, its step's positions."""
-        if state is None or isinstance(state.offset, int):
-            y = self.table(x, 0 if state is None else int(state.offset))
+        first = None if state is None or state.on_device else state.first
+        if state is None or first is not None:
+            y = self.table(x, first or 0)
         else:  # rows stand at places of their own
-            at = state.positions(x.shape[1])
-            far = int(at.max(initial=0)) + 1
+            at = state.where(x.shape[1])
+            if state.on_device:
+                far = state.capacity
+                if isinstance(self.table, nn.LearnedPositionalEmbedding):
+                    far = min(far, self.table.num_positions)
+                at = ops.minimum(at, far - 1)
+            else:
+                far = int(state.positions(x.shape[1]).max(initial=0)) + 1
             zeros = x[:1, :1] * 0.0
             rows = self.table(zeros.expand(1, far, x.shape[2]))[0]
-            y = x + rows[from_numpy(np.ascontiguousarray(at)).to(device=x.device)]
+            y = x + ops.embedding(at, rows)
         return dropped(self, y, self.p)
 
 
@@ -146,7 +151,7 @@ def encoded(stack: Any, x: Tensor, padding: Padding, maps: list[Tensor] | None =
     return x if stack.norm is None else stack.norm(x)
 
 
-class Transformer(EncoderDecoder):
+class Transformer(BetweenVocabularies):
     """The 2017 encoder-decoder, with embeddings, positions and head around ``nn.Transformer``.
 
     Embeddings are multiplied by sqrt(d_model). As in ``torch.nn.Transformer`` there is a last
@@ -189,17 +194,7 @@ class Transformer(EncoderDecoder):
 
     config_class = TransformerConfig
 
-    def __init__(
-        self,
-        src_vocab_size: int | Config | None = None,
-        tgt_vocab_size: int | None = None,
-        **fields: Any,
-    ) -> None:
-        if isinstance(src_vocab_size, Config):
-            super().__init__(src_vocab_size, **fields)
-        else:
-            sizes = {"src_vocab_size": src_vocab_size, "tgt_vocab_size": tgt_vocab_size}
-            super().__init__(None, **{k: v for k, v in sizes.items() if v is not None}, **fields)
+    def _build(self) -> None:
         c = self.config
         with init.skip():
             self.src_embedding = Embedding(c.src_vocab_size, c.d_model)
@@ -214,7 +209,6 @@ class Transformer(EncoderDecoder):
         if c.tie_embeddings:
             self.tgt_embedding.weight = self.src_embedding.weight
             self.lm_head.weight = self.src_embedding.weight
-        self.apply(self._initialise)
 
     def _initialise(self, module: Module) -> None:
         if isinstance(module, Embedding) or module is self.lm_head:
@@ -227,9 +221,6 @@ class Transformer(EncoderDecoder):
             init.normal_(module.weight, std=0.02)
         elif isinstance(module, nn.LayerNorm | nn.MultiheadAttention):
             module.reset_parameters()
-
-    def _vocabularies(self) -> tuple[int | None, int | None]:
-        return self.config.src_vocab_size, self.config.tgt_vocab_size
 
     @property
     def max_positions(self) -> int | None:

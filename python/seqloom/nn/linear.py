@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import ops
+from ..ops._arrays import on_tensors
 from ..tensor import Tensor
 from . import init
 from .init import new_parameter
 from .module import Module
 from .parameter import Parameter
+
+_linear = on_tensors(ops.linear)
 
 
 def positive(owner: str, **sizes: Any) -> None:
@@ -71,11 +74,13 @@ class Linear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
-        return ops.linear(x, self.weight, self.bias)
+        multiply = _linear if isinstance(x, Tensor) else ops.linear
+        return multiply(x, self.weight, self.bias)
 
     def activated(self, x: Tensor, activation: str | None) -> Tensor:
         """``activation(forward(x))`` in one kernel; the names of :func:`seqloom.ops.linear`."""
-        return ops.linear(x, self.weight, self.bias, activation=activation)
+        multiply = _linear if isinstance(x, Tensor) else ops.linear
+        return multiply(x, self.weight, self.bias, activation=activation)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

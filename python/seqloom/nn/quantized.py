@@ -7,10 +7,13 @@ from typing import Any, ClassVar
 
 from .. import ops
 from ..autograd import no_grad
+from ..ops._arrays import on_tensors
 from ..tensor import Tensor
 from .linear import Linear
 from .module import Module
 from .parameter import Parameter
+
+_on_tensors = on_tensors(ops.quantized_linear)
 
 
 class QuantizedLinear(Module):
@@ -57,7 +60,8 @@ class QuantizedLinear(Module):
 
     def activated(self, x: Tensor, activation: str | None) -> Tensor:
         """``activation(forward(x))`` in one kernel; the names of :func:`seqloom.ops.linear`."""
-        return ops.quantized_linear(
+        multiply = _on_tensors if isinstance(x, Tensor) else ops.quantized_linear
+        return multiply(
             x, self.weight, self.scales, self.bias, kind=self.kind, activation=activation
         )
 

@@ -81,7 +81,8 @@ def quantized_linear(
     """``activation(x @ W.T + bias)`` with W in 8 or 4 bits; without gradients.
 
     On CPUs that multiply bytes (AVX-512 VNNI) activations are rounded too: to 16 bits of their
-    row's largest element for up to 16 rows, to 8 bits for more rows of an "int8" weight.
+    row's largest element for up to 4 rows of an "int8" weight and 16 of an "int4" one; for more
+    rows to 8 bits ("int8") or bfloat16 ("int4").
 
     Parameters
     ----------

@@ -99,7 +99,7 @@ def gpt2_generate(
     def ours(context: Context) -> Callable[[], Any]:
         model = _ours(checkpoints.gpt2(**GPT2), context.dtype, context.device)
         ids = context.inputs["ids"]
-        return lambda: model.generate(ids, max_new_tokens=new, min_new_tokens=new)
+        return lambda: model.generate(ids, max_new_tokens=new, eos_token_id=[])
 
     def judged(context: Context, reference: Any) -> Answer:
         """The logits of a step that follows a prompt, through the cache."""
