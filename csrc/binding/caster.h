@@ -14,7 +14,9 @@ template <>
 struct type_caster<seqloom::Array> {
   static constexpr auto name = const_name("TensorBase");
   bool load(handle source, bool) {
-    if (!seqloom::binding::is_tensor(source.ptr())) return false;
+    if (!seqloom::binding::is_tensor(source.ptr()))
+      throw seqloom::TypeError(seqloom::binding::caller_name() + ": must be given a Tensor, got " +
+                               seqloom::binding::type_name(source.ptr()));
     array = &seqloom::binding::array_of(source.ptr());
     return true;
   }

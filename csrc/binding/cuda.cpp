@@ -122,6 +122,15 @@ uintptr_t current_stream(const std::string& device) {
   return reinterpret_cast<uintptr_t>(cuda::current_stream());
 }
 
+// The device whose memory `address` is.
+int pointer_device(uintptr_t address) {
+  require({DeviceType::kCuda, 0});
+  const auto* p = reinterpret_cast<const void*>(address);
+  check_value(cuda::is_device_pointer(p), "from_dlpack: data must be memory of a CUDA device, got ",
+              "address ", address);
+  return cuda::device_of_pointer(p);
+}
+
 py::dict device_properties(int index) {
   require({DeviceType::kCuda, static_cast<int8_t>(index)});
   const cuda::DeviceProperties p = cuda::device_properties(index);
@@ -186,6 +195,7 @@ void register_runtime_calls(py::module_& m) {
   m.def("cuda_empty_cache", [] { cuda::trim_pool(0); }, no_gil);
   m.def("current_stream", &current_stream, py::arg("device"));
   m.def("order_streams", &order_streams, py::arg("tensor"), py::arg("other"), py::arg("we_wait"));
+  m.def("pointer_device", &pointer_device, py::arg("address"));
 
   py::classh<Stream>(m, "CudaStream")
       .def(py::init<int>(), py::arg("device"))
@@ -250,6 +260,7 @@ void register_runtime_calls(py::module_& m) {
 void register_runtime_calls(py::module_& m) {
   m.def("cuda_require", [](int) { refuse(); }, py::arg("index"));
   m.def("current_stream", [](const std::string&) -> uintptr_t { refuse(); }, py::arg("device"));
+  m.def("pointer_device", [](uintptr_t) -> int { refuse(); }, py::arg("address"));
   m.def(
       "order_streams", [](const Array&, uintptr_t, bool) {}, py::arg("tensor"), py::arg("other"),
       py::arg("we_wait"));

@@ -12,6 +12,7 @@ namespace {
 
 PyTypeObject* base_type = nullptr;    // _core.TensorBase
 PyTypeObject* tensor_type = nullptr;  // sl.Tensor once tensor.py has registered it
+PyObject* view_recorder = nullptr;    // makes the node of a view from its base: autograd/tape.py
 thread_local bool grad_mode = true;
 
 TensorObject* self_of(PyObject* o) { return reinterpret_cast<TensorObject*>(o); }
@@ -28,6 +29,8 @@ int tensor_traverse(PyObject* o, visitproc visit, void* arg) {
   Py_VISIT(t->grad);
   Py_VISIT(t->node);
   Py_VISIT(t->hooks);
+  Py_VISIT(t->base);
+  Py_VISIT(t->seen);
   Py_VISIT(Py_TYPE(o));
   return 0;
 }
@@ -37,6 +40,8 @@ int tensor_clear(PyObject* o) {
   Py_CLEAR(t->grad);
   Py_CLEAR(t->node);
   Py_CLEAR(t->hooks);
+  Py_CLEAR(t->base);
+  Py_CLEAR(t->seen);
   return 0;
 }
 
@@ -76,27 +81,42 @@ PyObject* get_version(PyObject* o, void*) {
   return PyLong_FromUnsignedLongLong(
       array_of(o).storage()->version.load(std::memory_order_relaxed));
 }
+// The tensor, its history up to date, or null with a Python error.
+TensorObject* current(PyObject* o) {
+  TensorObject* t = self_of(o);
+  return t->base == nullptr || follow_base(t) ? t : nullptr;
+}
+
 PyObject* get_requires_grad(PyObject* o, void*) {
-  return PyBool_FromLong(self_of(o)->requires_grad);
+  const TensorObject* t = current(o);
+  return t == nullptr ? nullptr : PyBool_FromLong(t->requires_grad);
 }
 int set_requires_grad(PyObject* o, PyObject* value, void*) {
-  const int flag = value == nullptr ? -1 : PyObject_IsTrue(value);
-  if (flag < 0) return -1;
-  if (flag != 0 && !is_floating(array_of(o).dtype())) {
+  if (value == nullptr || !PyBool_Check(value)) {
+    PyErr_Format(PyExc_TypeError, "requires_grad: must be True or False, got %s",
+                 value == nullptr ? "nothing" : Py_TYPE(value)->tp_name);
+    return -1;
+  }
+  TensorObject* t = current(o);
+  if (t == nullptr) return -1;
+  const bool flag = value == Py_True;
+  if (flag && !is_floating(array_of(o).dtype())) {
     PyErr_Format(PyExc_TypeError, "requires_grad: dtype must be floating, got %s",
                  name_of(array_of(o).dtype()));
     return -1;
   }
-  if (flag == 0 && self_of(o)->node != nullptr) {
+  if (!flag && t->node != nullptr) {
     PyErr_SetString(PyExc_RuntimeError,
                     "requires_grad: can't be turned off for the result of an op, use detach()");
     return -1;
   }
-  self_of(o)->requires_grad = flag != 0;
+  if (flag && t->node == nullptr) Py_CLEAR(t->base);  // a leaf has a history of its own
+  t->requires_grad = flag;
   return 0;
 }
 PyObject* get_needs_grad(PyObject* o, void*) {
-  return PyBool_FromLong(self_of(o)->requires_grad && grad_mode);
+  const TensorObject* t = current(o);
+  return t == nullptr ? nullptr : PyBool_FromLong(t->requires_grad && grad_mode);
 }
 PyObject* get_grad(PyObject* o, void*) { return or_none(self_of(o)->grad); }
 int set_grad(PyObject* o, PyObject* value, void*) {
@@ -118,8 +138,15 @@ int set_grad(PyObject* o, PyObject* value, void*) {
   Py_XSETREF(self_of(o)->grad, value);
   return 0;
 }
-PyObject* get_node(PyObject* o, void*) { return or_none(self_of(o)->node); }
-PyObject* get_node_output(PyObject* o, void*) { return PyLong_FromLong(self_of(o)->node_output); }
+PyObject* get_node(PyObject* o, void*) {
+  const TensorObject* t = current(o);
+  return t == nullptr ? nullptr : or_none(t->node);
+}
+PyObject* get_node_output(PyObject* o, void*) {
+  const TensorObject* t = current(o);
+  return t == nullptr ? nullptr : PyLong_FromLong(t->node_output);
+}
+PyObject* get_base(PyObject* o, void*) { return or_none(self_of(o)->base); }
 PyObject* get_hooks(PyObject* o, void*) { return or_none(self_of(o)->hooks); }
 int set_hooks(PyObject* o, PyObject* value, void*) {
   if (value == Py_None) value = nullptr;
@@ -143,6 +170,7 @@ PyGetSetDef tensor_getset[] = {
     {"_needs_grad", get_needs_grad, nullptr, "requires_grad, unless in no_grad", nullptr},
     {"_node", get_node, nullptr, nullptr, nullptr},
     {"_node_output", get_node_output, nullptr, nullptr, nullptr},
+    {"_base", get_base, nullptr, "of a view that the tape knows: the tensor it shows", nullptr},
     {"_hooks", get_hooks, set_hooks, nullptr, nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
@@ -163,7 +191,21 @@ PyObject* set_node(PyObject* o, PyObject* const* args, Py_ssize_t count) {
   Py_RETURN_NONE;
 }
 
-PyObject* detach(PyObject* o, PyObject*) { return new_tensor(array_of(o)); }
+// _set_base(x): this tensor, just made, shows elements of x. Nothing is noted in no_grad.
+PyObject* set_base(PyObject* o, PyObject* x) {
+  if (!is_tensor(x)) {
+    PyErr_SetString(PyExc_TypeError, "_set_base: must be a Tensor");
+    return nullptr;
+  }
+  if (!grad_mode || o == x || array_of(o).storage() != array_of(x).storage()) Py_RETURN_NONE;
+  TensorObject* t = self_of(o);
+  PyObject* base = self_of(x)->base != nullptr ? self_of(x)->base : x;
+  Py_XSETREF(t->base, Py_NewRef(base));
+  Py_XSETREF(t->seen, Py_XNewRef(self_of(base)->node));
+  Py_RETURN_NONE;
+}
+
+PyObject* detach(PyObject* o, PyObject*) { return new_tensor(array_of(o).unviewed()); }
 
 PyObject* is_contiguous(PyObject* o, PyObject*) {
   return PyBool_FromLong(array_of(o).is_contiguous());
@@ -181,12 +223,14 @@ PyObject* adopt(PyObject* o, PyObject* other) {
     return nullptr;
   }
   self_of(o)->array = array_of(other);
+  Py_CLEAR(self_of(o)->base);
   Py_RETURN_NONE;
 }
 
 PyMethodDef tensor_methods[] = {
     {"_set_node", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(set_node)),
      METH_FASTCALL, nullptr},
+    {"_set_base", set_base, METH_O, nullptr},
     {"_bump_version", bump_version, METH_NOARGS, nullptr},
     {"_adopt", adopt, METH_O, nullptr},
     {"detach", detach, METH_NOARGS, "The same values without gradient history; shares memory."},
@@ -225,6 +269,28 @@ PyObject* new_tensor(Array array) {
 
 std::string type_name(PyObject* o) { return Py_TYPE(o)->tp_name; }
 
+std::string caller_name() {
+  PyFrameObject* frame = PyEval_GetFrame();  // borrowed
+  if (frame == nullptr) return "seqloom";
+  PyCodeObject* code = PyFrame_GetCode(frame);
+  const char* name = PyUnicode_AsUTF8(code->co_name);
+  std::string out = name != nullptr && name[0] != '<' ? name : "seqloom";
+  Py_DECREF(code);
+  return out;
+}
+
+bool follow_base(TensorObject* t) {
+  PyObject* now = self_of(t->base)->node;
+  if (SEQLOOM_LIKELY(now == t->seen)) return true;
+  Py_XSETREF(t->seen, Py_XNewRef(now));  // first: the recorder reads this tensor
+  PyObject* node = PyObject_CallOneArg(view_recorder, reinterpret_cast<PyObject*>(t));
+  if (node == nullptr) return false;
+  Py_XSETREF(t->node, node);
+  t->node_output = 0;
+  t->requires_grad = true;
+  return true;
+}
+
 bool grad_enabled() { return grad_mode; }
 void set_grad_enabled(bool enabled) { grad_mode = enabled; }
 
@@ -238,6 +304,10 @@ void register_tensor_type(pybind11::module_& m) {
       throw TypeError("_set_tensor_type: must derive from TensorBase");
     tensor_type = reinterpret_cast<PyTypeObject*>(type.inc_ref().ptr());
   });
+  m.def(
+      "_set_view_recorder",
+      [](pybind11::object recorder) { view_recorder = recorder.release().ptr(); },
+      pybind11::arg("recorder"));
   m.def("grad_enabled", &grad_enabled);
   m.def("set_grad_enabled", &set_grad_enabled);
 }

@@ -72,7 +72,6 @@ struct Storage {
   bool read_only = false;
   bool shared = false;  // others may write it without bumping the version
   Attachment* attachment = nullptr;
-  bool viewed = false;  // the tape holds a view of it: in-place changes could go unseen
   void (*release)(Storage*) = nullptr;
   void* owner = nullptr;  // what `release` gives back: a Python object, a DLPack capsule, ...
 };
@@ -133,6 +132,11 @@ class Array {
   bool is_contiguous() const;
   bool read_only() const { return storage_->read_only; }
   bool is_view() const { return is_view_; }  // made by view(): others may see the same elements
+  Array unviewed() const {                   // the same elements, as if nobody had cut them out
+    Array a = *this;
+    a.is_view_ = false;
+    return a;
+  }
   Storage* storage() const { return storage_.get(); }
 
   const void* data() const { return data_; }

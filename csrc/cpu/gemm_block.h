@@ -40,7 +40,8 @@ struct TileCall {
   int64_t ldc;
   int last;
   bool accumulate;
-  const int32_t* b_sums;  // kInt8
+  const int32_t* b_sums;                           // kInt8
+  const float *row_scales, *column_scales, *bias;  // kInt8, see IntegerEpilogue
 };
 
 using TileFn = void (*)(const TileCall&);
@@ -50,8 +51,8 @@ void run_tile(const TileCall& t) {
 #if defined(__AVX512VNNI__)
   if constexpr (sizeof(A) == 1)
     return micro_kernel_int8<MR, NV>(t.k, static_cast<const A*>(t.a), t.lda,
-                                     static_cast<const B*>(t.b), t.ldb, t.ahead, t.b_sums, t.c,
-                                     t.ldc, t.last);
+                                     static_cast<const B*>(t.b), t.ldb, t.ahead, t.b_sums,
+                                     {t.row_scales, t.column_scales, t.bias}, t.c, t.ldc, t.last);
 #endif
   if constexpr (sizeof(A) > 1)
     micro_kernel<MR, NV, kMasked>(t.k, static_cast<const A*>(t.a), t.lda,
@@ -110,6 +111,7 @@ struct Job {
   bool plain;               // sums go to C as they are
   bool stream;              // the panel is the outermost loop
   const float* row_scales;  // of a quantized A
+  bool scaled;              // the tile applies them
 };
 
 // Rows of a panel that hold k elements of k.
@@ -154,6 +156,9 @@ SEQLOOM_ALWAYS_INLINE void run_strip(const Block<A, B>& block, int64_t s, int64_
   t.c = block.sums_in_c || block.many ? block.sums + i * t.ldc + (j - block.j0) : block.sums;
   t.accumulate = k0 > 0 || (job.plain && g.beta == 1.0);
   t.b_sums = sizeof(A) == 1 ? g.packed_b->sums + j : nullptr;
+  t.row_scales = job.scaled ? job.row_scales + block.i0 + i : nullptr;
+  t.column_scales = job.scaled ? g.packed_b->scales + j : nullptr;
+  t.bias = job.scaled && g.bias ? static_cast<const float*>(g.bias) + j : nullptr;
   TileFn tile = nullptr;
   if (job.feed == Feed::kInPlace) {
     if constexpr (kCanBeInPlace<A, B>) {
@@ -178,7 +183,7 @@ SEQLOOM_ALWAYS_INLINE void run_strip(const Block<A, B>& block, int64_t s, int64_
   }
   if (!tile) tile = find_tile<A, B, false>(static_cast<int>(mr), vectors);
   tile(t);
-  if (k0 + kc == g.k && !job.plain)
+  if (k0 + kc == g.k && !job.plain && !job.scaled)
     finish_tile(g, block.batch, block.i0 + i, mr, j, live, t.c, t.ldc,
                 job.row_scales ? job.row_scales + block.i0 + i : nullptr,
                 job.row_scales ? g.packed_b->scales : nullptr);
@@ -274,8 +279,9 @@ void run_product(const GemmArgs& g, const A* a, int64_t lda, int64_t a_batch, Fe
   const bool whole = (stream && g.m <= kMR) || sizeof(A) == 1;  // integer sums are not split
   if (kc > limit && !whole) kc = ceil_div(ceil_div(kc, ceil_div(kc, limit)), 16) * 16;
   const bool plain = epilogue_is_plain(g) && !row_scales;
+  const bool scaled = row_scales && epilogue_is_bias(g);
   const PanelMap map = g.packed_b ? panel_map(g.packed_b->format, g.n) : PanelMap(g.n);
-  run_blocks(Job<A, B>{g, a, lda, a_batch, feed, b, map, kc, plain, stream, row_scales});
+  run_blocks(Job<A, B>{g, a, lda, a_batch, feed, b, map, kc, plain, stream, row_scales, scaled});
 }
 
 }  // namespace seqloom::SEQLOOM_ISA_NS

@@ -46,6 +46,13 @@ SEQLOOM_ALWAYS_INLINE bool epilogue_is_plain(const GemmArgs& g) {
          !g.bias && g.activation == Activation::kNone && !g.residual && !g.preact;
 }
 
+// Whether a bias for each column is all there is.
+SEQLOOM_ALWAYS_INLINE bool epilogue_is_bias(const GemmArgs& g) {
+  return g.c_type == DType::kFloat32 && g.alpha == 1.0 && g.beta == 0.0 &&
+         (!g.bias || (g.bias_type == DType::kFloat32 && !g.bias_per_row)) &&
+         g.activation == Activation::kNone && !g.residual && !g.preact;
+}
+
 // Rows [i0, i0 + rows) x columns [j0, j0 + columns) of C of one batch entry. `sums` may be C's own
 // tile. A quantized product also has the scales of its rows and of all columns.
 static SEQLOOM_NOINLINE void finish_tile(const GemmArgs& g, int64_t batch, int64_t i0, int64_t rows,

@@ -203,13 +203,25 @@ class QuantizedRows {
   float* sums_;
 };
 
-// c[i, j] = sum over k of (a[i, k] - 128) b[k, j] as float: the sums start at -128 times b's.
+// What becomes of a tile's integer sums: c = (row scale * sum) * column scale + bias, or the sums
+// as float where there is no `rows`; finish_tile goes on with those.
+struct IntegerEpilogue {
+  const float* rows;     // scales of A's rows, or null
+  const float* columns;  // scales of B's columns
+  const float* bias;     // of columns, or null
+};
+
+// c[i, j] = sum over k of (a[i, k] - 128) b[k, j]: the sums start at -128 times b's.
 template <int MR, int NV>
 SEQLOOM_ALWAYS_INLINE void micro_kernel_int8(int64_t k, const uint8_t* a, int64_t lda,
                                              const Quad8* b, int64_t ldb, Ahead ahead,
-                                             const int32_t* b_sums, float* c, int64_t ldc,
-                                             int last) {
+                                             const int32_t* b_sums, const IntegerEpilogue& e,
+                                             float* c, int64_t ldc, int last) {
   VecI acc[MR][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) __builtin_prefetch(c + i * ldc + j * kLanes, 1);
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
@@ -232,11 +244,20 @@ SEQLOOM_ALWAYS_INLINE void micro_kernel_int8(int64_t k, const uint8_t* a, int64_
       for (int j = 0; j < NV; ++j) acc[i][j] = {_mm512_dpbusd_epi32(acc[i][j].v, x.v, row[j].v)};
     }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < NV; ++j)
-      store(c + i * ldc + j * kLanes, to_float(acc[i][j]), j == NV - 1 ? last : kLanes);
+  for (int j = 0; j < NV; ++j) {
+    const int live = j == NV - 1 ? last : kLanes;
+    VecF scale = VecF::zero(), bias = scale;
+    if (e.rows) scale = load(e.columns + j * kLanes, live);
+    if (e.bias) bias = load(e.bias + j * kLanes, live);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      VecF x = to_float(acc[i][j]);
+      if (e.rows) x = scale * (VecF::broadcast(e.rows[i]) * x);
+      if (e.bias) x = x + bias;
+      store(c + i * ldc + j * kLanes, x, live);
+    }
+  }
 }
 
 // c[i, j] = sum over groups of scale[g, j] (sum of a q) + min[g, j] (sum of a), a in signed bytes.

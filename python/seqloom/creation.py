@@ -21,6 +21,11 @@ def _shape_of(caller: str, shape: tuple[Any, ...]) -> tuple[int, ...]:
         raise TypeError(f"{caller}: shape must be integers, got {flat!r}") from None
 
 
+def _number(value: Any) -> Any:
+    """Python's number of a NumPy scalar; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) and value.dtype.kind in "biuf" else value
+
+
 def _check_range(caller: str, name: str, value: int, kind: DType) -> None:
     is_bool = kind.name == "bool"
     first = 0 if is_bool else int(np.iinfo(kind.numpy).min)
@@ -45,16 +50,19 @@ def full(
     >>> sl.full((2,), 7).tolist()
     [7, 7]
     """
+    fill_value = _number(fill_value)
     if dtype is None:
         kind = as_dtype(type(fill_value)) if isinstance(fill_value, (bool, int)) else float32
     else:
         kind = as_dtype(dtype)
-    if not kind.is_floating_point and kind.name != "bool" and isinstance(fill_value, (int, float)):
-        if not np.isfinite(float(fill_value)):
-            raise ValueError(f"full: value must be finite for {kind.name}, got {fill_value}")
-        _check_range("full", "value", int(fill_value), kind)
-    extents = _shape_of("full", tuple(shape) if isinstance(shape, (tuple, list)) else (shape,))
-    t = _core.full(extents, fill_value, kind.code, "cpu" if device is None else str(device))
+    return _filled("full", shape, fill_value, kind, device, requires_grad)
+
+
+def _filled(
+    caller: str, shape: Any, value: Scalar, kind: DType, device: Any, requires_grad: bool
+) -> Tensor:
+    extents = _shape_of(caller, tuple(shape) if isinstance(shape, (tuple, list)) else (shape,))
+    t = _core.full(extents, value, kind.code, "cpu" if device is None else str(device), caller)
     t.requires_grad = requires_grad
     return t
 
@@ -68,13 +76,8 @@ def zeros(
     >>> sl.zeros(2, 3).shape
     (2, 3)
     """
-    return full(
-        _flat(shape),
-        0,
-        dtype=float32 if dtype is None else dtype,
-        device=device,
-        requires_grad=requires_grad,
-    )
+    kind = float32 if dtype is None else as_dtype(dtype)
+    return _filled("zeros", _flat(shape), 0, kind, device, requires_grad)
 
 
 def ones(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -84,13 +87,8 @@ def ones(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     >>> sl.ones(2).tolist()
     [1.0, 1.0]
     """
-    return full(
-        _flat(shape),
-        1,
-        dtype=float32 if dtype is None else dtype,
-        device=device,
-        requires_grad=requires_grad,
-    )
+    kind = float32 if dtype is None else as_dtype(dtype)
+    return _filled("ones", _flat(shape), 1, kind, device, requires_grad)
 
 
 def empty(
@@ -140,6 +138,7 @@ def arange(
     >>> sl.arange(3).tolist(), sl.arange(1, 2, 0.5).tolist()
     ([0, 1, 2], [1.0, 1.5])
     """
+    start, stop, step = _number(start), _number(stop), _number(step)
     if stop is None:
         start, stop = 0, start
     for name, value in (("start", start), ("stop", stop), ("step", step)):
@@ -206,6 +205,7 @@ def randint(
     >>> bool((sl.randint(0, 5, (8,)) < 5).all())
     True
     """
+    low, high = _number(low), _number(high)
     if high is None:
         low, high = 0, low
     if not isinstance(low, int) or not isinstance(high, int):
@@ -230,6 +230,7 @@ def manual_seed(seed: int) -> None:
     >>> sl.manual_seed(1); bool((a == sl.rand(3)).all())
     True
     """
+    seed = _number(seed)
     if not isinstance(seed, int):
         raise TypeError(f"manual_seed: seed must be an integer, got {type(seed).__name__}")
     _core.manual_seed(seed % 2**64)

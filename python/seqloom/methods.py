@@ -32,8 +32,8 @@ class TensorMethods:
     def clone(self: Tensor) -> Tensor:
         return _ops.clone(self)
 
-    def reshape(self: Tensor, *shape: Any) -> Tensor:
-        return _ops.reshape(self, _flat(shape))
+    def reshape(self: Tensor, *sizes: Any, shape: Any = ()) -> Tensor:
+        return _ops.reshape(self, _flat(sizes) or _flat((shape,)))
 
     def view(self: Tensor, *shape: Any) -> Tensor:
         return _ops.view(self, _flat(shape))
@@ -41,8 +41,8 @@ class TensorMethods:
     def transpose(self: Tensor, dim0: Any, dim1: Any) -> Tensor:
         return _ops.transpose(self, dim0, dim1)
 
-    def permute(self: Tensor, *dims: Any) -> Tensor:
-        return _ops.permute(self, _flat(dims))
+    def permute(self: Tensor, *order: Any, dims: Any = ()) -> Tensor:
+        return _ops.permute(self, _flat(order) or _flat((dims,)))
 
     def expand(self: Tensor, *shape: Any) -> Tensor:
         return _ops.expand(self, _flat(shape))
@@ -56,11 +56,17 @@ class TensorMethods:
     def flatten(self: Tensor, start_dim: Any = 0, end_dim: Any = -1) -> Tensor:
         return _ops.flatten(self, start_dim, end_dim)
 
-    def split(self: Tensor, split_size_or_sections: Any, dim: Any = 0) -> tuple[Tensor, ...]:
-        return _ops.split(self, split_size_or_sections, dim)
+    def split(self: Tensor, split_size: Any, dim: Any = 0) -> tuple[Tensor, ...]:
+        return _ops.split(self, split_size, dim)
 
     def chunk(self: Tensor, chunks: Any, dim: Any = 0) -> tuple[Tensor, ...]:
         return _ops.chunk(self, chunks, dim)
+
+    def unbind(self: Tensor, dim: Any = 0) -> tuple[Tensor, ...]:
+        return _ops.unbind(self, dim)
+
+    def repeat(self: Tensor, *repeats: Any) -> Tensor:
+        return _ops.repeat(self, _flat(repeats))
 
     def flip(self: Tensor, *dims: Any) -> Tensor:
         return _ops.flip(self, _flat(dims))
@@ -195,15 +201,17 @@ class TensorMethods:
 
     def var(
         self: Tensor,
-        dim: Dim = None,
-        *,
-        correction: Any = 1,
+        dim: Any = None,
         unbiased: Any = None,
         keepdim: Any = False,
+        *,
+        correction: Any = 1,
         axis: Dim = None,
         keepdims: Any = False,
     ) -> Tensor:
         """The variance; `correction` is subtracted from the count (torch's default 1)."""
+        if isinstance(dim, bool):  # x.var(False)
+            dim, unbiased = None, dim
         if unbiased is not None:
             correction = 1 if unbiased else 0
         if not isinstance(correction, (int, float)):
@@ -212,21 +220,16 @@ class TensorMethods:
 
     def std(
         self: Tensor,
-        dim: Dim = None,
-        *,
-        correction: Any = 1,
+        dim: Any = None,
         unbiased: Any = None,
         keepdim: Any = False,
+        *,
+        correction: Any = 1,
         axis: Dim = None,
         keepdims: Any = False,
     ) -> Tensor:
         return self.var(
-            dim,
-            correction=correction,
-            unbiased=unbiased,
-            keepdim=keepdim,
-            axis=axis,
-            keepdims=keepdims,
+            dim, unbiased, keepdim, correction=correction, axis=axis, keepdims=keepdims
         ).sqrt()
 
     def any(self: Tensor, dim: Dim = None, keepdim: Any = False, *, axis: Dim = None) -> Tensor:
@@ -286,6 +289,21 @@ class TensorMethods:
 
     def reciprocal(self: Tensor) -> Tensor:
         return _ops.reciprocal(self)
+
+    def neg(self: Tensor) -> Tensor:
+        return _ops.neg(self)
+
+    def add(self: Tensor, other: Operand) -> Tensor:
+        return self + other
+
+    def sub(self: Tensor, other: Operand) -> Tensor:
+        return self - other
+
+    def mul(self: Tensor, other: Operand) -> Tensor:
+        return self * other
+
+    def div(self: Tensor, other: Operand) -> Tensor:
+        return self / other
 
     def square(self: Tensor) -> Tensor:
         out: Tensor = _ops.mul(self, self)

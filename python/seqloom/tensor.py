@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from . import _core
-from .dtypes import BY_CODE, DType, as_dtype, float32
+from .dtypes import BY_CODE, DType, as_dtype, bfloat16, float32
 from .methods import Operand, TensorMethods, bind
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ class Tensor(TensorMethods, _core.TensorBase):
         if self._dtype_code in (1, 2):
             values = values.astype(np.float32)
         body = np.array2string(values, separator=", ", prefix="tensor(", threshold=1000)
+        if self.size == 0 and self.shape != (0,):
+            body = f"[], shape={list(self.shape)}"
         extra = "" if self._dtype_code in (0, 4, 8) else f", dtype={self.dtype.name}"
         extra += f", device='{self.device}'" if self.is_cuda else ""
         extra += ", requires_grad=True" if self.requires_grad else ""
@@ -117,8 +119,11 @@ class Tensor(TensorMethods, _core.TensorBase):
 
     def item(self) -> Any:
         """The only element as a Python number."""
+        return self._only("item")
+
+    def _only(self, caller: str) -> Any:
         if self.size != 1:
-            raise ValueError(f"item: must have one element, got shape {list(self.shape)}")
+            raise ValueError(f"{caller}: must have one element, got shape {list(self.shape)}")
         value = self.detach().cpu().numpy().reshape(())[()]
         return float(value) if self._dtype_code == 2 else value.item()
 
@@ -156,8 +161,17 @@ class Tensor(TensorMethods, _core.TensorBase):
                 _core.order_streams(self, 1 if stream is None else stream, False)
         elif stream is not None:
             raise BufferError(f"__dlpack__: stream must be None on the CPU, got {stream}")
-        source = _core.clone(self) if copy else self
-        return _core.to_dlpack(source, max_version is not None and max_version[0] >= 1, bool(copy))
+        if max_version is not None and not isinstance(max_version, tuple):
+            raise TypeError(
+                f"__dlpack__: max_version must be (major, minor), got {type(max_version).__name__}"
+            )
+        # Not every library can hold negative strides, and torch ends the process over them.
+        backwards = any(s < 0 for s in self.strides)
+        if backwards and copy is False:
+            raise BufferError("__dlpack__: negative strides need a copy; use .clone()")
+        copied = bool(copy) or backwards
+        source = _core.clone(self) if copied else self
+        return _core.to_dlpack(source, max_version is not None and max_version[0] >= 1, copied)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (2, int(self.device[5:])) if self.is_cuda else (1, 0)
@@ -242,18 +256,25 @@ class Tensor(TensorMethods, _core.TensorBase):
         return self.type("bool")
 
     def __float__(self) -> Any:
-        return float(self.item())
+        return float(self._only("float"))
 
     def __int__(self) -> Any:
-        return int(self.item())
+        return int(self._only("int"))
 
     def __bool__(self) -> Any:
-        return bool(self.item())
+        return bool(self._only("bool"))
+
+    def __format__(self, spec: str) -> str:
+        """``f"{loss:.3f}"``: a tensor of rank 0 as its number."""
+        return format(self.item() if spec and self.ndim == 0 else str(self), spec)
+
+    def __contains__(self, value: Any) -> Any:
+        return bool((self == value).any()) if isinstance(value, (Tensor, int, float)) else False
 
     def __index__(self) -> Any:
         if self.dtype.is_floating_point:
             raise TypeError(f"index: dtype must be an integer, got {self.dtype.name}")
-        return int(self.item())
+        return int(self._only("index"))
 
     # ---- autograd -------------------------------------------------------------------------------
 
@@ -323,7 +344,7 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     if isinstance(data, Tensor):
         source = data.detach()
     elif isinstance(data, (np.ndarray, np.generic)):
-        source = from_numpy(_native(np.asarray(data), wanted))
+        source = _from_array("tensor", np.asarray(data), wanted)
     elif hasattr(data, "__dlpack__"):
         source = from_dlpack(data)
     else:
@@ -344,11 +365,20 @@ def _from_python(data: Any, wanted: DType | None) -> Tensor:
         values = np.asarray(_plain(data))
     except (ValueError, TypeError) as error:
         raise ValueError(f"tensor: data must be a rectangular nest of numbers, {error}") from None
+    if values.dtype == object and isinstance(data, int):
+        raise ValueError("tensor: an integer does not fit in int64")
     if values.dtype == object or values.dtype.kind not in "biuf":
         raise TypeError(f"tensor: data must be numbers, got {_describe(data)}")
     if wanted is None and values.dtype == np.float64:
         wanted = float32
     return from_numpy(_native(values, wanted))
+
+
+def _from_array(caller: str, a: np.ndarray[Any, Any], wanted: DType | None) -> Tensor:
+    native = _native(a, wanted)
+    if native.dtype.kind not in "biuf" and native.dtype != bfloat16.numpy:
+        raise TypeError(f"{caller}: data must be of one of our dtypes, got {a.dtype}")
+    return from_numpy(native)
 
 
 def _plain(data: Any) -> Any:
@@ -431,10 +461,13 @@ def from_dlpack(x: Any) -> Tensor:
         if type(x).__name__ == "PyCapsule":
             return _core.from_dlpack(x)
         raise TypeError(f"from_dlpack: must have __dlpack__, got {type(x).__name__}")
-    kind, index = x.__dlpack_device__()
+    try:
+        kind, index = map(int, x.__dlpack_device__())
+    except (TypeError, ValueError, AttributeError):
+        raise TypeError("from_dlpack: __dlpack_device__ must give a type and a number") from None
     arguments: dict[str, Any] = {}
-    if int(kind) == 2:
-        arguments["stream"] = _core.current_stream(f"cuda:{int(index)}") or 1
+    if kind == 2:
+        arguments["stream"] = _core.current_stream(f"cuda:{index}") or 1
     try:
         capsule = export(max_version=(1, 0), **arguments)
     except TypeError:
@@ -448,9 +481,9 @@ def _from_cuda_interface(x: Any, interface: dict[str, Any]) -> Tensor:
     if strides is not None:
         strides = tuple(s // dtype.itemsize for s in strides)
     address, read_only = interface["data"]
-    t = _core.from_pointer(
-        address, tuple(interface["shape"]), strides, dtype.code, "cuda:0", read_only, x
-    )
+    shape = tuple(interface["shape"])
+    index = 0 if 0 in shape else _core.pointer_device(address)  # of nothing there is no address
+    t = _core.from_pointer(address, shape, strides, dtype.code, f"cuda:{index}", read_only, x)
     stream = interface.get("stream")
     if stream is not None:
         _core.order_streams(t, stream, True)

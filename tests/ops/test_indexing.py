@@ -202,12 +202,8 @@ def test_what_the_tape_cannot_follow_is_refused():
     with sl.no_grad():
         leaf[0] = 2.0
     assert leaf.tolist() == [2, 1, 1]
-    base = leaf * 1.0
-    view = base[1:]
     with refuses(RuntimeError, "setitem"):
-        view[0] = 5.0
-    with refuses(RuntimeError, "setitem"):
-        base[0] = 5.0
+        leaf[1:][0] = 5.0
     with refuses(ValueError, "setitem"):
         sl.ones(1).expand(3)[0] = 2.0
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/elementwise/arguments.h"
 
+#include <cmath>
+
 namespace seqloom::ops {
 
 bool parse_input(pybind11::handle object, Input* input) {
@@ -16,8 +18,10 @@ bool parse_input(pybind11::handle object, Input* input) {
     const long long value = PyLong_AsLongLongAndOverflow(o, &overflow);
     if (overflow != 0) {
       const double real = PyLong_AsDouble(o);
-      if (PyErr_Occurred()) PyErr_Clear();
-      *input = Input::number(real);
+      const bool beyond = PyErr_Occurred() != nullptr;
+      if (beyond) PyErr_Clear();
+      *input = Input::number(beyond ? overflow * __builtin_inf() : real);
+      input->integer = overflow;
     } else {
       *input = Input::number(static_cast<int64_t>(value));
     }
@@ -38,6 +42,26 @@ const Array& parse_tensor(const char* op, const char* name, pybind11::handle obj
   check_type(binding::is_tensor(object.ptr()), op, ": ", name, " must be a Tensor, got ",
              Py_TYPE(object.ptr())->tp_name);
   return binding::array_of(object.ptr());
+}
+
+Input fitted(const char* op, const Input& in, DType dtype) {
+  if (in.array != nullptr || is_floating(dtype)) return in;
+  if (dtype == DType::kBool) return Input::number(int64_t{in.real != 0}, DType::kBool);
+  const int bits = static_cast<int>(8 * item_size(dtype));
+  const bool has_sign = dtype != DType::kUInt8;
+  const int64_t low = has_sign ? INT64_MIN >> (64 - bits) : 0, top = has_sign ? ~low : 255;
+  if (!is_floating(in.number_dtype)) {
+    check_value(in.integer >= low && in.integer <= top, op, ": value must be in [", low, ", ", top,
+                "] for ", name_of(dtype), ", got ", in.integer);
+    return in;
+  }
+  const double x = in.real, end = std::ldexp(1.0, has_sign ? bits - 1 : bits);
+  check_value(std::isfinite(x), op, ": value must be finite for ", name_of(dtype), ", got ", x);
+  check_value(in.integer == 0 && x >= static_cast<double>(low) && x < end, op,
+              ": value must be in [", low, ", ", top, "] for ", name_of(dtype), ", got ", x);
+  check_value(x == std::trunc(x), op, ": value must be an integer for ", name_of(dtype), ", got ",
+              x);
+  return Input::number(static_cast<int64_t>(x));
 }
 
 void settle_devices(const char* op, Input* inputs, int count) {

@@ -18,9 +18,12 @@ const Array& parse_tensor(const char* op, const char* name, pybind11::handle obj
 // The ints are the ranks of standing that result_dtype saw before.
 void settle_devices(const char* op, Input* inputs, int count);
 
+// A number on its way into integers is one of them: ValueError "op: value must ..." where it is
+// not.
+Input fitted(const char* op, const Input& in, DType dtype);
+
 inline bool wants_grad(pybind11::handle object) {
-  return binding::is_tensor(object.ptr()) &&
-         reinterpret_cast<binding::TensorObject*>(object.ptr())->requires_grad &&
+  return binding::is_tensor(object.ptr()) && binding::requires_grad(object.ptr()) &&
          binding::grad_enabled();
 }
 

@@ -128,10 +128,11 @@ py::object binary_in_place(const BinarySpec& spec, py::handle a, py::handle b) {
   const Array& target = parse_tensor(spec.name, "tensor", a);
   Input inputs[2] = {Input(target), parse_operand(spec.name, "other", b)};
   const DType dtype = checked_dtype(spec, inputs);
-  check_type(promote(dtype, target.dtype()) == target.dtype() ||
-                 is_floating(dtype) == is_floating(target.dtype()),
-             spec.name, ": result of dtype ", name_of(dtype), " can't be stored in ",
-             name_of(target.dtype()));
+  check_type(
+      promote(dtype, target.dtype()) == target.dtype() ||
+          (is_floating(dtype) == is_floating(target.dtype()) && target.dtype() != DType::kBool),
+      spec.name, ": result of dtype ", name_of(dtype), " can't be stored in ",
+      name_of(target.dtype()));
   settle_devices(spec.name, inputs, 2);
   Array other;
   if (inputs[1].array != nullptr) {
@@ -316,6 +317,7 @@ py::object masked_fill(py::handle x, py::handle mask, py::handle value) {
 void fill_in_place(const Array& target, py::handle value) {
   Input in = parse_operand("fill_", "value", value);
   check_value(in.array == nullptr || in.array->numel() == 1, "fill_: value must have one element");
+  in = fitted("fill_", in, target.dtype());
   settle_devices("fill_", &in, 1);
   begin_write("fill_", target);
   run_elementwise(Op::kCopy, compute_dtype(target.dtype()), &in, 1, &target, 1);

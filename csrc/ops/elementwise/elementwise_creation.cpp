@@ -10,14 +10,12 @@ namespace {
 
 namespace py = pybind11;
 
-Array full(const Dims& shape, py::handle value, DType dtype, Device device) {
-  const Input in = parse_operand("full", "value", value);
-  check_type(in.array == nullptr, "full: value must be a number, got a Tensor");
+Array full(const Dims& shape, py::handle value, DType dtype, Device device, const char* op) {
+  const Input in = fitted(op, parse_operand(op, "value", value), dtype);
+  check_type(in.array == nullptr, op, ": value must be a number, got a Tensor");
   if (device.is_cuda()) cuda_backend().require(device);
   const Array out = Array::empty(shape, dtype, device);
-  DType compute = compute_dtype(dtype);
-  if (compute == DType::kInt64 && is_floating(in.number_dtype)) compute = DType::kFloat64;
-  run_elementwise(ElementwiseOp::kCopy, compute, &in, 1, &out, 1);
+  run_elementwise(ElementwiseOp::kCopy, compute_dtype(dtype), &in, 1, &out, 1);
   return out;
 }
 
@@ -106,7 +104,8 @@ Array convert(const Array& a, DType dtype, Device device, bool always_copy) {
 
 void register_creation(py::module_& m) {
   m.def("empty", &empty, py::arg("shape"), py::arg("dtype"), py::arg("device"));
-  m.def("full", &full, py::arg("shape"), py::arg("value"), py::arg("dtype"), py::arg("device"));
+  m.def("full", &full, py::arg("shape"), py::arg("value"), py::arg("dtype"), py::arg("device"),
+        py::arg("op") = "full");
   m.def("convert", &convert, py::arg("x"), py::arg("dtype"), py::arg("device"),
         py::arg("always_copy"));
   m.def("contiguous", &contiguous, py::arg("x"));

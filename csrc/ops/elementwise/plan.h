@@ -26,7 +26,7 @@ Dims broadcast_shapes(const char* op, const Dims& a, const Dims& b);
 struct Input {
   const Array* array = nullptr;
   double real = 0;
-  int64_t integer = 0;
+  int64_t integer = 0;                   // of an int that only `real` can hold: its sign
   DType number_dtype = DType::kFloat32;  // float32, int64 or bool: the kind of the number
 
   Input() = default;

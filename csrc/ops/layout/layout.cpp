@@ -442,7 +442,8 @@ py::tuple sort(const char* op, const Array& x, py::handle dim, py::handle k_argu
   int64_t k = n;
   if (!k_argument.is_none()) {
     k = index_argument(op, "k", k_argument);
-    check_value(k >= 0 && k <= n, op, ": k must be in [0, ", n, "], got ", k);
+    const int64_t least = x.rank() == 0 ? 1 : 0;  // of one element there is no axis to empty
+    check_value(k >= least && k <= n, op, ": k must be in [", least, ", ", n, "], got ", k);
   }
   check_value(n <= INT32_MAX, op, ": an axis must have at most ", INT32_MAX, " elements, got ", n);
   const Array from = contiguous(lines);
@@ -479,21 +480,28 @@ py::tuple nonzero(const Array& mask_argument) {
   check_value(!mask_argument.is_cuda(), "nonzero: must be on the CPU");
   const Array mask = contiguous(mask_argument);
   NonzeroArgs args;
-  int64_t count = 0;
   args.mask = mask.data_as<uint8_t>();
   args.rank = mask.rank();
   for (int i = 0; i < mask.rank(); ++i) args.shape[i] = mask.shape()[i];
   args.total = mask.numel();
-  args.count = &count;
+  const int64_t blocks = (args.total + kNonzeroBlock - 1) / kNonzeroBlock;
+  std::vector<int64_t> counts(static_cast<size_t>(blocks));
+  args.counts = counts.data();
+  args.count = 0;
   args.indices = nullptr;
   const auto visit = [&args] {
     const ReleaseGil release_gil(args.total >= 16384);
     SEQLOOM_CPU(nonzero)(args);
   };
   visit();
-  const Array out = Array::empty({mask.rank(), count}, DType::kInt64);
+  for (int64_t& c : counts) {
+    const int64_t found = c;
+    c = args.count;
+    args.count += found;
+  }
+  const Array out = Array::empty({mask.rank(), args.count}, DType::kInt64);
   args.indices = out.mutable_as<int64_t>();
-  if (count > 0) visit();
+  if (args.count > 0) visit();
   return unbind(out, 0);
 }
 

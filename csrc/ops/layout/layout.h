@@ -118,14 +118,17 @@ struct SortArgs {
 };
 int64_t sort_workspace(const SortArgs& args);
 
-// indices[a][j] = coordinate a of the j-th true element. With indices null only *count is set.
+// indices[a][j] = coordinate a of the j-th true element. With indices null the true elements of
+// each block of kNonzeroBlock are counted instead.
+inline constexpr int64_t kNonzeroBlock = 1 << 15;
 struct NonzeroArgs {
   const uint8_t* mask;  // contiguous
   int32_t rank;
   int64_t shape[kLayoutRank];
   int64_t total;
-  int64_t* count;
-  int64_t* indices;  // [rank, *count]
+  int64_t* counts;   // [blocks]: written first, then where the block's elements begin
+  int64_t* indices;  // [rank, count]
+  int64_t count;
 };
 
 void index_ids_cuda(const IndexIdsArgs& args);

@@ -310,6 +310,63 @@ SEQLOOM_ALWAYS_INLINE int64_t read_index(const void* p, int64_t i) {
   return static_cast<const T*>(p)[i];
 }
 
+// ---- masks -------------------------------------------------------------------------------------
+
+// Bytes that are not zero.
+int64_t count_true(const uint8_t* mask, int64_t n) {
+  int64_t found = 0, i = 0;
+  while (i + 64 <= n) {
+    uint8_t lanes[64] = {};  // none overflows in 255 steps
+    for (int64_t step = min<int64_t>(255, (n - i) / 64); step > 0; --step, i += 64)
+      for (int q = 0; q < 64; ++q) lanes[q] = static_cast<uint8_t>(lanes[q] + (mask[i + q] != 0));
+    for (const uint8_t lane : lanes) found += lane;
+  }
+  for (; i < n; ++i) found += mask[i] != 0;
+  return found;
+}
+
+// Bit i: byte i is not zero; up to 64 bytes.
+SEQLOOM_ALWAYS_INLINE uint64_t true_bits(const uint8_t* mask, int64_t n) {
+  uint64_t found = 0;
+  for (int64_t i = 0; i < n; i += 8) {
+    uint64_t x = 0;
+    if (SEQLOOM_LIKELY(i + 8 <= n)) {
+      std::memcpy(&x, mask + i, 8);
+    } else {
+      std::memcpy(&x, mask + i, static_cast<size_t>(n - i));
+    }
+    x |= x >> 4;  // what other bytes let in stays in the high bits of a byte
+    x |= x >> 2;
+    x |= x >> 1;
+    // A product that puts bit 0 of byte b into bit 56 + b.
+    found |= ((x & 0x0101010101010101u) * 0x0102040810204080u) >> 56 << i;
+  }
+  return found;
+}
+
+// Coordinates of the true elements in [begin, end), from position `at` of the result on.
+void write_coordinates(const ops::NonzeroArgs& a, int64_t begin, int64_t end, int64_t at) {
+  const int last = a.rank - 1;
+  if (last < 0) return;
+  const int64_t columns = a.shape[last];
+  int64_t row = begin / columns, place[ops::kLayoutRank] = {};
+  for (int d = last - 1; d >= 0; row /= a.shape[d--]) place[d] = row % a.shape[d];
+  int64_t column = begin % columns;
+  for (int64_t i = begin; i < end;) {
+    const int64_t first = at, stop = min(end, i + columns - column);
+    for (; i < stop; column += 64) {
+      const int64_t n = min<int64_t>(64, stop - i);
+      for (uint64_t hits = true_bits(a.mask + i, n); hits != 0; hits &= hits - 1)
+        a.indices[last * a.count + at++] = column + __builtin_ctzll(hits);
+      i += n;
+    }
+    for (int d = 0; d < last; ++d)
+      for (int64_t p = first; p < at; ++p) a.indices[d * a.count + p] = place[d];
+    column = 0;
+    for (int d = last - 1; d >= 0 && ++place[d] == a.shape[d]; --d) place[d] = 0;
+  }
+}
+
 }  // namespace
 
 void index_ids(const ops::IndexIdsArgs& a) {
@@ -427,21 +484,17 @@ void triangle(const ops::TriangleArgs& a) {
 }
 
 void nonzero(const ops::NonzeroArgs& a) {
-  int64_t found = 0;
-  if (a.indices == nullptr) {
-    for (int64_t i = 0; i < a.total; ++i) found += a.mask[i] != 0;
-    *a.count = found;
-    return;
-  }
-  for (int64_t i = 0; i < a.total; ++i) {
-    if (a.mask[i] == 0) continue;
-    int64_t rest = i;
-    for (int d = a.rank - 1; d >= 0; --d) {
-      a.indices[d * *a.count + found] = rest % a.shape[d];
-      rest /= a.shape[d];
+  const int64_t blocks = (a.total + ops::kNonzeroBlock - 1) / ops::kNonzeroBlock;
+  parallel_for(blocks, 4, [&](int64_t first, int64_t past) {
+    for (int64_t b = first; b < past; ++b) {
+      const int64_t begin = b * ops::kNonzeroBlock, end = min(a.total, begin + ops::kNonzeroBlock);
+      if (a.indices == nullptr) {
+        a.counts[b] = count_true(a.mask + begin, end - begin);
+      } else {
+        write_coordinates(a, begin, end, a.counts[b]);
+      }
     }
-    ++found;
-  }
+  });
 }
 
 }  // namespace seqloom::SEQLOOM_ISA_NS

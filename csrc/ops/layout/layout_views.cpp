@@ -278,6 +278,29 @@ py::tuple split(const Array& a, py::handle size, py::handle dim) {
   return pieces;
 }
 
+// Elements of a row-major array under any geometry that stays inside it.
+Array as_strided(const Array& a, const Dims& shape, const Dims& strides, int64_t offset) {
+  check_value(shape.size() == strides.size() && a.is_contiguous(),
+              "as_strided: shape and strides must be of one rank, x contiguous");
+  int64_t low = offset, high = offset;
+  bool empty = false;
+  for (int i = 0; i < shape.size(); ++i) {
+    check_value(shape[i] >= 0, "as_strided: shape must not be negative, got ", shape);
+    empty |= shape[i] == 0;
+    (strides[i] < 0 ? low : high) += (shape[i] - 1) * strides[i];
+  }
+  if (empty) return a.view(shape, strides, 0);
+  check_value(low >= 0 && high < a.numel(), "as_strided: must stay inside ", a.numel(),
+              " elements, got ", low, " to ", high);
+  return a.view(shape, strides, offset);
+}
+
+// Where the first element of a view lies, counted from the first of its base.
+int64_t view_offset(const Array& base, const Array& view) {
+  return (static_cast<const char*>(view.data()) - static_cast<const char*>(base.data())) /
+         item_size(base.dtype());
+}
+
 // Whether an entry of a key selects by itself, without an array.
 bool is_integer_entry(PyObject* o) {
   if (PyLong_CheckExact(o)) return true;
@@ -297,18 +320,21 @@ bool check_in_place(const char* op, py::handle x, py::handle source) {
     check_value(a.strides()[i] != 0 || a.shape()[i] <= 1, op,
                 ": an expanded tensor can't be changed in place; use clone() first");
   const auto wants = [](py::handle t) {
-    return binding::is_tensor(t.ptr()) &&
-           reinterpret_cast<binding::TensorObject*>(t.ptr())->requires_grad;
+    return binding::is_tensor(t.ptr()) && binding::requires_grad(t.ptr());
   };
-  if (!binding::grad_enabled() || !(wants(x) || wants(source))) return false;
+  if (!binding::grad_enabled() || !is_floating(a.dtype()) || !(wants(x) || wants(source)))
+    return false;
   const auto* t = reinterpret_cast<binding::TensorObject*>(x.ptr());
+  const auto* base = reinterpret_cast<binding::TensorObject*>(t->base);
   if (t->requires_grad && t->node == nullptr)
     throw DeviceError(
         str(op, ": a leaf that requires a gradient can't be changed in place; use ", "no_grad()"));
-  if ((a.is_view() || a.storage()->viewed) &&
-      a.storage()->references.load(std::memory_order_relaxed) > 1)
-    throw DeviceError(str(op, ": the tensor shares memory with a view whose gradient would be ",
-                          "lost; use clone() first"));
+  if (base != nullptr && base->requires_grad && base->node == nullptr)
+    throw DeviceError(str(op, ": a view of a leaf that requires a gradient can't be changed in ",
+                          "place; use no_grad()"));
+  if (base == nullptr && a.is_view() && a.storage()->references.load(std::memory_order_relaxed) > 1)
+    throw DeviceError(str(op, ": a view that was made in no_grad() can't be changed in place with ",
+                          "a gradient; use clone() first"));
   return true;
 }
 
@@ -353,7 +379,13 @@ std::optional<Array> index_view(const char* op, const Array& a, py::handle key) 
       push(1, 0);
     } else if (PySlice_Check(e)) {
       Py_ssize_t start, stop, step;
-      if (PySlice_Unpack(e, &start, &stop, &step) < 0) throw py::error_already_set();
+      if (PySlice_Unpack(e, &start, &stop, &step) < 0) {
+        const bool zero = PyErr_ExceptionMatches(PyExc_ValueError) != 0;
+        PyErr_Clear();
+        check_value(!zero, op, ": the step of a slice must not be 0");
+        throw TypeError(str(op, ": slices must be of integers or None, got ",
+                            py::cast<std::string>(py::repr(e))));
+      }
       const int64_t extent = a.shape()[axis], stride = a.strides()[axis];
       const Py_ssize_t length = PySlice_AdjustIndices(extent, &start, &stop, step);
       if (length > 0) offset += start * stride;
@@ -394,7 +426,9 @@ void register_views(py::module_& m) {
   m.def("unsqueeze", &unsqueeze, py::arg("x"), py::arg("dim"));
   m.def("flip", &flip, py::arg("x"), py::arg("dims"));
   m.def("split", &split, py::arg("x"), py::arg("size"), py::arg("dim"));
-  m.def("note_view", [](const Array& x) { x.storage()->viewed = true; }, py::arg("x"));
+  m.def("as_strided", &as_strided, py::arg("x"), py::arg("shape"), py::arg("strides"),
+        py::arg("offset"));
+  m.def("view_offset", &view_offset, py::arg("base"), py::arg("view"));
   m.def(
       "check_in_place",
       [](const char* op, py::handle x, py::handle source) {
@@ -404,8 +438,9 @@ void register_views(py::module_& m) {
       },
       py::arg("op"), py::arg("x"), py::arg("source"));
   m.def(
-      "index", [](const Array& x, py::handle key) { return index_view("getitem", x, key); },
-      py::arg("x"), py::arg("key"));
+      "index",
+      [](const Array& x, py::handle key, const char* op) { return index_view(op, x, key); },
+      py::arg("x"), py::arg("key"), py::arg("op") = "getitem");
 }
 
 }  // namespace seqloom::ops

@@ -13,6 +13,7 @@ from .tape import (
     is_grad_enabled,
     no_grad,
     record,
+    record_in_place,
     register_hook,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "is_grad_enabled",
     "no_grad",
     "record",
+    "record_in_place",
     "register_hook",
 ]

@@ -65,6 +65,8 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     >>> x.grad.tolist()
     [2.0, 2.0, 2.0, 2.0]
     """
+    if not callable(function):
+        raise TypeError(f"checkpoint: function must be callable, got {type(function).__name__}")
     if not _core.grad_enabled():
         return function(*args, **kwargs)
     rng = _core.random_state()

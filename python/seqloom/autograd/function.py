@@ -151,6 +151,10 @@ class Function:
         ]
         for d in ctx._dirty:
             _core.check_in_place(cls.__name__, d, d)
+            if d._base is not None:
+                raise RuntimeError(
+                    f"{cls.__name__}: a view can't be marked dirty; use clone() first"
+                )
         tracked = [
             t
             for t in outputs

@@ -19,7 +19,15 @@ from typing import Any, TypeVar, cast
 from .. import _core
 from ..tensor import Tensor
 
-__all__ = ["Node", "enable_grad", "grad", "is_grad_enabled", "no_grad", "record"]
+__all__ = [
+    "Node",
+    "enable_grad",
+    "grad",
+    "is_grad_enabled",
+    "no_grad",
+    "record",
+    "record_in_place",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Gradients = tuple["Tensor | None", ...]
@@ -140,6 +148,13 @@ class Node:
         return saved
 
 
+def _edge(t: Tensor | None) -> Any:
+    if t is None or not t.requires_grad:
+        return None
+    node = t._node
+    return t if node is None else (node, t._node_output)
+
+
 def record(
     outputs: Tensor | Sequence[Tensor],
     name: str,
@@ -153,13 +168,7 @@ def record(
     ``backward(node, *output_gradients)`` returns one gradient (or None) per input; output gradients
     that nobody asked for are None. Save outputs as ``y.detach()``, or the graph would hold itself.
     """
-    edges: list[Any] = []
-    for t in inputs:
-        if t is None or not t.requires_grad:
-            edges.append(None)
-        else:
-            node = t._node
-            edges.append(t if node is None else (node, t._node_output))
+    edges = [_edge(t) for t in inputs]
     if isinstance(outputs, Tensor):
         outputs._set_node(Node(name, edges, backward, saved, context, 1), 0)
     else:
@@ -167,6 +176,86 @@ def record(
         for i, t in enumerate(outputs):
             if t.dtype.is_floating_point:
                 t._set_node(node, i)
+
+
+# ---- views and changes in place -----------------------------------------------------------------
+#
+# A view and its base share memory, so a change of one is a change of the other. The base has the
+# history: changing a view is recorded as a new value of the base, of which one part went through
+# the op. Views then find that their base has another node, and theirs is made anew by _view_again.
+
+_Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
+
+
+def record_in_place(
+    x: Tensor,
+    name: str,
+    inputs: tuple[Tensor | None, ...],
+    backward: Callable[..., Any],
+    saved: tuple[Tensor | None, ...] = (),
+    context: Any = None,
+) -> None:
+    """Make `x`, which is the first of `inputs` and changed in place, the result of `name`."""
+    base = x._base
+    if base is None:
+        record(x, name, inputs, backward, saved, context)
+        return
+    edges = [_edge(t) for t in inputs]
+    change = Node(name, edges, backward, saved, context, 1)
+    whole = [_edge(base), *edges[1:]]
+    base._set_node(Node(name, whole, _part_backward, (), (change, _geometry(base, x)), 1), 0)
+
+
+def _geometry(base: Tensor, view: Tensor) -> _Geometry:
+    """Shape and strides of both, and where the view begins."""
+    offset = _core.view_offset(base, view)
+    return base.shape, base.strides, view.shape, view.strides, offset
+
+
+def _windows(like: Tensor, geometry: _Geometry) -> tuple[Tensor, Tensor]:
+    """Zeros that lie as base and view do, over the same memory."""
+    shape, strides, view_shape, view_strides, offset = geometry
+    reach = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
+    first = -sum(r for r in reach if r < 0)
+    extent = 0 if 0 in shape else first + 1 + sum(r for r in reach if r > 0)
+    flat = _core.full((extent,), 0, like._dtype_code, like.device)
+    base = _core.as_strided(flat, shape, strides, first)
+    return base, _core.as_strided(flat, view_shape, view_strides, first + offset)
+
+
+def _part_backward(node: Node, gradient: Tensor) -> Gradients:
+    """Through an op that changed one part: the rest of the gradient passes."""
+    change, geometry = node.context
+    whole, part = _windows(gradient, geometry)
+    _core.copy_(whole, gradient)
+    results: Gradients = change.backward(change, _core.clone(part))
+    if results[0] is None:
+        _core.fill_(part, 0)
+    else:
+        _core.copy_(part, results[0])
+    return (whole, *results[1:])
+
+
+def _view_again(view: Tensor) -> Node:
+    """The node of a view of a base that was changed in place."""
+    base = view._base
+    assert base is not None
+    context = _geometry(base, view)
+    return Node("view", [_edge(base)], _view_again_backward, (), context, 1)
+
+
+def _view_again_backward(node: Node, gradient: Tensor) -> Gradients:
+    shape, strides, view_shape, view_strides, offset = node.context
+    # Along axes that were expanded one element got many gradients.
+    once = tuple(1 if s == 0 else n for n, s in zip(view_shape, view_strides, strict=True))
+    if once != view_shape:
+        gradient = _core.sum_to(gradient, once, gradient._dtype_code)
+    whole, part = _windows(gradient, (shape, strides, once, view_strides, offset))
+    _core.copy_(part, gradient)
+    return (whole,)
+
+
+_core._set_view_recorder(_view_again)
 
 
 class _Sink:

@@ -120,7 +120,7 @@ def _simd(flags: str) -> list[str]:
 
 def today() -> str:
     """The date and time of a measurement."""
-    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def collect(

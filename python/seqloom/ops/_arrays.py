@@ -38,7 +38,7 @@ def public(function: F) -> F:
         try:
             return function(*args, **kwargs)
         except TypeError as error:
-            raise _readable(name, error) from None
+            raise _readable(name, error, args, kwargs) from None
 
     return cast(F, on_any_array)
 
@@ -81,7 +81,7 @@ def _on_foreign(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     try:
         result = function(*new_args, **new_kwargs)
     except TypeError as error:
-        raise _readable(function.__name__, error) from None
+        raise _readable(function.__name__, error, args, kwargs) from None
     if tensors or give is None:
         return result
     if isinstance(result, tuple):
@@ -100,13 +100,25 @@ def _exporter(value: Any) -> Callable[[Tensor], Any]:
     raise TypeError(f"{type(value).__module__}: has no from_dlpack to give the result back with")
 
 
-def _readable(name: str, error: TypeError) -> TypeError:
-    """pybind11's list of overloads, as one line of ours."""
+def _readable(name: str, error: TypeError, args: Any, kwargs: Any) -> TypeError:
+    """pybind11's list of overloads and values, as one line of ours."""
     text = str(error)
     if "incompatible function arguments" not in text:
-        return error if text.startswith(f"{name}:") else TypeError(f"{name}: {text}")
-    called = text.partition("Invoked with:")[2].strip().splitlines()
-    given = called[0] if called else ""
+        return (
+            error
+            if text.startswith(f"{name}:")
+            else TypeError(f"{name}: {text.removeprefix(name + '() ')}")
+        )
     wanted = text.partition("1. ")[2].splitlines()
     signature = wanted[0].partition("(")[2].rpartition(")")[0] if wanted else ""
-    return TypeError(f"{name}: arguments must be ({signature}), got {given[:200]}")
+    signature = signature.replace("TensorBase", "Tensor").replace("typing.", "")
+    given = [_kind(a) for a in args] + [f"{k}: {_kind(v)}" for k, v in kwargs.items()]
+    return TypeError(f"{name}: arguments must be ({signature}), got ({', '.join(given)})")
+
+
+def _kind(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    kind = type(value).__name__
+    if shape is None:
+        return kind
+    return f"{kind} of {getattr(value, 'dtype', 'no dtype')} {list(shape)}"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import _core
-from ..autograd import Node, record
+from ..autograd import Node, record_in_place
 from ..tensor import Operand, Tensor
 from .elementwise import (
     Gradients,
@@ -33,7 +33,9 @@ def add_(x: Tensor, other: Any) -> Tensor:
     recorded = _core.check_in_place("add_", x, other)
     _core.add_(x, other)
     if recorded:
-        record(x, "add_", _kept(x, other), _add_backward, (), _core.fit_context(x, x, other))
+        record_in_place(
+            x, "add_", _kept(x, other), _add_backward, (), _core.fit_context(x, x, other)
+        )
     return x
 
 
@@ -48,7 +50,9 @@ def sub_(x: Tensor, other: Any) -> Tensor:
     recorded = _core.check_in_place("sub_", x, other)
     _core.sub_(x, other)
     if recorded:
-        record(x, "sub_", _kept(x, other), _sub_backward, (), _core.fit_context(x, x, other))
+        record_in_place(
+            x, "sub_", _kept(x, other), _sub_backward, (), _core.fit_context(x, x, other)
+        )
     return x
 
 
@@ -78,7 +82,7 @@ def _scaled_in_place(name: str, kernel: Any, backward: Any, x: Tensor, other: An
         kernel(x, other)
         return x
     # Backward needs the factors as they were.
-    shared = isinstance(other, Tensor) and other._node is x._node
+    shared = isinstance(other, Tensor) and _core.shares_storage(x, other)
     before = _core.clone(x) if isinstance(other, Tensor) and other.requires_grad else None
     factor = other
     if isinstance(other, Tensor):
@@ -88,7 +92,7 @@ def _scaled_in_place(name: str, kernel: Any, backward: Any, x: Tensor, other: An
     saved = (before, factor if isinstance(factor, Tensor) else None)
     fit = _core.fit_context(x, x, other)
     number = None if isinstance(other, Tensor) else other
-    record(x, name, inputs, backward, saved, (fit, None, number))
+    record_in_place(x, name, inputs, backward, saved, (fit, None, number))
     return x
 
 
@@ -103,7 +107,9 @@ def fill_(x: Tensor, value: Any) -> Tensor:
     recorded = _core.check_in_place("fill_", x, value)
     _core.fill_(x, value)
     if recorded:
-        record(x, "fill_", _kept(x, value), _copy_backward, (), _core.fit_context(x, x, value))
+        record_in_place(
+            x, "fill_", _kept(x, value), _copy_backward, (), _core.fit_context(x, x, value)
+        )
     return x
 
 
@@ -121,7 +127,7 @@ def copy_(x: Tensor, source: Operand) -> Tensor:
     _core.copy_(x, given)
     if recorded:
         fit = (None, (given.shape, given._dtype_code, given.device))
-        record(x, "copy_", (x, given), _copy_backward, (), fit)
+        record_in_place(x, "copy_", (x, given), _copy_backward, (), fit)
     return x
 
 

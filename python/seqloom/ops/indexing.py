@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _core
-from ..autograd import Node, record
+from ..autograd import Node, record, record_in_place
 from ..tensor import Tensor, from_dlpack, from_numpy, tensor
 from .layout import permute
 from .selection import take
@@ -42,7 +42,7 @@ def getitem(x: Tensor, key: Any) -> Tensor:
         return take("getitem", source, plan.first, plan.indices)
     if x._needs_grad:
         record(y, "getitem", (x,), _getitem_backward, (), (x.shape, key))
-        _core.note_view(x)
+    y._set_base(x)
     return y
 
 
@@ -71,7 +71,7 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     """
     source = _value(x, value)
     records = _core.check_in_place("setitem", x, source)
-    shown = _core.index(x, key)
+    shown = _core.index(x, key, "setitem")
     if shown is not None:
         _check_fits(shown.shape, source.shape)
         _core.copy_(shown, _squeezed(source.detach(), shown.ndim))
@@ -91,7 +91,7 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
         else:
             # Of values written to one place only the last has a gradient.
             context = (plan, source.shape, None if plan.unique else x.shape)
-        record(x, "setitem", (x, source), _setitem_backward, (), context)
+        record_in_place(x, "setitem", (x, source), _setitem_backward, (), context)
 
 
 def _value(x: Tensor, value: Any) -> Tensor:
@@ -106,7 +106,7 @@ def _value(x: Tensor, value: Any) -> Tensor:
             )
         return value.to(device=x.device, dtype=x.dtype)
     if isinstance(value, (bool, int, float)):
-        filled: Tensor = _core.full((), value, x._dtype_code, x.device)
+        filled: Tensor = _core.full((), value, x._dtype_code, x.device, "setitem")
         return filled
     if not isinstance(value, (np.ndarray, np.generic, list, tuple)) and not hasattr(
         value, "__dlpack__"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 from .. import _core
 from ..autograd import Node, record
@@ -39,11 +38,6 @@ __all__ = [
 Gradients = tuple["Tensor | None", ...]
 
 
-def _record_view(y: Tensor, name: str, x: Tensor, backward: Any, context: Any) -> None:
-    record(y, name, (x,), backward, (), context)
-    _core.note_view(x)
-
-
 # ---- one tensor in, a view out -----------------------------------------------------------------
 
 
@@ -64,7 +58,8 @@ def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
     """
     y = _core.reshape(x, shape)
     if x._needs_grad:
-        _record_view(y, "reshape", x, _reshape_backward, x.shape)
+        record(y, "reshape", (x,), _reshape_backward, (), x.shape)
+    y._set_base(x)
     return y
 
 
@@ -81,7 +76,8 @@ def view(x: Tensor, shape: Sequence[int]) -> Tensor:
     """
     y = _core.view(x, shape)
     if x._needs_grad:
-        _record_view(y, "view", x, _reshape_backward, x.shape)
+        record(y, "view", (x,), _reshape_backward, (), x.shape)
+    y._set_base(x)
     return y
 
 
@@ -94,7 +90,8 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """
     y = _core.flatten(x, start_dim, end_dim)
     if x._needs_grad:
-        _record_view(y, "flatten", x, _reshape_backward, x.shape)
+        record(y, "flatten", (x,), _reshape_backward, (), x.shape)
+    y._set_base(x)
     return y
 
 
@@ -107,7 +104,8 @@ def squeeze(x: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     """
     y = _core.squeeze(x, dim)
     if x._needs_grad:
-        _record_view(y, "squeeze", x, _reshape_backward, x.shape)
+        record(y, "squeeze", (x,), _reshape_backward, (), x.shape)
+    y._set_base(x)
     return y
 
 
@@ -120,7 +118,8 @@ def unsqueeze(x: Tensor, dim: int) -> Tensor:
     """
     y = _core.unsqueeze(x, dim)
     if x._needs_grad:
-        _record_view(y, "unsqueeze", x, _reshape_backward, x.shape)
+        record(y, "unsqueeze", (x,), _reshape_backward, (), x.shape)
+    y._set_base(x)
     return y
 
 
@@ -133,7 +132,8 @@ def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
     """
     y = _core.transpose(x, dim0, dim1)
     if x._needs_grad:
-        _record_view(y, "transpose", x, _transpose_backward, (dim0, dim1))
+        record(y, "transpose", (x,), _transpose_backward, (), (dim0, dim1))
+    y._set_base(x)
     return y
 
 
@@ -150,7 +150,8 @@ def permute(x: Tensor, dims: Sequence[int]) -> Tensor:
     """
     y = _core.permute(x, dims)
     if x._needs_grad:
-        _record_view(y, "permute", x, _permute_backward, dims)
+        record(y, "permute", (x,), _permute_backward, (), dims)
+    y._set_base(x)
     return y
 
 
@@ -174,7 +175,8 @@ def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
     """
     y = _core.expand(x, shape)
     if x._needs_grad:
-        _record_view(y, "expand", x, _expand_backward, x.shape)
+        record(y, "expand", (x,), _expand_backward, (), x.shape)
+    y._set_base(x)
     return y
 
 
@@ -192,7 +194,8 @@ def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
     axes = (dims,) if isinstance(dims, int) else dims
     y = _core.flip(x, axes)
     if x._needs_grad:
-        _record_view(y, "flip", x, _flip_backward, axes)
+        record(y, "flip", (x,), _flip_backward, (), axes)
+    y._set_base(x)
     return y
 
 
@@ -213,7 +216,8 @@ def split(
     if x._needs_grad:
         shapes = [piece.shape for piece in pieces]
         record(pieces, "split", (x,), _split_backward, (), (shapes, dim))
-        _core.note_view(x)
+    for piece in pieces:
+        piece._set_base(x)
     return pieces
 
 
@@ -253,7 +257,8 @@ def unbind(x: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     views: tuple[Tensor, ...] = _core.unbind(x, dim)
     if views and x._needs_grad:
         record(views, "unbind", (x,), _unbind_backward, (), (views[0].shape, dim))
-        _core.note_view(x)
+    for v in views:
+        v._set_base(x)
     return views
 
 
