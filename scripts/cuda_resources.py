@@ -9,23 +9,29 @@
 Fails when a kernel spills registers, or cannot be launched with the block size of its
 __launch_bounds__ (without them: 1024 threads) because registers or shared memory run out. Needs
 nvcc, no GPU.
+
+A kernel whose instructions an architecture lacks is a trap there (cuda/ptx.h) or empty, and no
+launcher chooses it; its row says so in the column "runs" and is not judged. The dynamic shared
+memory of a launch is not known here: the emulator refuses what a device has no room for.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import os
 import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "csrc" / "cuda" / "resources.csv"
-ARCHITECTURES = ("80", "90a")
+ARCHITECTURES = ("75", "80", "90a")
 COLUMNS = ["file", "architecture", "kernel", "threads", "registers", "shared_bytes", "stack_bytes",
-           "spill_store_bytes", "spill_load_bytes"]  # fmt: skip
+           "spill_store_bytes", "spill_load_bytes", "runs"]  # fmt: skip
 REGISTERS = 65536
 STATIC_SHARED = 48 * 1024
 
@@ -63,6 +69,18 @@ def threads_of(ptx: str) -> dict[str, int]:
     return found
 
 
+def stand_ins_of(ptx: str) -> dict[str, str]:
+    """Entries that only take the place of a kernel that this architecture cannot run: a trap where
+    the missing instruction would be, or nothing at all."""
+    found = {}
+    for body in re.finditer(r"\.entry\s+(\w+)\s*\(.*?\n\}", ptx, re.S):
+        if re.search(r"^\s*trap;", body[0], re.M):
+            found[body[1]] = "trap"
+        elif re.findall(r"^\s*(?:@\S+\s+)?([a-z]\w*)[\w.]*.*;$", body[0], re.M) == ["ret"]:
+            found[body[1]] = "empty"
+    return found
+
+
 def kernels_of(source: Path, architecture: str, folder: Path) -> list[dict[str, object]]:
     ptx = folder / f"{source.stem}.{architecture}.ptx"
     subprocess.run(
@@ -72,16 +90,18 @@ def kernels_of(source: Path, architecture: str, folder: Path) -> list[dict[str, 
         check=True,
     )  # fmt: skip
     log = subprocess.run(
-        ["ptxas", "-v", f"-arch=sm_{architecture}", str(ptx), "-o", str(folder / "out.cubin")],
+        ["ptxas", "-v", f"-arch=sm_{architecture}", str(ptx), "-o", str(ptx.with_suffix(".cubin"))],
         check=True, capture_output=True, text=True,
     ).stderr  # fmt: skip
-    threads = threads_of(ptx.read_text())
+    text = ptx.read_text()
+    threads, stand_ins = threads_of(text), stand_ins_of(text)
     rows, name = {}, ""
     for line in log.splitlines():
         if found := re.search(r"Compiling entry function '(\w+)'", line):
             name = found[1]
             rows[name] = {"file": source.relative_to(ROOT).as_posix(), "architecture": architecture,
-                          "threads": threads[name], "shared_bytes": 0}  # fmt: skip
+                          "threads": threads[name], "shared_bytes": 0,
+                          "runs": stand_ins.get(name, "yes")}  # fmt: skip
         elif found := re.search(
             r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line
         ):
@@ -104,7 +124,9 @@ def kernels_of(source: Path, architecture: str, folder: Path) -> list[dict[str, 
 
 def problems(row: dict[str, object]) -> list[str]:
     """Why this kernel must not be shipped."""
-    found = []
+    found: list[str] = []
+    if row["runs"] != "yes":
+        return found
     if int(row["spill_store_bytes"]) or int(row["spill_load_bytes"]):
         found.append(f"spills {row['spill_store_bytes']} + {row['spill_load_bytes']} bytes")
     # Registers are given to warps in units of 8 a thread.
@@ -125,13 +147,14 @@ def main() -> int:
     )
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count(), help="compilers at once")
     arguments = parser.parse_args()
     sources = [f.resolve() for f in arguments.files] or sorted((ROOT / "csrc").rglob("*.cu"))
     rows: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for source in sources:
-            for architecture in ARCHITECTURES:
-                rows += kernels_of(source, architecture, Path(folder))
+    jobs = [(source, architecture) for source in sources for architecture in ARCHITECTURES]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
+        for found in pool.map(lambda job: kernels_of(*job, Path(folder)), jobs):
+            rows += found
     rows.sort(key=lambda r: (r["file"], r["architecture"], r["kernel"]))
     bad = 0
     for row in rows:

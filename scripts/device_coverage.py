@@ -7,8 +7,8 @@
     PYTHONPATH=build/coverage/python pytest tests/ops --device cuda
     python scripts/device_coverage.py build/coverage [--minimum 90] [--missing]
 
-Counts the lines of __global__ and SEQLOOM_DEVICE functions; a line of a template counts as run when
-any instantiation ran it.
+Counts the lines of __global__ and SEQLOOM_DEVICE functions, in headers as well; a line of a
+template counts as run when any instantiation ran it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import collections
 import gzip
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,16 +34,26 @@ def lines_of(path: Path) -> list[str]:
 
 
 @cache
-def is_device_function(path: Path, start: int) -> bool:
-    """Whether the function that begins at this line is device code, by its own words."""
-    text = lines_of(path)
-    for number in range(start, max(start - 6, 0), -1):
-        line = text[number - 1] if number <= len(text) else ""
-        if "__global__" in line or "SEQLOOM_DEVICE" in line or "CONFORMANCE(" in line:
-            return True
-        if number < start and (line.rstrip().endswith((";", "}")) or not line.strip()):
-            return False
-    return False
+def device_lines(path: Path) -> frozenset[int]:
+    """Lines of the functions that are device code by their own words. gcov's list of functions will
+    not do: those that are always inlined are not in it, only their lines are."""
+    text = re.sub(r"//[^\n]*", "", "\n".join(lines_of(path)))
+    found: set[int] = set()
+    for head in re.finditer(r"__global__|SEQLOOM_DEVICE\w*|CONFORMANCE\(", text):
+        if text.rfind("#define", text.rfind("\n", 0, head.start()), head.start()) >= 0:
+            continue
+        depth, at = 0, head.end()
+        while at < len(text):
+            c = text[at]
+            if c == ";" and depth == 0:  # a declaration
+                break
+            depth += (c == "{") - (c == "}")
+            if c == "}" and depth == 0:
+                first, last = (text.count("\n", 0, k) + 1 for k in (head.start(), at))
+                found.update(range(first, last + 1))
+                break
+            at += 1
+    return frozenset(found)
 
 
 def reports(build: Path) -> list[dict]:
@@ -83,12 +94,7 @@ def main() -> int:
             path = (base / file["file"]).resolve()
             if CSRC not in path.parents or CSRC / "emulation" in path.parents:
                 continue
-            device = {
-                number
-                for f in file["functions"]
-                if is_device_function(path, f["start_line"])
-                for number in range(f["start_line"], f["end_line"] + 1)
-            }
+            device = device_lines(path)
             for line in file["lines"]:
                 if line["line_number"] not in device:
                     continue

@@ -223,7 +223,7 @@ SEQLOOM_DEVICE void bulk_wait_read(SEQLOOM_SITE_ONLY) {
 #if defined(__CUDACC__)
   SEQLOOM_SM90(asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory"));
 #else
-  emulation::bulk_wait(Pending, site);
+  emulation::bulk_wait_read(Pending, site);
 #endif
 }
 template <int Pending>

@@ -7,8 +7,10 @@
 // t = i % 4, accumulator d[4j + e] is row 16w + g + 8 (e / 2), column 8j + 2t + e % 2; a register
 // A operand is the mma.sync A fragment of rows 16w .. 16w + 15.
 //
-// Protocol: wgmma_fence, any number of wgmma, wgmma_commit, wgmma_wait<n>. Accumulators are
-// undefined until the wait; a fence is due again whenever other code has changed them.
+// Protocol: wgmma_fence, any number of wgmma, wgmma_commit, wgmma_wait<n>. Between the last fence
+// and a wgmma no other code may write its accumulators or its registers of A, whether it
+// accumulates or not. Until the wait accumulators are undefined, and the registers of A must stay
+// as they are: each wgmma in flight has its own, alive until then.
 #pragma once
 
 namespace seqloom::cuda::ptx {

@@ -103,10 +103,23 @@ void start(AsyncLoad load, Mbarrier& m) {
 
 // ---- stores by the async proxy
 // -------------------------------------------------------------------------
-void land(Fiber* f, const StoreGroupEntry& s) {
+// Its shared memory is read for good; the target is written when the store lands.
+void read_source(Fiber* f, StoreGroupEntry& s) {
+  if (s.has_read) return;
   ActAs issuer(f);
-  for (const auto& [target, source] : s.rows) {
+  for (auto& [target, source] : s.rows) {
     check_access(source, s.row_bytes, kRead | kAsyncProxy, s.site);
+    s.payload.insert(s.payload.end(), source, source + s.row_bytes);
+  }
+  s.has_read = true;
+}
+
+void land(Fiber* f, StoreGroupEntry& s) {
+  read_source(f, s);
+  ActAs issuer(f);
+  const unsigned char* source = s.payload.data();
+  for (const auto& row : s.rows) {
+    unsigned char* const target = row.first;
     if (s.reduce == BulkReduce::kAddF32) {
       check_access(target, s.row_bytes, kWrite | kAtomic | kAsyncProxy, s.site);
       for (std::size_t i = 0; i < s.row_bytes; i += 4) {
@@ -121,6 +134,7 @@ void land(Fiber* f, const StoreGroupEntry& s) {
       std::memcpy(target, source, s.row_bytes);
     }
     set_state(target, s.row_bytes, kInitialised);
+    source += s.row_bytes;
   }
 }
 
@@ -220,9 +234,13 @@ void cp_async_wait(int pending, Site site) {
 
 void thread_exits_with_copies(Fiber* f) {
   if (!f->copies.empty()) fail(f->copies[0].site, "thread exits with cp.async still under way");
-  if (!f->stores.empty())
-    fail(f->stores[0].site,
-         "thread exits while a bulk store still reads its shared memory (bulk_wait_read)");
+  for (StoreGroupEntry& s : f->stores) {
+    if (!s.has_read)
+      fail(s.site,
+           "thread exits while a bulk store still reads its shared memory (bulk_wait_read)");
+    land(f, s);
+  }
+  f->stores.clear();
 }
 
 void mbarrier_init(std::uint32_t barrier, std::uint32_t count, Site site) {
@@ -338,6 +356,14 @@ void bulk_store(void* target, std::uint32_t source, std::uint32_t bytes, BulkRed
 }
 
 void bulk_commit() { ++self()->store_group; }
+
+void bulk_wait_read(int pending, Site site) {
+  InRuntime guard;
+  require_capability(90, "cp.async.bulk.wait_group.read", site);
+  Fiber* f = self();
+  for (StoreGroupEntry& s : f->stores)
+    if (s.group <= f->store_group - 1 - pending) read_source(f, s);
+}
 
 void bulk_wait(int pending, Site site) {
   InRuntime guard;

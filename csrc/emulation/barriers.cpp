@@ -143,7 +143,7 @@ void cluster_thread_exited(Cluster& c) {
 
 void set_max_registers(int, Site site) {
   InRuntime guard;
-  require_capability(90, "setmaxnreg", site);
+  require_hopper("setmaxnreg", site);
   const Fiber* f = self();
   if (f->block->warps.size() % 4)
     fail(site, "setmaxnreg: the block is not made of whole warpgroups of 128 threads");

@@ -3,14 +3,15 @@
 //
 // In the checked build the compiler calls __tsan_read4 and friends before every access of a kernel
 // (-fsanitize=thread); they are defined here instead of linking the sanitizer's library. For every
-// 8 bytes of device memory four cells remember who accessed them. Two accesses race when they
+// 8 bytes of device memory eight cells remember who accessed them. Two accesses race when they
 // overlap, one writes, not both are atomic, and neither is ordered before the other.
 //
-// History: a cell holds all lanes of one warp that accessed at the same time, and accesses that are
-// ordered before a newer one are dropped first, which loses nothing. When all four are still
-// unordered, a new access takes the place of a random one, a write included: a race with what was
-// forgotten is missed in that schedule. Narrow elements share their 8 bytes, so they reach the
-// limit sooner; other schedules and seeds forget others.
+// History: a cell holds all lanes of one warp that read the same bytes at the same time. What is
+// ordered before a newer access that implies it is dropped, which loses nothing: a byte has one
+// last write. When all eight are still needed, a read takes the place of a random read and never
+// that of a write; where eight writes stand (single bytes by eight threads) it is not remembered.
+// So a race with a write is always seen, and one between a new write and a forgotten read is missed
+// in that schedule; other seeds forget others. Only relaxed atomic stores can push out a write.
 #include <dlfcn.h>
 #include <link.h>
 #include <sys/mman.h>
@@ -31,7 +32,7 @@ struct Cell {
 };
 static_assert(sizeof(Cell) == 24, "the shadow is sized for this");
 constexpr std::uint32_t kSiteBit = 0x80000000u;
-constexpr int kCells = 4;
+constexpr int kCells = 8;
 
 struct Range {
   std::uintptr_t low, high;
@@ -118,19 +119,35 @@ void report_pair(ReportKind kind, const char* text, const void* p, int flags, st
              describe_where(x.where) + " [" + describe_owner(x) + "]" + hint);
 }
 
+// Where a new access goes when all cells are in use; null when it is not worth any of them.
+Cell* victim(Cell* cells, bool writes) {
+  Cell* reads[kCells];
+  unsigned count = 0;
+  for (Cell* x = cells; x < cells + kCells; ++x)
+    if (!(x->flags & kWrite)) reads[count++] = x;
+  if (count) return reads[random_bits() % count];
+  return writes ? &cells[random_bits() % kCells] : nullptr;
+}
+
 // One granule of 8 bytes; `touched` has a bit for each byte accessed.
 void check_granule(const Fiber& f, const unsigned char* granule, std::uint8_t touched, int flags,
                    std::uint32_t where) {
   const std::uint32_t warp = f.block->linear << 5 | static_cast<std::uint32_t>(f.index >> 5);
   const std::uint32_t lane = 1u << f.lane;
   const Warp& w = *f.warp;
+  const bool probes = (flags & kProbe) != 0;
+  flags &= ~kProbe;
   Cell* cells = checker.cells + (granule - machine.heap) / 8 * kCells;
   Cell* slot = nullptr;  // free or superseded
   Cell* redundant = nullptr;
   bool stored = false;
   for (Cell* x = cells; x < cells + kCells; ++x) {
-    if (!x->bytes || x->launch != checker.launch) {
+    if (x->launch != checker.launch) {  // nor is any cell after it of this launch
       x->bytes = 0;
+      if (!slot) slot = x;
+      break;
+    }
+    if (!x->bytes) {
       if (!slot) slot = x;
       continue;
     }
@@ -147,6 +164,7 @@ void check_granule(const Fiber& f, const unsigned char* granule, std::uint8_t to
       report_pair(kProxyReport, "missing fence_proxy_async", granule, flags, where, *x,
                   " (an asynchronous instruction touches what ordinary code wrote)");
     if (!others) {  // this very thread
+      if (probes) continue;
       if (inside && (x->flags == flags || ((flags & kWrite) && !(x->flags & kWrite)))) {
         *x = {warp, w.clock, lane, checker.launch, where, touched, static_cast<std::uint8_t>(flags),
               0};
@@ -155,6 +173,7 @@ void check_granule(const Fiber& f, const unsigned char* granule, std::uint8_t to
       continue;
     }
     if (!writes) {
+      if (probes) continue;
       if (x->warp == warp && x->clock == w.clock && x->flags == flags && x->bytes == touched) {
         x->lanes |= lane;
         stored = true;
@@ -166,23 +185,27 @@ void check_granule(const Fiber& f, const unsigned char* granule, std::uint8_t to
     }
     if (x->flags & flags & kAtomic) {
       // An atomic update comes after the earlier ones of its location in their common order.
-      if (inside && (flags & kWrite) && !(flags & kInitialises)) {
+      if (!probes && inside && (flags & kWrite) && !(flags & kInitialises)) {
         x->bytes = 0;
         slot = x;
       }
       continue;
     }
     if (stamp_of(w.known, x->warp).covers(x->clock, others)) {
-      if ((flags & kWrite) && inside && others == x->lanes) {
-        x->bytes = 0;
-        slot = x;
+      // Whoever is ordered after this write is so after the older access to the same bytes, too;
+      // an atomic write does not stand for a plain access, which races with other atomics.
+      if (!probes && (flags & kWrite) && others == x->lanes &&
+          (!(flags & kAtomic) || (x->flags & kAtomic))) {
+        x->bytes = static_cast<std::uint8_t>(x->bytes & ~touched);
+        if (!x->bytes) slot = x;
       }
       continue;
     }
     report_pair(kRaceReport, "race", granule, flags, where, *x, " (nothing orders them)");
   }
-  if (stored) return;
-  if (!slot) slot = redundant ? redundant : &cells[random_bits() & (kCells - 1)];
+  if (stored || probes) return;
+  if (!slot) slot = redundant ? redundant : victim(cells, (flags & kWrite) != 0);
+  if (!slot) return;
   *slot = {warp, w.clock, lane, checker.launch, where, touched, static_cast<std::uint8_t>(flags),
            0};
 }

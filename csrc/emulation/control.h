@@ -27,7 +27,7 @@ struct Settings {
   StreamMode streams = StreamMode::kLazy;     // SEQLOOM_EMULATION_STREAMS=eager|lazy
   bool check = true;                          // SEQLOOM_EMULATION_CHECK=0|1: only in checked builds
   int multiprocessors = 8;                    // SEQLOOM_EMULATION_SMS: bounds cooperative grids
-  int compute_capability = 90;                // SEQLOOM_EMULATION_CAPABILITY=75|80|90
+  int compute_capability = 90;                // SEQLOOM_EMULATION_CAPABILITY=75|80|...
   int max_reports = 10;
 };
 

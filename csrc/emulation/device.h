@@ -19,7 +19,19 @@
 // Raw __shared__ cannot be emulated: a variable of that kind is one per block, not per thread.
 #undef __shared__
 #define __shared__ error_use_SHARED_ARRAY_or_DYNAMIC_SHARED
-#if !defined(__launch_bounds__)
+
+// A block larger than the kernel's bounds must be refused, but a launch knows the kernel by its
+// address alone. So the bound is left in front of the code: one no-op for every 32 threads, whose
+// place the compiler lists in a section of its own (launch_bounds.cpp reads it).
+namespace seqloom::emulation {
+constexpr int warps_of_bounds(int threads, int = 0, int = 0) { return (threads + 31) / 32; }
+}  // namespace seqloom::emulation
+#undef __launch_bounds__
+#if defined(__GNUC__) && !defined(__clang__)
+#define __launch_bounds__(...)                                                                \
+  __attribute__((patchable_function_entry(::seqloom::emulation::warps_of_bounds(__VA_ARGS__), \
+                                          ::seqloom::emulation::warps_of_bounds(__VA_ARGS__))))
+#else
 #define __launch_bounds__(...)
 #endif
 #if !defined(__cluster_dims__)

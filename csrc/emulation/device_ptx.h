@@ -45,6 +45,7 @@ enum class BulkReduce { kNone, kAddF32 };
 void bulk_store(void* target, std::uint32_t source, std::uint32_t bytes, BulkReduce, Site);
 void bulk_commit();
 void bulk_wait(int pending, Site);
+void bulk_wait_read(int pending, Site);
 void tensor_load(std::uint32_t target, const void* map, std::initializer_list<int> coordinates,
                  std::uint32_t barrier, Site);
 void tensor_store(const void* map, std::uint32_t source, std::initializer_list<int> coordinates,

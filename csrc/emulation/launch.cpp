@@ -69,28 +69,12 @@ void build_group(const std::vector<std::size_t>& linear) {
   }
 }
 
-void check_shared_total() {
-  for (const Block& b : machine.blocks) {
-    const std::size_t total = b.shared_used - kDynamicOffset;
-    // Red zones between variables are the emulator's own.
-    const std::size_t slack = 64 + 64 * b.statics.size();
-    if (total > kSharedLimit + slack) {
-      add_report("static and dynamic shared memory together exceed 227 KB: " +
-                 std::to_string(total) + " bytes");
-      return;
-    }
-  }
-}
-
 void run_group(const std::vector<std::size_t>& linear) {
   build_group(linear);
   machine.stats.blocks += linear.size();
   machine.stats.threads += machine.fibers.size();
   run_fibers();
-  if (!machine.aborted) {
-    advance_async(true);
-    check_shared_total();
-  }
+  if (!machine.aborted) advance_async(true);
   group_retired();
   for (const std::size_t n : linear) machine.slot_of_block[n] = -1;
 }
@@ -134,17 +118,71 @@ void run_grid() {
   }
 }
 
+// The devices that can be chosen, by compute capability, with NVIDIA's figures.
+struct Device {
+  int capability, threads_per_multiprocessor, blocks_per_multiprocessor;
+  SharedLimits shared;
+};
+constexpr std::size_t kKilobyte = 1024;
+constexpr Device kDevices[] = {
+    {75, 1024, 16, {64 * kKilobyte, 64 * kKilobyte, 0}},
+    {80, 2048, 32, {163 * kKilobyte, 164 * kKilobyte, kKilobyte}},
+    {86, 1536, 16, {99 * kKilobyte, 100 * kKilobyte, kKilobyte}},
+    {89, 1536, 24, {99 * kKilobyte, 100 * kKilobyte, kKilobyte}},
+    {90, 2048, 32, {227 * kKilobyte, 228 * kKilobyte, kKilobyte}},
+    {100, 2048, 32, {227 * kKilobyte, 228 * kKilobyte, kKilobyte}},
+    {120, 1536, 24, {99 * kKilobyte, 100 * kKilobyte, kKilobyte}},
+};
+
+const Device* find_device(int capability) {
+  for (const Device& d : kDevices)
+    if (d.capability == capability) return &d;
+  return nullptr;
+}
+const Device& device() { return *find_device(machine.settings.compute_capability); }
+std::string device_text() {
+  const int c = machine.settings.compute_capability;
+  return "compute capability " + std::to_string(c / 10) + "." + std::to_string(c % 10);
+}
+
+std::size_t dynamic_limit(const void* function) {
+  const auto limit = function_shared_limit.find(function);
+  return std::min(device().shared.per_block, limit == function_shared_limit.end()
+                                                 ? 48 * kKilobyte
+                                                 : std::max(limit->second, 48 * kKilobyte));
+}
+
 }  // namespace
 
 void set_function_shared_limit(const void* function, std::size_t bytes) {
   function_shared_limit[function] = bytes;
 }
+SharedLimits shared_limits() { return device().shared; }
+int threads_per_multiprocessor() { return device().threads_per_multiprocessor; }
 
-int resident_blocks_per_multiprocessor(int threads, std::size_t shared_bytes) {
-  if (threads <= 0 || threads > 1024 || shared_bytes > kSharedLimit) return 0;
-  const int by_threads = 2048 / ((threads + 31) / 32 * 32);
-  const int by_shared = static_cast<int>((228 << 10) / (shared_bytes + 1024));
-  return std::min({by_threads, by_shared, 32});
+std::size_t shared_room() {
+  // Opting in to more than 48 KB of dynamic memory opens the whole block's limit.
+  return dynamic_limit(machine.launch.function) > 48 * kKilobyte ? device().shared.per_block
+                                                                 : 48 * kKilobyte;
+}
+
+int resident_blocks_per_multiprocessor(const void* function, int threads,
+                                       std::size_t shared_bytes) {
+  const Device& d = device();
+  const int bound = launch_bound(function);
+  if (threads <= 0 || threads > 1024 || shared_bytes > d.shared.per_block ||
+      (bound && threads > bound))
+    return 0;
+  const int by_threads = d.threads_per_multiprocessor / ((threads + 31) / 32 * 32);
+  const std::size_t each = shared_bytes + d.shared.reserved;
+  const int by_shared = each ? static_cast<int>(d.shared.per_multiprocessor / each) : by_threads;
+  return std::min({by_threads, by_shared, d.blocks_per_multiprocessor});
+}
+
+void require_hopper(const char* what, Site site) {
+  if (machine.settings.compute_capability != 90)
+    fail(site, "%s exists on compute capability 9.0 alone (sm_90a), the emulated device has %d.%d",
+         what, machine.settings.compute_capability / 10, machine.settings.compute_capability % 10);
 }
 
 void require_capability(int capability, const char* what, Site site) {
@@ -159,26 +197,31 @@ cudaError_t validate_launch(const LaunchRequest& r) {
   if (!threads || threads > 1024 || r.block.z > 64)
     return refuse(cudaErrorInvalidConfiguration,
                   "block of " + std::to_string(threads) + " threads: 1 to 1024 are possible");
+  const int bound = launch_bound(r.function);
+  if (bound && threads > static_cast<std::size_t>(bound))
+    return refuse(cudaErrorInvalidConfiguration,
+                  "block of " + std::to_string(threads) +
+                      " threads: the kernel's __launch_bounds__ allow " + std::to_string(bound));
   if (!blocks || r.grid.x > 0x7fffffffu || r.grid.y > 65535 || r.grid.z > 65535)
     return refuse(cudaErrorInvalidConfiguration, "grid dimensions out of range");
-  const auto limit = function_shared_limit.find(r.function);
-  const std::size_t allowed = limit == function_shared_limit.end()
-                                  ? 48 << 10
-                                  : std::max<std::size_t>(limit->second, 48 << 10);
+  const std::size_t allowed = dynamic_limit(r.function);
   if (r.shared_bytes > allowed)
     return refuse(cudaErrorInvalidValue, std::to_string(r.shared_bytes) +
                                              " bytes of dynamic shared memory, allowed are " +
-                                             std::to_string(allowed));
+                                             std::to_string(allowed) + " on " + device_text());
   if (cluster > 1 && machine.settings.compute_capability < 90)
-    return refuse(cudaErrorInvalidConfiguration, "clusters need compute capability 9.0");
-  if (!cluster || cluster > 8 || r.grid.x % r.cluster.x || r.grid.y % r.cluster.y ||
-      r.grid.z % r.cluster.z)
     return refuse(cudaErrorInvalidConfiguration,
-                  "clusters have 1 to 8 blocks and must divide the grid");
+                  "clusters need compute capability 9.0, the emulated device has " + device_text());
+  if (!cluster || cluster > 8)
+    return refuse(cudaErrorInvalidConfiguration,
+                  "cluster of " + std::to_string(cluster) +
+                      " blocks: 1 to 8 are portable, more are not emulated");
+  if (r.grid.x % r.cluster.x || r.grid.y % r.cluster.y || r.grid.z % r.cluster.z)
+    return refuse(cudaErrorInvalidConfiguration, "the grid is not made of whole clusters");
   if (r.cooperative) {
     const std::size_t resident = static_cast<std::size_t>(machine.settings.multiprocessors) *
                                  static_cast<std::size_t>(resident_blocks_per_multiprocessor(
-                                     static_cast<int>(threads), r.shared_bytes));
+                                     r.function, static_cast<int>(threads), r.shared_bytes));
     if (blocks > resident || blocks > kWindows)
       return refuse(cudaErrorCooperativeLaunchTooLarge,
                     "cooperative grid of " + std::to_string(blocks) + " blocks, " +
@@ -241,6 +284,12 @@ void configure(const Settings& s) {
   initialise();
   if (s.multiprocessors < 1 || s.multiprocessors > 1024)
     throw std::invalid_argument("emulated multiprocessors must be 1 to 1024");
+  if (!find_device(s.compute_capability)) {
+    std::string known;
+    for (const Device& d : kDevices) known += " " + std::to_string(d.capability);
+    throw std::invalid_argument("emulated compute capability must be one of" + known + ", got " +
+                                std::to_string(s.compute_capability));
+  }
   const cudaError_t failed = finish_all_streams();
   machine.settings = s;
   if (failed != cudaSuccess)  // nobody else would hear of it

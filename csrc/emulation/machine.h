@@ -31,9 +31,8 @@ constexpr std::size_t kHeapBytes = std::size_t{4} << 30;  // device memory, rese
 constexpr std::size_t kWindowBytes = 256 << 10;           // shared memory of a block
 constexpr std::size_t kWindows = 1024;                    // blocks resident together
 constexpr std::size_t kRedZone = 256;
-constexpr std::size_t kSharedLimit = 227 << 10;  // per block, opted in
-constexpr std::size_t kDynamicOffset = 1024;     // dynamic shared memory within a window
-constexpr unsigned char kPoison = 0xff;          // NaN in every float type
+constexpr std::size_t kDynamicOffset = 1024;  // dynamic shared memory within a window
+constexpr unsigned char kPoison = 0xff;       // NaN in every float type
 
 // ---- happens-before
 // -------------------------------------------------------------------------------- How much of one
@@ -78,6 +77,8 @@ struct StoreGroupEntry {  // a bulk or tensor store that still has to read its s
   BulkReduce reduce;
   int group;
   Site site;
+  bool has_read = false;  // its shared memory may be reused; `payload` is what it read
+  std::vector<unsigned char> payload;
 };
 struct LaneRequest {
   unsigned mask = 0;
@@ -102,6 +103,10 @@ struct Fiber : ThreadContext {
   int cluster_phase = 0;          // the cluster barrier's phase when this thread arrived
   std::uint32_t fence_clock = 0;  // warp clock of this lane's last __threadfence
   int cp_group = 0, store_group = 0;
+  unsigned char* stack_base = nullptr;  // the kernel's frames lie below
+  // Registers are locals: what the stack held at this thread's last wgmma_fence, and from where on.
+  const unsigned char* fenced_from = nullptr;
+  std::vector<unsigned char> fenced_stack;
   std::vector<CpAsync> copies;
   std::vector<StoreGroupEntry> stores;
 };
@@ -138,6 +143,7 @@ struct Mbarrier {
 struct WgmmaOp {
   float* d[128];
   std::uint32_t a[128][4];
+  const std::uint32_t* a_at[128];  // where they came from: must not change before the wait
   bool has_a_registers;
   std::uint64_t descriptor_a, descriptor_b;
   WgmmaShape shape;
@@ -152,12 +158,12 @@ struct WarpGroup {
   Fiber* fibers[128] = {};
   float* d[128] = {};
   std::uint32_t a[128][4];
+  const std::uint32_t* a_at[128] = {};
   std::uint64_t descriptor_a = 0, descriptor_b = 0;
   std::vector<WgmmaOp> queue;
   int group = 0;
-  bool fenced = false, wants_fence = true;
   std::unordered_map<float*, std::vector<float>> accumulators;  // in flight, by register array
-  std::unordered_map<float*, std::vector<float>> settled;       // contents the last time we looked
+  std::unordered_map<float*, std::vector<float>> settled;       // landed since the last fence
 };
 struct RemoteAccess {  // the newest by one warp of another block of the cluster
   Stamp stamp;
@@ -169,7 +175,7 @@ struct Block {
   std::uint32_t linear = 0;
   int slot = 0, cluster = 0, cluster_rank = 0, live = 0;
   unsigned char* window = nullptr;
-  std::size_t shared_used = 0;
+  std::size_t shared_used = 0, static_bytes = 0;
   std::vector<std::pair<const void*, unsigned char*>> statics;
   std::vector<Warp> warps;
   Barrier barriers[16];
@@ -293,9 +299,10 @@ enum AccessFlags : int {
   kRead = 0,
   kWrite = 1,
   kAtomic = 2,
-  kReadOnly = 4,     // __ldg
-  kAsyncProxy = 8,   // by wgmma, bulk and tensor copies
-  kInitialises = 16  // an atomic that does not look at the old value
+  kReadOnly = 4,      // __ldg
+  kAsyncProxy = 8,    // by wgmma, bulk and tensor copies
+  kInitialises = 16,  // an atomic that does not look at the old value
+  kProbe = 32         // only asks whether the access would be right
 };
 // Access by the current thread that the emulator performs for an instruction.
 void check_access(const void*, std::size_t bytes, int flags, Site);
@@ -321,10 +328,21 @@ void group_retired();  // the resident blocks are done: their stamps move to `ea
 // ---- launch.cpp
 // ------------------------------------------------------------------------------------------
 void require_capability(int capability, const char* what, Site);
+void require_hopper(const char* what, Site);  // what sm_90a alone has
+// What a device of the chosen compute capability has room for, in bytes.
+struct SharedLimits {
+  std::size_t per_block, per_multiprocessor, reserved;
+};
+SharedLimits shared_limits();
+int threads_per_multiprocessor();
+// The kernel's __launch_bounds__ in whole warps of threads; 0 where it has none.
+int launch_bound(const void* function);
 cudaError_t validate_launch(const LaunchRequest&);
 cudaError_t run_launch(const LaunchRequest&);  // now, on this OS thread
 void set_function_shared_limit(const void* function, std::size_t bytes);
-int resident_blocks_per_multiprocessor(int threads, std::size_t shared_bytes);
+// Static and dynamic shared memory together: what the launch under way may have.
+std::size_t shared_room();
+int resident_blocks_per_multiprocessor(const void* function, int threads, std::size_t shared_bytes);
 
 // ---- streams.cpp
 // ----------------------------------------------------------------------------------------- Queues

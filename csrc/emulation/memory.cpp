@@ -123,11 +123,21 @@ void* static_shared(const void* key, std::size_t bytes, std::size_t align, const
   Block& b = *self()->block;
   for (const auto& [known, p] : b.statics)
     if (known == key) return p;
-  align = std::max<std::size_t>(align, 16);
-  const std::size_t offset = (b.shared_used + align - 1) & ~(align - 1);
+  std::size_t offset = (b.shared_used + align - 1) & ~(align - 1);
+  // No more aligned than its type promises, so that a wider access shows.
+  if (align < 16 && offset % 16 == 0) offset += align;
   b.shared_used = offset + bytes + 32;
-  if (bytes > 48 << 10 || b.shared_used > kWindowBytes)
-    fail({}, "static shared memory of a block exceeds 48 KB: %s has %zu bytes", name, bytes);
+  b.static_bytes += bytes;
+  if (b.static_bytes > 48 << 10)
+    fail({}, "static shared memory of a block exceeds 48 KB: %zu bytes with %s", b.static_bytes,
+         name);
+  const std::size_t dynamic = machine.launch.shared_bytes;
+  if (b.static_bytes + dynamic > shared_room() || b.shared_used > kWindowBytes)
+    fail({},
+         "%zu bytes of static (with %s) and %zu of dynamic shared memory exceed the %zu bytes that "
+         "this launch may have on compute capability %d.%d",
+         b.static_bytes, name, dynamic, shared_room(), machine.settings.compute_capability / 10,
+         machine.settings.compute_capability % 10);
   unsigned char* p = b.window + offset;
   b.statics.emplace_back(key, p);
   std::memset(p, kPoison, bytes);

@@ -230,13 +230,14 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   p->major = machine.settings.compute_capability / 10;
   p->minor = machine.settings.compute_capability % 10;
   p->multiProcessorCount = machine.settings.multiprocessors;
-  p->maxThreadsPerMultiProcessor = 2048;
+  p->maxThreadsPerMultiProcessor = threads_per_multiprocessor();
   p->maxThreadsPerBlock = 1024;
   p->warpSize = 32;
   p->totalGlobalMem = kHeapBytes;
   p->sharedMemPerBlock = 48 << 10;
-  p->sharedMemPerBlockOptin = kSharedLimit;
-  p->sharedMemPerMultiprocessor = 228 << 10;
+  p->sharedMemPerBlockOptin = shared_limits().per_block;
+  p->sharedMemPerMultiprocessor = shared_limits().per_multiprocessor;
+  p->reservedSharedMemPerBlock = shared_limits().reserved;
   p->regsPerBlock = 65536;
   p->regsPerMultiprocessor = 65536;
   p->l2CacheSize = 50 << 20;
@@ -258,13 +259,13 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr a, int device) {
       *value = p.minor;
       break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = static_cast<int>(kSharedLimit);
+      *value = static_cast<int>(p.sharedMemPerBlockOptin);
       break;
     case cudaDevAttrCooperativeLaunch:
       *value = 1;
       break;
     case cudaDevAttrMaxThreadsPerMultiProcessor:
-      *value = 2048;
+      *value = p.maxThreadsPerMultiProcessor;
       break;
     default:
       return refuse(cudaErrorNotSupported,
@@ -294,21 +295,28 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute a, int 
   Hold hold;
   switch (a) {
     case cudaFuncAttributeMaxDynamicSharedMemorySize:
-      if (value < 0 || static_cast<std::size_t>(value) > kSharedLimit)
-        return refuse(cudaErrorInvalidValue, "more dynamic shared memory than a block can have");
+      if (value < 0 || static_cast<std::size_t>(value) > shared_limits().per_block) {
+        const std::string why = std::to_string(value) +
+                                " bytes of dynamic shared memory: a block of compute capability " +
+                                std::to_string(machine.settings.compute_capability / 10) + "." +
+                                std::to_string(machine.settings.compute_capability % 10) +
+                                " has at most " + std::to_string(shared_limits().per_block);
+        return refuse(cudaErrorInvalidValue, why.c_str());
+      }
       set_function_shared_limit(function, static_cast<std::size_t>(value));
       return cudaSuccess;
     case cudaFuncAttributePreferredSharedMemoryCarveout:
-    case cudaFuncAttributeNonPortableClusterSizeAllowed:
       return cudaSuccess;
+    case cudaFuncAttributeNonPortableClusterSizeAllowed:
+      return refuse(cudaErrorNotSupported, "clusters of more than 8 blocks are not emulated");
     default:
       return refuse(cudaErrorNotSupported, "cudaFuncSetAttribute: not emulated for this attribute");
   }
 }
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int threads,
-                                                          std::size_t shared) {
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* function,
+                                                          int threads, std::size_t shared) {
   Hold hold;
-  *blocks = resident_blocks_per_multiprocessor(threads, shared);
+  *blocks = resident_blocks_per_multiprocessor(function, threads, shared);
   return cudaSuccess;
 }
 

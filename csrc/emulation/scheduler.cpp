@@ -124,6 +124,7 @@ void finish_thread() {
 void fiber_main() {
   for (;;) {
     runtime_depth = 0;
+    self()->stack_base = static_cast<unsigned char*>(__builtin_frame_address(0));
     machine.launch.run(machine.launch.call.get());
     runtime_depth = 1;
     finish_thread();

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // wgmma: 128 threads meet, the operation is queued, and the operands are read when the group is
 // waited for. Until then the accumulators hold NaN.
+//
+// Registers are local variables, so "written since the last fence" is a comparison with a copy of
+// the thread's stack made at the fence, and "written before the wait" one with what was there when
+// the wgmma was issued. Values are compared: writing what was there already goes unnoticed, as do
+// reads.
 #include <algorithm>
 
 #include "emulation/machine.h"
@@ -75,12 +80,22 @@ float value_of(std::uint16_t bits, bool is_half) {
   return __half2float(__half(raw));
 }
 
-// Reads rows x 16 values; out[mn * 16 + k]. With out == null only the checks are made.
+using Fibers = Fiber* const (&)[128];
+
+// Reads rows x 16 values; out[mn * 16 + k]. With out == null only the checks are made: each of the
+// four warps must have waited for all of the data. Who overwrites it later must wait for all four;
+// so that each of them leaves its trace, they take turns from chunk to chunk.
 void read_operand(std::uint64_t descriptor, bool trans, bool is_half, int rows, float* out,
-                  Site site) {
+                  Fibers fibers, std::size_t turn, Site site) {
   const Operand o = decode(descriptor, site);
   const auto take = [&](int mn, int k, int step_mn, int step_k) {
+    ActAs reader(fibers[turn++ % 4 * 32]);
     const SharedRef ref = shared_at(chunk_address(o, trans, mn, k), 16, site);
+    if (!out && machine.checking)
+      for (int w = 0; w < 4; ++w) {
+        ActAs waiter(fibers[w * 32]);
+        check_access(ref.p, 16, kRead | kAsyncProxy | kProbe, site);
+      }
     check_access(ref.p, 16, kRead | kAsyncProxy, site);
     if (!out) return;
     std::uint16_t bits[8];
@@ -97,13 +112,11 @@ void read_operand(std::uint64_t descriptor, bool trans, bool is_half, int rows, 
   }
 }
 
-// Makes the accesses (and on landing the reads) of one operation. The four warps take turns, since
-// each of them must have waited for the data.
-void read_operands(const WgmmaOp& op, Fiber* const (&fibers)[128], float* a, float* b) {
-  const std::size_t turn = static_cast<std::size_t>(op.group) % 4;
+// Makes the accesses (and on landing the reads) of one operation.
+void read_operands(const WgmmaOp& op, Fibers fibers, float* a, float* b) {
+  const auto turn = static_cast<std::size_t>(op.group);
   if (!op.has_a_registers) {
-    ActAs reader(fibers[(turn + 1) % 4 * 32]);
-    read_operand(op.descriptor_a, op.shape.trans_a, op.shape.is_half, 64, a, op.site);
+    read_operand(op.descriptor_a, op.shape.trans_a, op.shape.is_half, 64, a, fibers, turn, op.site);
   } else if (a) {
     for (int t = 0; t < 128; ++t)
       for (int r = 0; r < 4; ++r) {
@@ -113,12 +126,16 @@ void read_operands(const WgmmaOp& op, Fiber* const (&fibers)[128], float* a, flo
             value_of(static_cast<std::uint16_t>(op.a[t][r] >> 16), op.shape.is_half);
       }
   }
-  ActAs reader(fibers[turn * 32]);
-  read_operand(op.descriptor_b, op.shape.trans_b, op.shape.is_half, op.shape.columns, b, op.site);
+  read_operand(op.descriptor_b, op.shape.trans_b, op.shape.is_half, op.shape.columns, b, fibers,
+               turn, op.site);
 }
 
 void land(WarpGroup& g, const WgmmaOp& op) {
   static float a[64 * 16], b[256 * 16];
+  if (op.has_a_registers)
+    for (int t = 0; t < 128; ++t)
+      if (std::memcmp(op.a_at[t], op.a[t], sizeof op.a[t]) != 0)
+        fail(op.site, "wgmma: registers of A were written before its wgmma_wait (thread %d)", t);
   read_operands(op, g.fibers, a, b);
   for (int t = 0; t < 128; ++t) {
     std::vector<float>& d = g.accumulators[op.d[t]];
@@ -141,18 +158,44 @@ bool in_flight(const WarpGroup& g, const float* d) {
   return false;
 }
 
-bool same_bits(const std::vector<float>& kept, const float* d) {
-  return std::memcmp(kept.data(), d, kept.size() * sizeof(float)) == 0;
+bool all_bytes_are(const void* p, std::size_t bytes, unsigned char value) {
+  const auto* c = static_cast<const unsigned char*>(p);
+  return std::all_of(c, c + bytes, [=](unsigned char x) { return x == value; });
+}
+
+// No write between this thread's last wgmma_fence and now. An array that is not read may be one
+// that nobody has written at all: it holds what the compiler puts into locals (emulation.cmake).
+void require_fenced(const Fiber& f, const void* registers, std::size_t bytes, bool reads,
+                    const char* what, Site site) {
+  constexpr unsigned char kNeverWritten = 0xfe;
+  const auto* p = static_cast<const unsigned char*>(registers);
+  if (p < f.stack || p >= f.stack_base) fail(site, "wgmma: %s are not local variables", what);
+  if (p >= f.fenced_from && std::memcmp(p, f.fenced_stack.data() + (p - f.fenced_from), bytes) == 0)
+    return;
+  if (!reads && all_bytes_are(p, bytes, kNeverWritten)) return;
+  fail(site, "wgmma: %s were written after the last wgmma_fence", what);
+}
+
+void require_accumulator(WarpGroup& g, const Fiber& f, float* d, int columns, bool accumulate,
+                         Site site) {
+  const auto count = static_cast<std::size_t>(columns / 2);
+  const auto flying = g.accumulators.find(d);
+  if (flying != g.accumulators.end()) {
+    if (flying->second.size() != count)
+      fail(site, "wgmma: accumulators of another shape are still under way in these registers");
+    return;
+  }
+  const auto known = g.settled.find(d);
+  if (known != g.settled.end() && known->second.size() == count &&
+      std::memcmp(known->second.data(), d, count * sizeof(float)) == 0)
+    return;
+  require_fenced(f, d, count * sizeof(float), accumulate, "accumulator registers", site);
 }
 
 // An accumulator enters flight: its value is kept aside and the registers turn to NaN.
-void take_accumulator(WarpGroup& g, float* d, int columns, bool accumulate, Site site) {
-  const auto count = static_cast<std::size_t>(columns / 2);
-  const auto known = g.settled.find(d);
-  if (known != g.settled.end() && accumulate && known->second.size() == count &&
-      !same_bits(known->second, d))
-    fail(site, "wgmma: accumulator registers were changed after the last wgmma_fence");
+void take_accumulator(WarpGroup& g, float* d, int columns) {
   if (g.accumulators.count(d)) return;
+  const auto count = static_cast<std::size_t>(columns / 2);
   g.accumulators[d].assign(d, d + count);
   std::memset(d, kPoison, count * sizeof(float));
   g.settled.erase(d);
@@ -163,12 +206,18 @@ void take_accumulator(WarpGroup& g, float* d, int columns, bool accumulate, Site
 void wgmma(WgmmaShape shape, float* d, const std::uint32_t* a, std::uint64_t descriptor_a,
            std::uint64_t descriptor_b, bool accumulate, Site site) {
   InRuntime guard;
-  require_capability(90, "wgmma", site);
+  require_hopper("wgmma", site);
   Fiber* f = self();
   WarpGroup& g = group_of(*f);
   const int slot = f->index % 128;
+  if (!f->fenced_from) fail(site, "wgmma without a wgmma_fence before it");
+  require_accumulator(g, *f, d, shape.columns, accumulate, site);
   g.d[slot] = d;
-  if (a) std::memcpy(g.a[slot], a, 16);
+  g.a_at[slot] = a;
+  if (a) {
+    require_fenced(*f, a, sizeof g.a[slot], true, "registers of A", site);
+    std::memcpy(g.a[slot], a, sizeof g.a[slot]);
+  }
   if (!g.arrived) {
     g.descriptor_a = descriptor_a;
     g.descriptor_b = descriptor_b;
@@ -176,9 +225,9 @@ void wgmma(WgmmaShape shape, float* d, const std::uint32_t* a, std::uint64_t des
     fail(site, "wgmma: threads of the warpgroup give different descriptors");
   }
   if (!meet("wgmma", site, g, slot)) return;
-  if (!g.fenced) fail(site, "wgmma without a wgmma_fence before it");
   WgmmaOp op;
   std::copy(std::begin(g.d), std::end(g.d), op.d);
+  std::copy(std::begin(g.a_at), std::end(g.a_at), op.a_at);
   std::memcpy(op.a, g.a, sizeof op.a);
   op.has_a_registers = a != nullptr;
   op.descriptor_a = descriptor_a;
@@ -187,33 +236,28 @@ void wgmma(WgmmaShape shape, float* d, const std::uint32_t* a, std::uint64_t des
   op.accumulate = accumulate;
   op.group = g.group;
   op.site = site;
-  for (int t = 0; t < 128; ++t) {
-    ActAs owner(g.fibers[t]);
-    take_accumulator(g, op.d[t], shape.columns, accumulate, site);
-  }
+  for (float* registers : op.d) take_accumulator(g, registers, shape.columns);
   read_operands(op, g.fibers, nullptr, nullptr);
   g.queue.push_back(op);
   leave(g);
 }
 
-// From here until the next wgmma the registers must not change: remember them.
+// From here until the next wgmma its registers must not change: remember all locals of the kernel.
 void wgmma_fence(Site site) {
   InRuntime guard;
-  require_capability(90, "wgmma.fence", site);
+  require_hopper("wgmma.fence", site);
   Fiber* f = self();
   WarpGroup& g = group_of(*f);
+  f->fenced_from = static_cast<const unsigned char*>(__builtin_frame_address(0));
+  f->fenced_stack.assign(f->fenced_from, static_cast<const unsigned char*>(f->stack_base));
   if (!meet("wgmma_fence", site, g, f->index % 128)) return;
-  g.fenced = true;
-  for (auto it = g.settled.begin(); it != g.settled.end();) {
-    std::copy(it->first, it->first + it->second.size(), it->second.begin());
-    ++it;
-  }
+  g.settled.clear();
   leave(g);
 }
 
 void wgmma_commit(Site site) {
   InRuntime guard;
-  require_capability(90, "wgmma.commit_group", site);
+  require_hopper("wgmma.commit_group", site);
   Fiber* f = self();
   WarpGroup& g = group_of(*f);
   if (!meet("wgmma_commit", site, g, f->index % 128)) return;
@@ -223,7 +267,7 @@ void wgmma_commit(Site site) {
 
 void wgmma_wait(int pending, Site site) {
   InRuntime guard;
-  require_capability(90, "wgmma.wait_group", site);
+  require_hopper("wgmma.wait_group", site);
   Fiber* f = self();
   WarpGroup& g = group_of(*f);
   if (!meet("wgmma_wait", site, g, f->index % 128)) return;
@@ -236,6 +280,8 @@ void wgmma_wait(int pending, Site site) {
       ++it;
       continue;
     }
+    if (!all_bytes_are(it->first, it->second.size() * sizeof(float), kPoison))
+      fail(site, "wgmma: accumulator registers were written before this wgmma_wait");
     std::copy(it->second.begin(), it->second.end(), it->first);
     g.settled[it->first] = std::move(it->second);
     it = g.accumulators.erase(it);

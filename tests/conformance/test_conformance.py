@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from conformance import common
 from conformance.common import disagreement, read_goldens
-from emulation.library import why_not
+from emulation.library import CSRC, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can run")
 
@@ -16,6 +18,46 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can run")
 @pytest.fixture(scope="module")
 def runner() -> common.Runner:
     return common.Runner(common.build_emulated())
+
+
+# What leaves nothing to compare.
+WITHOUT_RESULT = {"__trap", "__activemask"}
+
+
+def kernels_text() -> str:
+    files = [*common.KERNELS, common.HERE / "registry.h"]
+    text = "".join(p.read_text(encoding="utf-8") for p in files)
+    return re.sub(r"//.*", "", text)
+
+
+def test_every_wrapper_has_a_conformance_kernel():
+    text = kernels_text()
+    used = set(re.findall(r"ptx::(\w+)", text)) | set(
+        re.findall(r"^[LS][DT]MATRIX\((\w+),", text, re.M)
+    )
+    wrappers = set()
+    for header in sorted((CSRC / "cuda").glob("ptx*.h")):
+        found = re.findall(
+            r"^SEQLOOM_DEVICE [\w:* ]+?[ *](\w+)\(", header.read_text(encoding="utf-8"), re.M
+        )
+        wrappers.update(found)
+    assert len(wrappers) > 70
+    assert wrappers <= used, f"without a kernel: {sorted(wrappers - used)}"
+
+
+def test_every_intrinsic_has_a_conformance_kernel():
+    text = kernels_text()
+    offered = set()
+    for name in ("device_sync.h", "device_memory.h", "device_math.h"):
+        header = (CSRC / "emulation" / name).read_text(encoding="utf-8")
+        offered.update(
+            re.findall(r"^(?:inline [\w ]+?|unsigned |#define )(__[a-z]\w+)\(", header, re.M)
+        )
+        offered.update(re.findall(r"^SEQLOOM_(?:ATOMIC|REDUCE)\((\w+),", header, re.M))
+        offered.update(re.findall(r"^inline T (__\w+|atomic\w+)\(", header, re.M))
+    assert len(offered) > 80
+    without = {n for n in offered - WITHOUT_RESULT if not re.search(rf"\b{n}\(", text)}
+    assert not without, f"without a kernel: {sorted(without)}"
 
 
 def test_every_kernel_runs_without_a_report(runner):

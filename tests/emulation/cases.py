@@ -48,6 +48,12 @@ def publish(lib: Library, bug: int) -> float:
     return ratio(out, np.arange(32), 1e-6)
 
 
+def readers(lib: Library, bug: int) -> float:
+    words = np.zeros(2, np.uint32)
+    out = lib.run("readers", ("empty", 32, np.uint16), words, ("empty", (15, 32), F), bug)[2]
+    return ratio(out, np.tile(np.arange(32), (15, 1)), 1e-6)
+
+
 def streams(lib: Library, bug: int) -> float:
     host = np.zeros(64, F)
     lib.run("streams", ("empty", 64, F), ("empty", 64, F), ("host", host), bug)
@@ -148,6 +154,7 @@ def ring(lib: Library, bug: int) -> float:
 
 CASES = {
     f.__name__: f
-    for f in (block_sum, exchange, publish, streams, released, graph, layer_norm, attention,
-              ragged_attention, lstm, lstm_flags, cluster, mailbox, wgmma, wgmma_registers, ring)
+    for f in (block_sum, exchange, publish, readers, streams, released, graph, layer_norm,
+              attention, ragged_attention, lstm, lstm_flags, cluster, mailbox, wgmma,
+              wgmma_registers, ring)
 }  # fmt: skip

@@ -56,6 +56,7 @@ MUTATIONS: dict[str, dict[int, str]] = {
         2: "relaxed store where a release is due",
         3: "reads the wrong half of the array",
     },
+    "readers": {1: "one of fifteen readers does not wait for the write"},
     "streams": {
         1: "second stream does not wait for the first one's event",
         2: "host reads pinned memory without synchronising",
@@ -122,8 +123,18 @@ MUTATIONS: dict[str, dict[int, str]] = {
         12: "stage refilled while wgmma still reads it",
         13: "buffer changed while the tensor store reads it",
         14: "thread exits while its store still reads",
+        15: "one warp of the four does not wait for the mbarrier",
+        16: "accumulators written after the fence, the wgmma does not read them",
+        17: "new accumulators set to zero after the fence",
+        18: "accumulator written before the wait",
     },
-    "wgmma_registers": {1: "no mbarrier wait", 2: "wrong stride in the descriptor"},
+    "wgmma_registers": {
+        1: "no mbarrier wait",
+        2: "wrong stride in the descriptor",
+        15: "one warp of the four does not wait for the mbarrier",
+        20: "registers of A loaded after the fence",
+        21: "registers of A used again before the wait",
+    },
     "ring": {
         1: "no wait for the empty stage",
         2: "one thread does not arrive",
@@ -134,6 +145,7 @@ MUTATIONS: dict[str, dict[int, str]] = {
         7: "result buffer reused while the store reads it",
         8: "barriers used before the block has seen them",
         9: "named barrier with two thread counts",
+        10: "result read back when its store has only left shared memory",
     },
 }
 

@@ -2,16 +2,19 @@
 # ruff: noqa: E501  (the table of errors is one line an error)
 """Errors planted in the project's own kernels, and which emulated build notices them.
 
-    python tests/emulation/project_mutations.py build/plain build/checked
+    python tests/emulation/project_mutations.py build/plain build/checked     makes the table
+    python tests/emulation/project_mutations.py --check build/checked         judges, as CI does
 
 Each build folder is an emulated build of the whole project (the second with
 SEQLOOM_EMULATION_CHECKED=ON). The kernels are compiled once more with all errors in them, each behind a
 run-time switch, and linked into a second module; then every error is switched on alone in a process
-of its own. Prints the table and writes project_mutations.csv.
+of its own. Prints the table and writes project_mutations.csv. With --check only the checked build
+is asked, nothing is written, and an error that goes unnoticed is a failure, as is a false alarm.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -19,6 +22,7 @@ import re
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -70,8 +74,8 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (19, NORM, "norm_backward", "workspace released before the kernels that use it", "void backward(", "cuda::LaunchConfig config;", "if (BUG) cuda::release(partial.as<float>(), cuda::current_stream());\n    cuda::LaunchConfig config;"),
     (20, NORM, "norm_backward", "grid leaves out the last columns", "void backward(", "(a.n + kTileColumns - 1) / kTileColumns", "(a.n + (BUG ? 0 : kTileColumns - 1)) / kTileColumns"),
     (21, NORM, "norm_long", "variance about zero", "forward_rows(NormArgs", "const float d = v[k] - mean;", "const float d = v[k] - (BUG ? 0.f : mean);"),
-    (22, REDUCTION, "sum_rows", "no barrier before the tree", "void rows_kernel", f"shared[tid] = p;\n    {SYNC}", f"shared[tid] = p;\n    if (!BUG) {SYNC}"),
-    (23, REDUCTION, "sum_rows", "no barrier between the tree's levels", "void rows_kernel", f"      }}\n      {SYNC}", f"      }}\n      if (!BUG) {SYNC}"),
+    (22, REDUCTION, "sum_rows", "no barrier before the tree", "rows_kernel(ReduceArgs", f"shared[tid] = p;\n    {SYNC}", f"shared[tid] = p;\n    if (!BUG) {SYNC}"),
+    (23, REDUCTION, "sum_rows", "no barrier between the tree's levels", "rows_kernel(ReduceArgs", f"      }}\n      {SYNC}", f"      }}\n      if (!BUG) {SYNC}"),
     (24, REDUCTION, "sum_columns", "columns: no barrier before the tree", "columns_kernel(ReduceArgs", f"shared[ty][tx] = p;\n    {SYNC}", f"shared[ty][tx] = p;\n    if (!BUG) {SYNC}"),
     (25, REDUCTION, "sum_columns", "columns: result stored past the last column", "columns_kernel(ReduceArgs", "if (ty == 0 && column < args.inner)", "if (ty == 0 && (BUG || column < args.inner))"),
     (26, REDUCTION, "cumsum", "scan in one buffer", "void cumsum_rows_kernel", "buffer ^= 1;", "buffer ^= BUG ? 0 : 1;"),
@@ -104,7 +108,7 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (53, ELEMENTWISE, "activation", "whole vector loaded at the ragged end", "void load_operand", "if (left >= W)", "if (BUG || left >= W)"),
     (54, ELEMENTWISE, "transpose", "tile read without a barrier", "void transpose_kernel", SYNC, f"if (!BUG) {SYNC}"),
     (55, ELEMENTWISE, "transpose", "stored past the last column", "void transpose_kernel", "c0 + tx < columns) to[", "(BUG || c0 + tx < columns)) to["),
-    (56, ELEMENTWISE, "dropout", "numbers of the next block", "void vector_kernel", "static_cast<uint64_t>(first + k)) / 4", "static_cast<uint64_t>(first + k)) / 4 + (BUG ? 1 : 0)"),
+    (56, ELEMENTWISE, "dropout", "numbers of the next block", "vector_kernel(VectorArgs", "static_cast<uint64_t>(first + k)) / 4", "static_cast<uint64_t>(first + k)) / 4 + (BUG ? 1 : 0)"),
     (57, RNN, "recurrence", "begin: no check that the unit exists", "begin_kernel(Steps", "if (i >= q.batch * q.units) return;", "if (!BUG && i >= q.batch * q.units) return;"),
     (58, RNN, "recurrence", "steps past a sequence's length", "step_kernel(Steps", "if (s >= n) return;", "if (!BUG && s >= n) return;"),
     (59, RNN, "recurrence", "products of the next unit", "step_kernel(Steps", "products + b * kGates * H + unit;", "products + b * kGates * H + unit + BUG;"),
@@ -173,7 +177,7 @@ def commands(build: Path) -> list[str]:
     return listing.stdout.splitlines()
 
 
-def make_module(build: Path) -> Path:
+def make_module(build: Path, jobs: int) -> Path:
     """A package folder whose _core has all errors in it; its path goes to PYTHONPATH."""
     overlay = build / "mutations"
     sources = overlay / "csrc"
@@ -186,6 +190,7 @@ def make_module(build: Path) -> Path:
         target.write_text(mutated(file), encoding="utf-8")
     link = next(c for c in reversed(commands(build)) if "-shared" in c and "_core" in c)
     link = re.sub(r"^.*?(?=\S*(?:g\+\+|c\+\+)\S* )", "", link).removesuffix(" && :")
+    compilations = []
     for command in commands(build):
         found = re.search(r"-o (\S+\.cu\.o) -c (\S+\.cu)", command)
         if not found:
@@ -205,8 +210,10 @@ def make_module(build: Path) -> Path:
             if flag in words:
                 del words[words.index(flag) : words.index(flag) + 2]
         words = [w for w in words if w != "-MD"]
-        subprocess.run(words, cwd=build, check=True)
+        compilations.append(words)
         link = link.replace(found[1], str(target))
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda words: subprocess.run(words, cwd=build, check=True), compilations))
     package = overlay / "python" / "seqloom"
     package.mkdir(parents=True, exist_ok=True)
     original = build / "python" / "seqloom"
@@ -238,35 +245,50 @@ def outcome(package: Path, case: str, number: int) -> tuple[str, str]:
     return f"{kind} ({run})", text
 
 
-def main(arguments: list[str]) -> int:
-    if len(arguments) != 2:
-        print(__doc__)
-        return 2
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("builds", nargs="+", type=Path)
+    parser.add_argument("--check", action="store_true", help="ask the checked build, write nothing")
+    parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args(words)
+    modes = ("checked",) if arguments.check else MODES
+    if len(arguments.builds) != len(modes):
+        parser.error(f"one build folder for each of: {', '.join(modes)}")
     packages = {
-        mode: make_module(Path(a).resolve()) for mode, a in zip(MODES, arguments, strict=True)
+        mode: make_module(build.resolve(), arguments.jobs)
+        for mode, build in zip(modes, arguments.builds, strict=True)
     }
-    failures = []
-    for case in sorted({m[2] for m in MUTATIONS}):
-        for mode, package in packages.items():
-            kind, text = outcome(package, case, 0)
-            if not kind.startswith("missed"):
-                failures.append(f"{case} ({mode}): false alarm: {kind} {text}")
+    cases = sorted({m[2] for m in MUTATIONS})
+    tasks = [(mode, case, 0) for case in cases for mode in modes]
+    tasks += [(mode, m[2], m[0]) for m in MUTATIONS for mode in modes]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        answers = pool.map(lambda task: outcome(packages[task[0]], task[1], task[2]), tasks)
+        found = dict(zip(((mode, case, n) for mode, case, n in tasks), answers, strict=True))
+    failures = [
+        f"{case} ({mode}): false alarm: {' '.join(found[mode, case, 0])}"
+        for case in cases
+        for mode in modes
+        if not found[mode, case, 0][0].startswith("missed")
+    ]
     rows = []
     for number, file, case, what, *_ in MUTATIONS:
-        found = {mode: outcome(package, case, number) for mode, package in packages.items()}
-        rows.append([number, Path(file).name, case, what, *(found[m][0] for m in MODES)])
-        print(
-            f"{number:3d} {Path(file).name:22s} {found['plain'][0]:13s} {found['checked'][0]:13s} {what}"
-        )
-        print(f"{'':27s}{found['checked'][1][:200]}", flush=True)
-    with TABLE.open("w", newline="") as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(["number", "file", "case", "what", *MODES])
-        writer.writerows(rows)
-    for i, mode in enumerate(MODES):
-        print(
-            f"{mode}: {sum(not r[4 + i].startswith('missed') for r in rows)} of {len(rows)} noticed"
-        )
+        kinds = [found[mode, case, number][0] for mode in modes]
+        rows.append([number, Path(file).name, case, what, *kinds])
+        shown = "".join(f"{kind:14s}" for kind in kinds)
+        print(f"{number:3d} {Path(file).name:26s} {shown} {what}")
+        print(f"{'':31s}{found['checked', case, number][1][:200]}", flush=True)
+    if not arguments.check:
+        with TABLE.open("w", newline="") as f:
+            writer = csv.writer(f, lineterminator="\n")
+            writer.writerow(["number", "file", "case", "what", *MODES])
+            writer.writerows(rows)
+    for i, mode in enumerate(modes):
+        missed = [str(r[0]) for r in rows if r[4 + i].startswith("missed")]
+        print(f"{mode}: {len(rows) - len(missed)} of {len(rows)} noticed")
+        if mode == "checked" and missed:
+            failures.append(f"the checked build misses {', '.join(missed)}")
     print("\n".join(failures) or "no false alarm on the correct kernels")
     return 1 if failures else 0
 

@@ -87,7 +87,7 @@ SEQLOOM_DEVICE void load_operand(const VectorOperand& o, int64_t first, int64_t 
 }
 
 template <class T, class F>
-__global__ void vector_kernel(VectorArgs args) {
+__global__ void __launch_bounds__(kThreads) vector_kernel(VectorArgs args) {
   constexpr int W = cuda::kVectorWidth<T>;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x * W;
   const int64_t start = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * W;

@@ -224,14 +224,18 @@ __global__ void __launch_bounds__(kThreads) adam_kernel(AdamArgs args) {
       load_eight<T>(g, d);
       load_eight<T>(m, mean);
       load_eight<T>(v, square);
-      if (kAmsgrad) load_eight<T>(largest, most);
+      // The largest squares come late and leave early: with them all, sm_75 runs out of registers.
 #pragma unroll
-      for (int j = 0; j < kEach; ++j)
-        adam_one<kAmsgrad>(a, x[j], d[j], mean[j], square[j], most[j]);
+      for (int k = 0; k < 2; ++k) {
+        if (kAmsgrad) load_run(largest + run_of<T>(k), most, k);
+#pragma unroll
+        for (int j = 4 * k; j < 4 * k + 4; ++j)
+          adam_one<kAmsgrad>(a, x[j], d[j], mean[j], square[j], most[j]);
+        if (kAmsgrad) store_run(largest + run_of<T>(k), most, k);
+      }
       store_eight<T>(w, x);
       store_eight<T>(m, mean);
       store_eight<T>(v, square);
-      if (kAmsgrad) store_eight<T>(largest, most);
       return;
     }
     for (int64_t i = threadIdx.x; i < kOptimizerUnit && i < left; i += kThreads) {

@@ -421,7 +421,7 @@ void launch_cumsum(const CumsumArgs& a) {
 // A thread an element: the product of the others, O(n) each, for axes that are short; no division,
 // so zeros need no special case.
 template <class C>
-__global__ void prod_backward_kernel(ProdBackwardArgs a) {
+__global__ void __launch_bounds__(kThreads) prod_backward_kernel(ProdBackwardArgs a) {
   const int64_t count = a.outer * a.n * a.inner;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; e < count;

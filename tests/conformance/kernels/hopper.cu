@@ -30,6 +30,12 @@ CLUSTER(distributed_shared, 64, 64, SHARED_ARRAY(uint32_t, tile, [32]);
         tile[thread()] = in[base + thread()] + ptx::cluster_size(); ptx::cluster_sync();
         out[base + thread()] = *ptx::map_to_rank(&tile[thread() ^ 5], rank ^ 1u);
         ptx::cluster_sync();)
+CLUSTER(cluster_split_barrier, 64, 64, SHARED_ARRAY(uint32_t, tile, [32]);
+        const uint32_t rank = ptx::cluster_rank(); const int base = static_cast<int>(rank) * 32;
+        ptx::cluster_sync();
+        *ptx::map_to_rank(&tile[thread()], rank ^ 1u) = in[base + thread()] + rank;
+        ptx::cluster_arrive(); const uint32_t own = in[base + (thread() ^ 1)]; ptx::cluster_wait();
+        out[base + thread()] = tile[thread() ^ 3] ^ own;)
 CLUSTER(
     store_async, 64, 160, SHARED_ARRAY(uint32_t, words, [32]); SHARED_ARRAY(uint4, quads, [32]);
     SHARED_ARRAY(uint64_t, barrier, [1]); const uint32_t bar = ptx::shared_address(barrier);
@@ -83,6 +89,16 @@ CONFORMANCE(
       ptx::bulk_commit();
       ptx::bulk_wait<0>();
     })
+CONFORMANCE(
+    bulk_wait_read, "bits", "exact", 128, 128, 90, 32, 0, SHARED_ARRAY(uint4, tile, [32]);
+    tile[thread()] = reinterpret_cast<const uint4*>(in)[thread() ^ 9]; ptx::fence_proxy_async();
+    __syncwarp(); if (thread() == 0) {
+      ptx::bulk_store(out, ptx::shared_address(tile), 512);
+      ptx::bulk_commit();
+      ptx::bulk_wait_read<0>();
+    } __syncwarp();
+    tile[thread()] = make_uint4(1, 2, 3, 4);  // the store has left shared memory
+    __syncwarp(); if (thread() == 0) ptx::bulk_wait<0>();)
 CONFORMANCE(
     bulk_reduce_add, "small", "1e-6", 128, 128, 90, 32, 0, SHARED_ARRAY(float4, tile, [32]);
     tile[thread()] = reinterpret_cast<const float4*>(in)[thread()];

@@ -69,6 +69,8 @@ MMA(mma_f16_k16, "half", 80, ptx::mma_m16n8k16_f16(d, a, b, c))
 MMA(mma_bf16_k8, "bfloat16", 80, ptx::mma_m16n8k8_bf16(d, a2, b[0], c))
 MMA(mma_f16_k8, "half", 75, ptx::mma_m16n8k8_f16(d, a2, b[0], c))
 MMA(mma_tf32_k8, "float", 80, ptx::mma_m16n8k8_tf32(d, a, b, c))
+MMA(mma_typed_bf16_k16, "bfloat16", 80, ptx::mma_m16n8k16<BFloat16>(d, a, b, c))
+MMA(mma_typed_f16_k16, "half", 80, ptx::mma_m16n8k16<Half>(d, a, b, c))
 MMA(mma_bf16_edges, "bfloat16 edges", 80, ptx::mma_m16n8k16_bf16(d, a, b, c))
 MMA(mma_f16_edges, "half edges", 80, ptx::mma_m16n8k16_f16(d, a, b, c))
 MMA(mma_tf32_edges, "float edges", 80, ptx::mma_m16n8k8_tf32(d, a, b, c))
@@ -114,6 +116,19 @@ CONFORMANCE(cp_async_small, "bits", "exact", 96, 96, 80, 32, 0, SHARED_ARRAY(uin
 
 // ---- atomics: order-independent results, and ordered accesses
 // -----------------------------------------
+CONFORMANCE(more_atomics, "bits", "exact", 64, 4, 75, 64, 0, SHARED_ARRAY(uint32_t, cells, [3]);
+            SHARED_ARRAY(float, total, [1]); if (thread() < 3) cells[thread()] = 0xfffffff0u;
+            if (thread() == 0) total[0] = 0.f; __syncthreads(); atomicMin(&cells[0], in[thread()]);
+            atomicDec(&cells[1], 20u); if (thread() == 5) atomicExch(&cells[2], in[5]);
+            atomicAdd(&total[0], static_cast<float>(in[thread()] & 15)); __syncthreads();
+            if (thread() < 3) out[thread()] = cells[thread()];
+            if (thread() == 3) out[3] = as_bits(total[0]);)
+CONFORMANCE(fenced_accesses, "bits", "exact", 64, 64, 75, 64, 0, SHARED_ARRAY(uint32_t, tile, [64]);
+            SHARED_ARRAY(uint32_t, flags, [2]); if (thread() < 2) flags[thread()] = 0;
+            __syncthreads(); tile[thread()] = in[thread()]; __threadfence_system(); __syncwarp();
+            __threadfence_block(); if ((thread() & 31) == 0) atomicExch(&flags[thread() >> 5], 1u);
+            while (atomicAdd(&flags[(thread() >> 5) ^ 1], 0u) == 0) __nanosleep(20);
+            __threadfence(); out[thread()] = tile[thread() ^ 32];)
 CONFORMANCE(atomics, "bits", "exact", 64, 8, 75, 64, 0, SHARED_ARRAY(uint32_t, cells, [8]);
             if (thread() < 8) cells[thread()] = thread() == 3 ? 0xffffffffu : 0u; __syncthreads();
             const uint32_t x = in[thread()]; atomicAdd(&cells[0], x); atomicSub(&cells[1], x);
@@ -135,6 +150,28 @@ CONFORMANCE(
       out[0] += v.x ^ v.y ^ v.z ^ v.w;
       out[1] += ptx::fetch_add_acq_rel(out + 3, 2);
     })
+// ---- the grid barrier: four blocks of one cooperative launch, twice
+// ------------------------------------------
+__global__ void __launch_bounds__(64)
+    k_grid_sync(const uint32_t* in, uint32_t* out, uint32_t* parts, uint32_t* state) {
+  const int block = static_cast<int>(blockIdx.x), i = block * 64 + thread();
+  parts[i] = in[i];
+  ptx::grid_sync(state);
+  const uint32_t x = parts[(i + 64) & 255];
+  ptx::grid_sync(state);
+  parts[i] = x + 1;
+  ptx::grid_sync(state);
+  out[i] = parts[(i + 128) & 255] ^ x;
+}
+const AddConformance add_grid_sync({"grid_sync", "bits", "exact", 256, 513, 75,
+                                    [](const uint32_t* in, uint32_t* out) {
+                                      fill_bytes(out + 256, 0, 257 * 4, current_stream());
+                                      LaunchConfig c;
+                                      c.grid = dim3(4);
+                                      c.block = dim3(64);
+                                      c.cooperative = true;
+                                      launch(k_grid_sync, c, in, out, out + 256, out + 512);
+                                    }});
 CONFORMANCE(
     named_barriers, "bits", "exact", 128, 64, 75, 128, 0, SHARED_ARRAY(uint32_t, tile, [64]);
     if (thread() >= 64) {

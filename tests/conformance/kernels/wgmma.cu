@@ -24,11 +24,12 @@ __global__ void __launch_bounds__(128)
   const uint32_t base = ptx::shared_address(raw);
   float d[N / 2];
   for (int i = 0; i < N / 2; ++i) d[i] = static_cast<float>(i);
+  uint32_t a[4];
+  for (int i = 0; i < 4; ++i) a[i] = Registers ? in[thread() * 4 + i] : 0;
   const uint64_t b = ptx::wgmma_descriptor(base + kAreaA, lead_b, stride_b, swizzle);
+  ptx::wgmma_keep(d);
   ptx::wgmma_fence();
   if constexpr (Registers) {
-    uint32_t a[4];
-    for (int i = 0; i < 4; ++i) a[i] = in[thread() * 4 + i];
     ptx::wgmma_rs<T, N, TransB>(d, a, b, 1);
   } else {
     ptx::wgmma_ss<T, N, TransA, TransB>(d, ptx::wgmma_descriptor(base, lead_a, stride_a, swizzle),
@@ -36,6 +37,7 @@ __global__ void __launch_bounds__(128)
   }
   ptx::wgmma_commit();
   ptx::wgmma_wait<0>();
+  ptx::wgmma_keep(d);
   for (int i = 0; i < N / 2; ++i) out[i * 128 + thread()] = as_bits(d[i]);
 }
 
@@ -88,6 +90,30 @@ WGMMA(wgmma_transposed_linear, BFloat16, "bfloat16", 64, false, 1, 1, kNone)
 WGMMA(wgmma_registers, BFloat16, "bfloat16", 64, true, 0, 0, k128)
 WGMMA(wgmma_registers_transposed, BFloat16, "bfloat16", 128, true, 0, 1, k128)
 WGMMA(wgmma_registers_half, Half, "half", 256, true, 0, 1, k128)
+
+// ---- wgmma_keep changes nothing, and setmaxnreg only how many registers a warpgroup has
+// -----------------
+CONFORMANCE(wgmma_keep, "small", "exact", 128, 128, 91, 128, 0, float d[4];
+            for (int i = 0; i < 4; ++i) d[i] = as_float(in[(thread() + 32 * i) & 127]);
+            ptx::wgmma_keep(d); out[thread()] = as_bits(d[0] + 2.f * d[1] - d[2] * d[3]);)
+
+__global__ void __launch_bounds__(384, 1) k_setmaxnreg(const uint32_t* in, uint32_t* out) {
+  SHARED_ARRAY(uint32_t, tile, [128]);
+  if (thread() < 128) {
+    ptx::decrease_registers<40>();
+    tile[thread()] = in[thread()];
+    ptx::named_barrier_sync(1, 384);
+    out[thread()] = tile[thread() ^ 65];
+  } else {
+    ptx::increase_registers<232>();
+    ptx::named_barrier_sync(1, 384);
+    out[thread()] = tile[(thread() + 7) & 127];
+  }
+}
+const AddConformance add_setmaxnreg({"setmaxnreg", "bits", "exact", 128, 384, 91,
+                                     [](const uint32_t* in, uint32_t* out) {
+                                       run_block(k_setmaxnreg, in, out, 384);
+                                     }});
 
 }  // namespace
 }  // namespace seqloom_test

@@ -74,11 +74,10 @@ __global__ void __launch_bounds__(128)
                  const __grid_constant__ CUtensorMap map_b,
                  const __grid_constant__ CUtensorMap map_c, const BFloat16* a, int depth, int bug) {
   DYNAMIC_SHARED(smem, 1024);
-  SHARED_ARRAY(uint64_t, full, [kStages]);
   const uint32_t tiles_a = ptx::shared_address(smem), tiles_b = tiles_a + kStages * kTile,
                  tile_c = tiles_b + kStages * kTile;
-  uint32_t bar[kStages];
-  for (int i = 0; i < kStages; ++i) bar[i] = ptx::shared_address(&full[i]);
+  uint32_t bar[kStages];  // behind C
+  for (int i = 0; i < kStages; ++i) bar[i] = tile_c + 64 * 64 * 4 + static_cast<uint32_t>(i) * 8;
   const int t = static_cast<int>(threadIdx.x), w = warp_index(), l = lane_index();
   if (t == 0) {
     for (int i = 0; i < kStages; ++i) ptx::mbarrier_init(bar[i], 1);
@@ -101,32 +100,49 @@ __global__ void __launch_bounds__(128)
   float acc[32] = {};
   for (int k = 0; k < chunks; ++k) {
     const int s = k % kStages;
-    if (bug != 1) ptx::mbarrier_wait(bar[s], (k / kStages + (bug == 5)) & 1);
-    if (bug != 8) ptx::wgmma_fence();
+    if (bug != 1 && (bug != 15 || w != 3))
+      ptx::mbarrier_wait(bar[s], (k / kStages + (bug == 5)) & 1);
+    uint32_t fragments[kDepth / 16][4];
+    const auto load_fragment = [&](int i, uint32_t (&fragment)[4]) {
+      for (int r = 0; r < 4; ++r)
+        memcpy(&fragment[r],
+               a + static_cast<size_t>(w * 16 + (l >> 2) + (r & 1) * 8) * depth + k * kDepth +
+                   i * 16 + (l & 3) * 2 + (r >> 1) * 8,
+               4);
+    };
+    if (kRegisters && bug != 20)
+      for (int i = 0; i < kDepth / 16; ++i) load_fragment(i, fragments[i]);
+    // The second chunk needs none: nobody has touched the accumulators since they landed.
+    if (bug != 8 && (kRegisters || k != 1)) ptx::wgmma_fence();
+    if (kRegisters && bug == 20)
+      for (int i = 0; i < kDepth / 16; ++i) load_fragment(i, fragments[i]);
+    float fresh[32];  // need no fence as long as nobody writes them
     const uint32_t at_a = tiles_a + static_cast<uint32_t>(s) * kTile,
                    at_b = tiles_b + static_cast<uint32_t>(s) * kTile;
 #pragma unroll
     for (int i = 0; i < kDepth / 16; ++i) {
       const uint32_t step = static_cast<uint32_t>(i);
       if constexpr (kRegisters) {
-        uint32_t fragment[4];
-        for (int r = 0; r < 4; ++r)
-          memcpy(&fragment[r],
-                 a + static_cast<size_t>(w * 16 + (l >> 2) + (r & 1) * 8) * depth + k * kDepth +
-                     i * 16 + (l & 3) * 2 + (r >> 1) * 8,
-                 4);
         const uint64_t desc =
             ptx::wgmma_descriptor(at_b + step * 2048, 0, bug == 2 ? 512 : 1024, ptx::Swizzle::k128);
-        ptx::wgmma_rs<BFloat16, 64, 1>(acc, fragment, desc, 1);
+        ptx::wgmma_rs<BFloat16, 64, 1>(acc, fragments[i], desc, 1);
+        if (bug == 21) load_fragment(i ^ 1, fragments[i]);  // while the wgmma may still read them
       } else {
         const uint64_t desc_a =
             ptx::wgmma_descriptor(at_a + step * 32, 0, bug == 2 ? 512 : 1024, ptx::Swizzle::k128);
         const uint64_t desc_b = ptx::wgmma_descriptor(
             at_b + step * 32, 0, 1024, bug == 11 ? ptx::Swizzle::k64 : ptx::Swizzle::k128);
-        ptx::wgmma_ss<BFloat16, 64>(acc, desc_a, desc_b, 1);
+        const bool first = k == 0 && i == 0;
+        if (bug == 16 && first)
+          for (float& x : acc) x = 1.f;  // not read, and yet a write after the fence
+        if (bug == 17 && first)
+          for (float& x : fresh) x = 0.f;
+        if (first) ptx::wgmma_ss<BFloat16, 64>(fresh, desc_a, desc_b, bug == 17);
+        ptx::wgmma_ss<BFloat16, 64>(acc, desc_a, desc_b, first ? 0 : 1);
       }
     }
     ptx::wgmma_commit();
+    if (bug == 18 && k == 0) acc[0] = 0.f;  // before the result has come
     if (bug != 3 && bug != 12) ptx::wgmma_wait<0>();
     if (bug == 9 && k == 0)
       for (float& x : acc) x *= 1.f + 1e-6f;  // and no fence before the next wgmma
@@ -187,7 +203,7 @@ SEQLOOM_EXPORT int run_wgmma(const BFloat16* a, const BFloat16* b, float* c, int
   return guarded([&] {
     LaunchConfig config;
     config.block = dim3(128);
-    config.shared_bytes = 2 * kStages * kTile + 64 * 64 * 4;
+    config.shared_bytes = 2 * kStages * kTile + 64 * 64 * 4 + kStages * 8;
     const auto k = static_cast<uint64_t>(depth);
     const auto bf16 = TensorElement::kBFloat16;
     const CUtensorMap map_a = matrix_map(a, bf16, k, 64, kDepth, 64, TensorSwizzle::k128);

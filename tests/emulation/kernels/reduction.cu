@@ -99,6 +99,29 @@ __global__ void __launch_bounds__(64)
   }
 }
 
+// The first warp writes, fourteen read in good order, and the last one must not be lost among them.
+__global__ void __launch_bounds__(512)
+    readers_kernel(Half* data, unsigned* words, float* out, int bug) {
+  const int w = warp_index(), l = lane_index();
+  unsigned* flag = words;
+  unsigned* readers = words + 1;
+  if (w == 0) {
+    data[l] = __float2half_rn(static_cast<float>(l));
+    __syncwarp();
+    if (l == 0) ptx::store_release(flag, 1);
+    return;
+  }
+  if (w == 15 && bug == 1) {  // knows that the others have read, and nothing of the write
+    while (ptx::load_relaxed(readers) != 14 * 32) {
+    }
+  } else {
+    while (ptx::load_acquire(flag) == 0) {
+    }
+  }
+  out[(w - 1) * 32 + l] = __half2float(data[l]);
+  if (w != 15) atomicAdd(readers, 1u);
+}
+
 }  // namespace
 
 SEQLOOM_EXPORT int run_sum(const float* x, float* partial, unsigned* counter, float* out, int n,
@@ -127,6 +150,15 @@ SEQLOOM_EXPORT int run_publish(float* data, unsigned* flag, float* out, int bug)
     LaunchConfig c;
     c.block = dim3(64);
     launch(publish_kernel, c, data, flag, out, bug);
+    synchronize_stream(nullptr);
+  });
+}
+
+SEQLOOM_EXPORT int run_readers(Half* data, unsigned* words, float* out, int bug) {
+  return guarded([&] {
+    LaunchConfig c;
+    c.block = dim3(512);
+    launch(readers_kernel, c, data, words, out, bug);
     synchronize_stream(nullptr);
   });
 }

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a device does not have is refused by name, for every device that can be chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from emulation import mutations
+from emulation.library import Library, load, why_not
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can run")
+
+KILOBYTE = 1024
+# Compute capability: shared memory of a block, threads of a multiprocessor.
+DEVICES = {75: (64, 1024), 80: (163, 2048), 86: (99, 1536), 89: (99, 1536), 90: (227, 2048),
+           100: (227, 2048), 120: (99, 1536)}  # fmt: skip
+PLAIN_BOUND, TEMPLATE_BOUND, NO_BOUND, SHARED, SHARED_OPTED_IN, WARPGROUP = range(6)
+
+
+@pytest.fixture(params=mutations.MODES)
+def library(request: pytest.FixtureRequest) -> Iterator[Library]:
+    library = load(request.param)
+    library.configure(schedule="fifo", seed=1, sms=16, capability=90, **{"async": "lazy"})
+    yield library
+    library.configure(capability=90)
+
+
+def launch(
+    library: Library, kernel: int, threads: int = 32, shared: int = 0, cluster: int = 1
+) -> None:
+    out = library.run("limits", ("empty", 1024, np.float32), kernel, threads, shared, cluster)[0]
+    assert (out[:threads] == 1).all()
+
+
+@pytest.mark.parametrize(("kernel", "bound"), [(PLAIN_BOUND, 96), (TEMPLATE_BOUND, 256)])
+def test_a_block_larger_than_the_launch_bounds_is_refused(library, kernel, bound):
+    launch(library, kernel, bound)
+    with pytest.raises(RuntimeError, match=rf"block of {bound + 1} threads.*allow {bound}"):
+        launch(library, kernel, bound + 1)
+
+
+def test_a_kernel_without_bounds_takes_the_largest_block(library):
+    launch(library, NO_BOUND, 1024)
+    with pytest.raises(RuntimeError, match="1 to 1024 are possible"):
+        launch(library, NO_BOUND, 1056)
+
+
+@pytest.mark.parametrize("capability", DEVICES)
+def test_dynamic_shared_memory_ends_where_the_device_s_does(library, capability):
+    library.configure(capability=capability)
+    limit = DEVICES[capability][0] * KILOBYTE
+    launch(library, NO_BOUND, shared=limit)
+    with pytest.raises(RuntimeError, match=f"has at most {limit}"):
+        launch(library, NO_BOUND, shared=limit + 16)
+
+
+@pytest.mark.parametrize("capability", DEVICES)
+def test_static_and_dynamic_shared_memory_count_together(library, capability):
+    library.configure(capability=capability)
+    limits = [(SHARED, 48 * KILOBYTE)]  # until the dynamic part alone is larger
+    if capability > 75:
+        limits.append((SHARED_OPTED_IN, DEVICES[capability][0] * KILOBYTE))
+    for kernel, most in limits:
+        launch(library, kernel, shared=most - 16 * KILOBYTE)
+        with pytest.raises(
+            RuntimeError, match=rf"static \(with second\).* exceed the {most} bytes"
+        ):
+            launch(library, kernel, shared=most - 16 * KILOBYTE + 16)
+
+
+def test_clusters_beyond_the_portable_size_are_refused(library):
+    launch(library, NO_BOUND, cluster=8)
+    with pytest.raises(RuntimeError, match="cluster of 16 blocks: 1 to 8 are portable"):
+        launch(library, NO_BOUND, cluster=16)
+    library.configure(capability=80)
+    with pytest.raises(RuntimeError, match=r"clusters need compute capability 9\.0"):
+        launch(library, NO_BOUND, cluster=2)
+
+
+@pytest.mark.parametrize("capability", DEVICES)
+def test_warpgroup_instructions_belong_to_hopper(library, capability):
+    library.configure(capability=capability)
+    if capability == 90:
+        launch(library, WARPGROUP, 128)
+    else:
+        with pytest.raises(
+            RuntimeError, match=r"wgmma\.fence exists on compute capability 9\.0 alone"
+        ):
+            launch(library, WARPGROUP, 128)
+
+
+@pytest.mark.parametrize("capability", DEVICES)
+def test_occupancy_is_the_device_s(library, capability):
+    library.configure(capability=capability)
+    shared, threads = DEVICES[capability]
+    for block, bytes_, blocks in ((512, 0, threads // 512), (128, shared * KILOBYTE, 1)):
+        assert library.run("resident", ("empty", 1, np.float32), block, bytes_)[0][0] == blocks
+
+
+def test_unknown_devices_are_refused(library):
+    with pytest.raises(RuntimeError, match="one of 75 80 86 89 90 100 120, got 85"):
+        library.configure(capability=85)
