@@ -10,6 +10,7 @@ import pytest
 
 import seqloom as sl
 from seqloom import _core
+from seqloom.bench.environment import last_level_cache
 from seqloom.bench.memory import peak_of_call
 from support import make_tensor
 
@@ -77,6 +78,36 @@ def test_the_same_bits_on_any_number_of_threads(name, shape, dtype, device, rng)
     first, *others = on_threads(run)
     for other in others:
         assert other == first
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_outputs_that_bypass_the_caches(log, isa, device, rng):
+    """Rows of an array too large for the caches have the bits that they have in small ones."""
+    if device != "cpu":
+        pytest.skip("the CPU's caches")
+    columns = 20011  # rows begin at every place in a vector
+    rows = min(48 << 20, last_level_cache() // 2) // (4 * columns) + 1
+    x, g = (sl.tensor(rng.standard_normal((rows, columns), np.float32)) for _ in range(2))
+    w = sl.tensor(rng.standard_normal(columns).astype(np.float32))
+    forward = _core.log_softmax_forward if log else _core.softmax_forward
+    backward = _core.log_softmax_backward if log else _core.softmax_backward
+
+    def run(part):
+        y = forward(x[part], 1)
+        pulled = backward(g[part], y, 1)
+        if log:
+            normed, rstd = _core.rms_norm_forward(x[part], w, 1e-6, True)
+            mean = None
+        else:
+            normed, mean, rstd = _core.layer_norm_forward(x[part], w, w, 1e-5, True)
+        of_x = _core.norm_backward(g[part], None, x[part], w, mean, rstd, True, False)[0]
+        return [y, pulled, normed, of_x]
+
+    whole = run(slice(0, rows))
+    for at in (0, rows // 2, rows - 17):  # more rows than would be divided
+        part = slice(at, at + 17)
+        for large, small in zip(whole, run(part), strict=True):
+            np.testing.assert_array_equal(large[part].numpy(), small.numpy())
 
 
 def test_dropout_draws_the_same_on_both_devices(dtype, device, rng):
