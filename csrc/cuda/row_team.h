@@ -84,12 +84,12 @@ SEQLOOM_DEVICE void add_exponentials(const float (&v)[kWidth], float2& total) {
 // The threads that share a row. kShared: a block or a cluster, else at most a block, perhaps with
 // several rows.
 template <bool kShared>
-struct Team {
+struct RowTeam {
   int64_t row;
   bool live;       // false for teams beyond the last row, which only take part in barriers
   int rank, size;  // this thread among those of the row
 
-  SEQLOOM_DEVICE Team(const RowLayout& layout, RowScratch* scratch SEQLOOM_SITE)
+  SEQLOOM_DEVICE RowTeam(const RowLayout& layout, RowScratch* scratch SEQLOOM_SITE)
       : lanes_(layout.lanes), warps_(layout.warps), blocks_(layout.blocks), scratch_(scratch) {
     const int thread = static_cast<int>(threadIdx.x);
     if (kShared && blocks_ > 1) ptx::cluster_arrive(SEQLOOM_PASS_SITE_ONLY);
@@ -247,7 +247,8 @@ SEQLOOM_DEVICE void write_chunk(const RowPointer<T>& row, const RowChunk& c,
 
 // f(j, chunk) for each chunk of this thread, its j-th.
 template <bool kShared, class T, class F>
-SEQLOOM_DEVICE void over_chunks(const Team<kShared>& team, const RowChunks<T>& chunks, const F& f) {
+SEQLOOM_DEVICE void over_chunks(const RowTeam<kShared>& team, const RowChunks<T>& chunks,
+                                const F& f) {
   if constexpr (kShared) {
     int j = 0;
     for (int64_t c = team.rank; c < chunks.count; c += team.size) f(j++, chunks.at(c));

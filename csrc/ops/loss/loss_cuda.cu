@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
   SHARED_ARRAY(cuda::RowScratch, scratch, [1]);
   DYNAMIC_SHARED(memory, 16);
   constexpr int kWidth = cuda::kVectorWidth<T>;
-  cuda::Team<kShared> team(layout, scratch);
+  cuda::RowTeam<kShared> team(layout, scratch);
   cuda::KeptRow<T, kShared, 1> kept(layout, memory);
   const int64_t n = a.classes, r = team.row, t = team.live ? a.targets[r] : a.ignore_index;
   const bool ignored = t == a.ignore_index, outside = !ignored && (t < 0 || t >= n);

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
   SHARED_ARRAY(cuda::RowScratch, scratch, [1]);
   DYNAMIC_SHARED(memory, 16);
   constexpr int kWidth = cuda::kVectorWidth<T>;
-  cuda::Team<kShared> team(layout, scratch);
+  cuda::RowTeam<kShared> team(layout, scratch);
   cuda::KeptRow<T, kShared, 2> kept(layout, memory);
   const int64_t at = team.row * a.n;
   const cuda::RowChunks<T> chunks(static_cast<T*>(a.y) + at, team.live ? a.n : 0);
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
   SHARED_ARRAY(cuda::RowScratch, scratch, [1]);
   DYNAMIC_SHARED(memory, 16);
   constexpr int kWidth = cuda::kVectorWidth<T>;
-  cuda::Team<kShared> team(layout, scratch);
+  cuda::RowTeam<kShared> team(layout, scratch);
   cuda::KeptRow<T, kShared, 2> kept(layout, memory);
   const int threads = static_cast<int>(blockDim.x), own = static_cast<int>(threadIdx.x);
   const bool summing = parameters.partial != nullptr;

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
   SHARED_ARRAY(cuda::RowScratch, scratch, [1]);
   DYNAMIC_SHARED(memory, 16);
   constexpr int kWidth = cuda::kVectorWidth<T>;
-  cuda::Team<kShared> team(layout, scratch);
+  cuda::RowTeam<kShared> team(layout, scratch);
   cuda::KeptRow<T, kShared, 1> kept(layout, memory);
   const cuda::RowChunks<T> chunks(y + team.row * layout.n, team.live ? layout.n : 0);
   const auto in = cuda::row_of(x + team.row * layout.n, chunks.phase);
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
   SHARED_ARRAY(cuda::RowScratch, scratch, [1]);
   DYNAMIC_SHARED(memory, 16);
   constexpr int kWidth = cuda::kVectorWidth<T>;
-  cuda::Team<kShared> team(layout, scratch);
+  cuda::RowTeam<kShared> team(layout, scratch);
   cuda::KeptRow<T, kShared, 2> kept(layout, memory);
   const cuda::RowChunks<T> chunks(dx + team.row * layout.n, team.live ? layout.n : 0);
   const auto gradient = cuda::row_of(dy + team.row * layout.n, chunks.phase);
