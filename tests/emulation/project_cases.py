@@ -38,6 +38,12 @@ def softmax(shape: tuple[int, ...], axis: int = -1) -> Pairs:
     return [(sl.ops.softmax(device(x), axis=axis), e / e.sum(axis, keepdims=True))]
 
 
+def softmax_misaligned() -> Pairs:
+    x = rng().standard_normal(4 * 64 + 1).astype(np.float32)
+    e = np.exp(x[1:].reshape(4, 64).astype(np.float64))
+    return [(sl.ops.softmax(device(x)[1:].reshape(4, 64)), e / e.sum(-1, keepdims=True))]
+
+
 def softmax_backward() -> Pairs:
     x, g = rng().standard_normal((2, 3, 500)).astype(np.float32)
     t = device(x, grad=True)
@@ -60,10 +66,11 @@ def norm(shape: tuple[int, int], weights: bool = True) -> Pairs:
     return [(y, normed(x)[0] * (w if weights else 1))]
 
 
-def norm_backward() -> Pairs:
+def norm_backward(columns: int) -> Pairs:
+    """Whole chunks of columns: parameters with the rows; otherwise apart."""
     r = rng()
-    x, g = r.standard_normal((2, 200, 40)).astype(np.float32)
-    w, b = r.standard_normal((2, 40)).astype(np.float32)
+    x, g = r.standard_normal((2, 200, columns)).astype(np.float32)
+    w, b = r.standard_normal((2, columns)).astype(np.float32)
     t, weight, bias = device(x, grad=True), device(w, grad=True), device(b, grad=True)
     sl.ops.layer_norm(t, weight, bias).backward(device(g))
     xhat, scale = normed(x)
@@ -220,11 +227,14 @@ CASES: dict[str, Callable[[], Pairs]] = {
     "softmax_short": lambda: softmax((6, 300)),
     "softmax_odd": lambda: softmax((6, 301)),
     "softmax_long": lambda: softmax((3, 2500)),
+    "softmax_misaligned": softmax_misaligned,
+    "softmax_cluster": lambda: softmax((2, 20000)),
     "softmax_columns": lambda: softmax((40, 70), 0),
     "softmax_backward": softmax_backward,
     "norm_plain": lambda: norm((5, 64), False),
     "norm_long": lambda: norm((3, 2048)),
-    "norm_backward": norm_backward,
+    "norm_backward": lambda: norm_backward(40),
+    "norm_apart": lambda: norm_backward(41),
     "sum_rows": lambda: reduced("sum", -1),
     "sum_columns": lambda: reduced("sum", 0, (50, 70)),
     "cumsum": lambda: reduced("cumsum", -1),

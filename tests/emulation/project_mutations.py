@@ -31,7 +31,7 @@ CSRC = ROOT / "csrc"
 TABLE = HERE / "project_mutations.csv"
 MODES = ("plain", "checked")
 
-REDUCE, ROWS = "cuda/reduce.h", "cuda/rows.h"
+REDUCE, TEAM = "cuda/reduce.h", "cuda/row_team.h"
 SOFTMAX, NORM = "ops/softmax/softmax_cuda.cu", "ops/norm/norm_cuda.cu"
 REDUCTION, SORT = "ops/reduction/reduction_cuda.cu", "ops/layout/sort_cuda.cu"
 GEMM, MATMUL = "ops/matmul/gemm_cuda.cu", "ops/matmul/matmul_cuda.cu"
@@ -50,29 +50,27 @@ SITE_SYNC = "__syncthreads(SEQLOOM_PASS_SITE_ONLY);"
 # (number, file, case, what, text before, the text itself, replacement). "text before" finds the place:
 # the first occurrence of the text after it is replaced; BUG is the switch.
 MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
-    (1, REDUCE, "softmax_long", "block_reduce: no barrier before scratch is reused", "block_reduce(T value",
-     SITE_SYNC, f"if (!BUG) {SITE_SYNC}"),
-    (2, REDUCE, "softmax_long", "block_reduce: no barrier before scratch is read", "block_reduce(T value, T* scratch SEQLOOM_SITE) {\n  const int warps = static_cast<int>(blockDim.x) >> 5;\n  value = warp_reduce<Op>(value SEQLOOM_PASS_SITE);\n  if (warps == 1) return value;\n",
-     f"scratch[warp_index()] = value;\n  {SITE_SYNC}", f"scratch[warp_index()] = value;\n  if (!BUG) {SITE_SYNC}"),
-    (3, REDUCE, "softmax_short", "warp_reduce starts at a quarter of the warp", "T warp_reduce",
+    (1, TEAM, "softmax_long", "parts of warps read without a barrier", "if (warps_ > 1) {", SITE_SYNC, f"if (!BUG) {SITE_SYNC}"),
+    (2, TEAM, "norm_long", "buffers of two reductions do not take turns", "float2 reduce(float2 value", "turn_ ^= 1;", "turn_ ^= BUG ? 0 : 1;"),
+    (3, REDUCE, "adamw", "warp_reduce starts at a quarter of the warp", "T warp_reduce",
      "int offset = Width / 2;", "int offset = BUG ? Width / 4 : Width / 2;"),
-    (4, ROWS, "softmax_odd", "loop over a row runs one element too far", "void over_row", "i < n;", "i < n + BUG;"),
-    (5, ROWS, "softmax_short", "warps take the next row", "static RowTeam make", "+ warp_index();", "+ warp_index() + BUG;"),
-    (6, ROWS, "softmax_odd", "misaligned rows taken for aligned", "bool rows_are_aligned", "(bits & 15) == 0", "BUG || (bits & 15) == 0"),
-    (7, SOFTMAX, "softmax_short", "no check that the row exists", "forward_rows(", "if (team.row >= rows) return;", "if (!BUG && team.row >= rows) return;"),
-    (8, SOFTMAX, "softmax_long", "maximum of the thread instead of the row", "forward_rows(", "m = team.max(m);", "if (!BUG) m = team.max(m);"),
-    (9, SOFTMAX, "softmax_long", "threads leave before a block sum", "forward_rows(", "s = team.sum(s);", "if (BUG && team.rank >= 200) return;\n  s = team.sum(s);"),
+    (4, TEAM, "softmax_odd", "last chunk of a row one element too long", "RowChunk at(int64_t c)", "static_cast<int>(n - r.first) : kWidth;", "static_cast<int>(n - r.first) + BUG : kWidth;"),
+    (5, TEAM, "softmax_short", "teams take the next row", "size = lanes_ * warps_;", "thread / size;", "thread / size + BUG;"),
+    (6, TEAM, "softmax_misaligned", "misaligned rows taken for aligned", "RowPointer<T> row_of", "own == phase", "BUG || own == phase"),
+    (7, TEAM, "softmax_short", "no check that the row exists", "rank = thread % size;", "row < layout.rows;", "BUG || row < layout.rows;"),
+    (8, SOFTMAX, "softmax_long", "threads leave before a reduction", "forward_rows(", "total = team.template reduce<MaxAndExpSum>(total);", "if (BUG && team.rank >= 100) return;\n  total = team.template reduce<MaxAndExpSum>(total);"),
+    (9, SOFTMAX, "softmax_long", "maximum and sum of the thread instead of the row", "forward_rows(", "total = team.template reduce<MaxAndExpSum>(total);", "if (!BUG) total = team.template reduce<MaxAndExpSum>(total);"),
     (10, SOFTMAX, "softmax_backward", "backward: sum of the thread instead of the row", "backward_rows(", "dot = team.sum(dot);", "if (!BUG) dot = team.sum(dot);"),
     (11, SOFTMAX, "softmax_columns", "no check that the column exists", "forward_columns(", "if (c >= columns) return;", "if (!BUG && c >= columns) return;"),
-    (12, SOFTMAX, "softmax_long", "block sum in a branch that half of the warps take", "float s = 0.f;", "s = team.sum(s);", "if (!BUG || team.rank < 128) s = team.sum(s);"),
-    (13, NORM, "norm_plain", "null weight is read", "forward_rows(NormArgs", "if (weight != nullptr)", "if (BUG || weight != nullptr)"),
-    (14, NORM, "norm_backward", "partial sums read without a barrier", "parameter_partials", SYNC, f"if (!BUG) {SYNC}"),
-    (15, NORM, "norm_backward", "partials: no check that the column exists", "parameter_partials", "if (column < a.n)\n    for", "if (BUG || column < a.n)\n    for"),
-    (16, NORM, "norm_backward", "partials: the last block runs past the rows", "parameter_partials", "first + kRowsPerBlock < a.rows ?", "BUG || first + kRowsPerBlock < a.rows ?"),
-    (17, NORM, "norm_backward", "sums: no check that the column exists", "parameter_sums(const", "if (column >= n) return;", "if (!BUG && column >= n) return;"),
-    (18, NORM, "norm_backward", "every thread stores the row's mean", "forward_rows(NormArgs", "if (team.rank == 0) {", "if (BUG || team.rank == 0) {"),
-    (19, NORM, "norm_backward", "workspace released before the kernels that use it", "void backward(", "cuda::LaunchConfig config;", "if (BUG) cuda::release(partial.as<float>(), cuda::current_stream());\n    cuda::LaunchConfig config;"),
-    (20, NORM, "norm_backward", "grid leaves out the last columns", "void backward(", "(a.n + kTileColumns - 1) / kTileColumns", "(a.n + (BUG ? 0 : kTileColumns - 1)) / kTileColumns"),
+    (12, SOFTMAX, "softmax_long", "reduction in a branch that some of the warps take", "forward_rows(", "total = team.template reduce<MaxAndExpSum>(total);", "if (!BUG || team.rank < 96) total = team.template reduce<MaxAndExpSum>(total);"),
+    (13, NORM, "norm_plain", "null weight is read", "forward_rows(NormArgs", "if (a.weight != nullptr) {", "if (BUG || a.weight != nullptr) {"),
+    (14, NORM, "norm_apart", "partial sums read without a barrier", "parameter_partials", SYNC, f"if (!BUG) {SYNC}"),
+    (15, NORM, "norm_apart", "partials: no check that the column exists", "parameter_partials", "if (column < a.n)\n    for", "if (BUG || column < a.n)\n    for"),
+    (16, NORM, "norm_apart", "partials: the last block runs past the rows", "parameter_partials", "first + kRowsPerBlock < a.rows ?", "BUG || first + kRowsPerBlock < a.rows ?"),
+    (17, NORM, "norm_backward", "sums: no check that the column exists", "parameter_sums(const", "if (ty != 0 || column >= n) return;", "if (ty != 0 || (!BUG && column >= n)) return;"),
+    (18, NORM, "norm_backward", "every thread stores the row's mean", "forward_rows(NormArgs", "if (team.rank == 0 && team.live) {", "if ((BUG || team.rank == 0) && team.live) {"),
+    (19, NORM, "norm_apart", "workspace released before the kernels that use it", "void parameters_apart(", "cuda::LaunchConfig config;", "if (BUG) cuda::release(partial.as<float>(), cuda::current_stream());\n    cuda::LaunchConfig config;"),
+    (20, NORM, "norm_apart", "grid leaves out the last columns", "void parameters_apart(", "(a.n + kTileColumns - 1) / kTileColumns", "(a.n + (BUG ? 0 : kTileColumns - 1)) / kTileColumns"),
     (21, NORM, "norm_long", "variance about zero", "forward_rows(NormArgs", "const float d = v[k] - mean;", "const float d = v[k] - (BUG ? 0.f : mean);"),
     (22, REDUCTION, "sum_rows", "no barrier before the tree", "rows_kernel(ReduceArgs", f"shared[tid] = p;\n    {SYNC}", f"shared[tid] = p;\n    if (!BUG) {SYNC}"),
     (23, REDUCTION, "sum_rows", "no barrier between the tree's levels", "rows_kernel(ReduceArgs", f"      }}\n      {SYNC}", f"      }}\n      if (!BUG) {SYNC}"),
@@ -103,8 +101,8 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (48, LAYOUT, "embedding_backward", "gradient not cleared first", "void scatter_add_cuda", "cuda::fill_bytes(a.out, 0,", "if (!BUG) cuda::fill_bytes(a.out, 0,"),
     (49, LAYOUT, "triangle", "diagonal left out", "void triangle_kernel", "column - row <= a.diagonal", "column - row <= a.diagonal - BUG"),
     (50, ROTARY, "rotary", "table read one row further", "__global__ void rotary_kernel", "b * a.table_batch_stride + t * a.pairs", "b * a.table_batch_stride + (t + BUG) * a.pairs"),
-    (51, LOSS, "cross_entropy", "maximum of the thread instead of the row", "rows_kernel(", "m = team.max(m);", "if (!BUG) m = team.max(m);"),
-    (52, LOSS, "cross_entropy", "every thread stores the loss while others read the logit", "smooth = team.sum(smooth);", "if (team.rank == 0) {", "if (BUG || team.rank == 0) {"),
+    (51, LOSS, "cross_entropy", "maximum and sum of the thread instead of the row", "rows_kernel(", "total = team.template reduce<cuda::MaxAndExpSum>(total);", "if (!BUG) total = team.template reduce<cuda::MaxAndExpSum>(total);"),
+    (52, LOSS, "cross_entropy", "every thread stores the loss", "smooth = team.sum(smooth);", "if (team.rank == 0 && team.live) {", "if ((BUG || team.rank == 0) && team.live) {"),
     (53, ELEMENTWISE, "activation", "whole vector loaded at the ragged end", "void load_operand", "if (left >= W)", "if (BUG || left >= W)"),
     (54, ELEMENTWISE, "transpose", "tile read without a barrier", "void transpose_kernel", SYNC, f"if (!BUG) {SYNC}"),
     (55, ELEMENTWISE, "transpose", "stored past the last column", "void transpose_kernel", "c0 + tx < columns) to[", "(BUG || c0 + tx < columns)) to["),
@@ -138,6 +136,12 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (83, PERSISTENT, "recurrence_grid", "does not wait for the others' states", "void collect(", "while (v[j].w != step)", "while (!BUG && v[j].w != step)"),
     (84, PERSISTENT, "recurrence_grid", "publishes into the buffer that is being read", "publish(p, reinterpret_cast", "((s + 1) & 1) * buffer", "((s + 1 + BUG) & 1) * buffer"),
     (85, PERSISTENT, "recurrence_grid", "units past the last one take part", "void __launch_bounds__(kThreads, 1)", "if (u >= own || s >= q.length(b)) continue;", "if ((!BUG && u >= own) || s >= q.length(b)) continue;"),
+    (86, TEAM, "softmax_cluster", "cluster: sums read before all blocks have written", "*ptx::map_to_rank", "ptx::cluster_sync(SEQLOOM_PASS_SITE_ONLY);", "if (!BUG) ptx::cluster_sync(SEQLOOM_PASS_SITE_ONLY);"),
+    (87, TEAM, "softmax_cluster", "cluster: another block's memory written before it has started", "float2 reduce(float2 value", "ptx::cluster_wait(SEQLOOM_PASS_SITE_ONLY);", "if (!BUG) ptx::cluster_wait(SEQLOOM_PASS_SITE_ONLY);"),
+    (88, TEAM, "softmax_cluster", "kept chunks read before they have landed", "void wait(", "ptx::cp_async_wait<0>(SEQLOOM_PASS_SITE_ONLY);", "if (!BUG) ptx::cp_async_wait<0>(SEQLOOM_PASS_SITE_ONLY);"),
+    (89, TEAM, "softmax_cluster", "two threads keep their chunks in one slot", "uint4* slot(int a, int j)", "static_cast<int>(threadIdx.x);", "static_cast<int>(threadIdx.x) / (BUG ? 2 : 1);"),
+    (90, NORM, "norm_backward", "sums of a block's teams read without a barrier", "if (!summing) return;", SYNC, f"if (!BUG) {SYNC}"),
+    (91, NORM, "norm_backward", "sums of a block's last team left out", "if (!summing) return;", "start < threads;", "start + (BUG ? share : 0) < threads;"),
 ]  # fmt: skip
 
 SWITCH = """#include <cstdlib>

@@ -19,6 +19,7 @@ from support import (
     make_tensor,
     refuses,
     rounded,
+    to_float64,
 )
 
 
@@ -127,10 +128,37 @@ def test_a_hidden_class_costs_infinity(device):
     assert_close_to_reference(loss, want, dtype="float32")
 
 
+@pytest.mark.parametrize("classes", [300, 3000, 100_000])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_gradient_may_lie_over_the_logits(reduction, classes, dtype, device, rng):
+    values = rng.standard_normal((3, classes))
+    targets = sl.tensor([0, classes - 1, -100], device=device)
+    results = []
+    for in_place in (False, True):
+        logits = make_tensor(values, dtype, device, requires_grad=True)
+        loss = sl.ops.cross_entropy(logits, targets, reduction=reduction, in_place=in_place)
+        loss.backward()
+        results.append((loss.item(), to_float64(logits.grad)))
+        replaced = to_float64(logits)
+    assert results[0][0] == results[1][0]
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+    np.testing.assert_array_equal(replaced, results[1][1])
+
+
+def test_targets_outside_the_classes_are_reported_by_a_gpu(device):
+    if device == "cpu":
+        pytest.skip("refused before the kernel runs")
+    loss = sl.ops.cross_entropy(sl.ones(2, 5, device=device), sl.tensor([0, 7], device=device))
+    with pytest.raises(IndexError, match=r"7"):
+        loss.item()
+    fine = sl.ops.cross_entropy(sl.ones(2, 5, device=device), sl.tensor([0, 4], device=device))
+    assert np.isfinite(fine.item())
+
+
 @pytest.mark.parametrize("bad", [5, -1, -101])
 def test_targets_outside_the_classes_are_an_index_error(bad, device):
     if device != "cpu":
-        pytest.skip("on a GPU this is reported at the next synchronisation")
+        pytest.skip("a GPU reports them later")
     with refuses(IndexError, "cross_entropy"):
         sl.ops.cross_entropy(sl.ones(2, 5), sl.tensor([0, bad]))
     with refuses(IndexError, "linear_cross_entropy"):

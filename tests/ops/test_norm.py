@@ -50,7 +50,7 @@ def test_over_sizes_and_alignments(name, isa, dtype, device, rng):
             )
 
 
-# Several pieces of a row; rows that are divided by columns in backward; outputs that bypass caches.
+# Several pieces of a row; rows that are divided by columns in backward; more than those.
 @pytest.mark.parametrize("shape", [(3, 5000), (5, 20001), (26, 41003)], ids=str)
 @pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "add_layer_norm"])
 def test_long_rows(name, shape, isa, device, rng):

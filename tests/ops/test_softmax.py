@@ -168,8 +168,3 @@ def test_one_bad_value_reaches_the_whole_row(name, bad, at, isa, device, rng):
     with np.errstate(all="ignore"):
         want = getattr(ref, name)(x.astype(np.float64))
     np.testing.assert_array_equal(np.isnan(y), np.isnan(want))
-
-
-@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
-def test_outputs_that_bypass_the_caches(name, isa, rng):
-    check_op(getattr(sl.ops, name), getattr(ref, name), draws(rng, x=(26, 41003)), kind="long")

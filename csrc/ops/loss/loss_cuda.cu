@@ -1,96 +1,101 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cross-entropy on CUDA: a warp or a block a row (cuda/rows.h); the loss and, when asked for, the
-// gradient come out of the same launch. A target outside [0, classes) reads nothing: its loss is
-// NaN.
+// Cross-entropy on CUDA (cuda/row_team.h): the loss and, when asked for, the gradient come out of
+// one launch that reads the logits once. A target outside [0, classes) reads nothing: its loss is
+// NaN, and the device's fault slot is told.
+#include "cuda/row_team.h"
 #include "cuda/rows.h"
+// After gpu.h, for the device half.
+#include "cuda/fault.h"
 #include "ops/loss/loss.h"
 
 namespace seqloom::ops {
 namespace {
 
-using cuda::RowTeam;
-
-template <class T, bool kVector, bool kWarp>
-__global__ void __launch_bounds__(kWarp ? cuda::kWarpRowThreads : cuda::kWideRowThreads)
-    rows_kernel(CrossEntropyArgs a) {
-  SHARED_ARRAY(float, scratch, [cuda::kMaxWarps]);
-  const auto team = RowTeam<kWarp>::make(scratch);
-  if (team.row >= a.rows) return;
-  constexpr int kWidth = cuda::kRowWidth<T, kVector>;
-  const int64_t n = a.classes, r = team.row, t = a.targets[r];
-  const T* x = static_cast<const T*>(a.logits) + r * n;
-  T* dx = a.dlogits == nullptr ? nullptr : static_cast<T*>(a.dlogits) + r * n;
+template <class T, bool kShared>
+__global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kRegisterRowThreads)
+    rows_kernel(CrossEntropyArgs a, cuda::RowLayout layout, cuda::Fault* fault) {
+  SHARED_ARRAY(cuda::RowScratch, scratch, [1]);
+  DYNAMIC_SHARED(memory, 16);
+  constexpr int kWidth = cuda::kVectorWidth<T>;
+  cuda::RowTeam<kShared> team(layout, scratch);
+  cuda::KeptRow<T, kShared, 1> kept(layout, memory);
+  const int64_t n = a.classes, r = team.row, t = team.live ? a.targets[r] : a.ignore_index;
   const bool ignored = t == a.ignore_index, outside = !ignored && (t < 0 || t >= n);
+  const bool counts = !ignored && !outside;
+  const T* x = static_cast<const T*>(a.logits) + r * n;
+  // The chunks follow the gradient, or without one the logits.
+  const T* shape = a.dlogits != nullptr ? static_cast<const T*>(a.dlogits) + r * n : x;
+  const cuda::RowChunks<T> all(shape, team.live ? n : 0);
+  const cuda::RowChunks<T> chunks(shape, counts ? n : 0);
+  const auto in = cuda::row_of(x, all.phase);
+  cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) { kept.fetch(0, j, in, c); });
+  // Before the gradient may replace it: every way on passes a barrier of the row.
+  const float hit_logit = counts && a.losses != nullptr ? cuda::to_float(x[t]) : 0.f;
+  kept.wait();
+
   float v[kWidth];
-  if (ignored || outside) {
-    const float fill = outside ? NAN : 0.f;
-    if (team.rank == 0) {
-      if (a.losses != nullptr) a.losses[r] = fill;
-      if (!a.given_lse) a.lse[r] = fill;
-    }
-    for (int k = 0; k < kWidth; ++k) v[k] = fill;
-    if (dx != nullptr)
-      cuda::over_row<T, kVector>(team.rank, team.size, n,
-                                 [&](int64_t i) { cuda::write_row<T, kVector>(dx + i, v); });
-    return;
-  }
   float lse;
   if (a.given_lse) {
-    lse = a.lse[r];
+    lse = counts ? a.lse[r] : 0.f;
+    team.sync();
   } else {
-    float m = -INFINITY, s = 0.f;
-    cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-      cuda::read_row<T, kVector>(x + i, v);
-      for (int k = 0; k < kWidth; ++k) m = fmaxf(m, v[k]);
+    float2 total = cuda::MaxAndExpSum::identity();
+    cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+      kept.get(0, j, in, c, -INFINITY, v);
+      cuda::add_exponentials(v, total);
     });
-    m = team.max(m);
-    cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-      cuda::read_row<T, kVector>(x + i, v);
-      for (int k = 0; k < kWidth; ++k) s += expf(v[k] - m);
-    });
-    lse = m + logf(team.sum(s));
+    total = team.template reduce<cuda::MaxAndExpSum>(total);
+    lse = total.x + logf(total.y);
   }
-  const float wt = a.weight != nullptr ? a.weight[t] : 1.f;
+  const float wt = counts && a.weight != nullptr ? a.weight[t] : 1.f;
   const float hit = (1.f - a.smoothing) * wt, each = a.smoothing / static_cast<float>(n);
   float smooth = 0.f;
   if (a.losses != nullptr && each != 0.f) {
-    cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-      cuda::read_row<T, kVector>(x + i, v);
+    cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+      kept.get(0, j, in, c, 0.f, v);
+#pragma unroll
       for (int k = 0; k < kWidth; ++k)
-        smooth += (a.weight != nullptr ? a.weight[i + k] : 1.f) * (lse - v[k]);
+        if (k >= c.lo && k < c.hi)
+          smooth += (a.weight != nullptr ? a.weight[c.first + k] : 1.f) * (lse - v[k]);
     });
     smooth = team.sum(smooth);
   }
-  if (team.rank == 0) {
-    if (a.losses != nullptr) a.losses[r] = hit * (lse - cuda::to_float(x[t])) + each * smooth;
-    if (!a.given_lse) a.lse[r] = lse;
+  const float fill = outside ? NAN : 0.f;  // of rows that do not count
+  if (team.rank == 0 && outside) cuda::report_fault(fault, cuda::FaultOp::kTargets, t, n);
+  if (team.rank == 0 && team.live) {
+    if (a.losses != nullptr) a.losses[r] = counts ? hit * (lse - hit_logit) + each * smooth : fill;
+    if (!a.given_lse) a.lse[r] = counts ? lse : fill;
   }
-  if (dx == nullptr) return;
-  // The gradient may lie over the logits: whoever read x[t] above has done so before it is
-  // replaced.
-  if (kWarp)
-    __syncwarp();
-  else
-    __syncthreads();
+  if (a.dlogits == nullptr) return;
+  const auto out = cuda::row_of(static_cast<T*>(a.dlogits) + r * n, all.phase);
+  if (!counts) {
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) v[k] = fill;
+    cuda::over_chunks(team, all,
+                      [&](int, const cuda::RowChunk& c) { cuda::write_chunk(out, c, v); });
+    return;
+  }
   const float g = a.row_scale != nullptr ? a.row_scale[r] : a.scale;
   const float pull = g * (hit + each * a.weight_sum), push = g * each;
-  cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-    cuda::read_row<T, kVector>(x + i, v);
+  cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+    kept.get(0, j, in, c, 0.f, v);
+#pragma unroll
     for (int k = 0; k < kWidth; ++k) {
-      const float own = i + k == t ? g * hit : 0.f;
-      v[k] = pull * expf(v[k] - lse) - push * (a.weight != nullptr ? a.weight[i + k] : 1.f) - own;
+      const bool inside = k >= c.lo && k < c.hi;
+      const float own = c.first + k == t ? g * hit : 0.f;
+      v[k] = pull * expf(v[k] - lse) -
+             push * (a.weight != nullptr && inside ? a.weight[c.first + k] : 1.f) - own;
     }
-    cuda::write_row<T, kVector>(dx + i, v);
+    cuda::write_chunk(out, c, v);
   });
 }
 
 template <class T>
 void run(const CrossEntropyArgs& a) {
-  const auto r = cuda::row_launch(a.rows, a.classes);
-  const bool aligned = cuda::rows_are_aligned<T>(a.classes, {a.logits, a.dlogits});
-  cuda::launch(aligned ? (r.warp ? rows_kernel<T, true, true> : rows_kernel<T, true, false>)
-                       : (r.warp ? rows_kernel<T, false, true> : rows_kernel<T, false, false>),
-               r.config, a);
+  const auto plan =
+      cuda::plan_rows(a.dlogits != nullptr ? a.dlogits : a.logits, a.rows, a.classes, sizeof(T), 1);
+  cuda::launch(plan.shared ? rows_kernel<T, true> : rows_kernel<T, false>, plan.config, a,
+               plan.layout, cuda::fault_slot());
 }
 
 }  // namespace

@@ -1,130 +1,211 @@
 // SPDX-License-Identifier: Apache-2.0
 // layer_norm and rms_norm on CUDA.
 //
-// Forward and dx: a warp or a block a row (cuda/rows.h), the variance about the mean in a second
-// pass that finds the row in cache. dweight and dbias: blocks of kTileColumns columns by
-// kRowsPerBlock rows write partial sums, which a last kernel adds in order: the same bits every
-// time.
+// Rows are read once, kept, and written once (cuda/row_team.h); the variance about the mean is a
+// second pass over what is kept.
+//
+// dweight and dbias: where rows are aligned and the sums fit, the blocks that compute dx stay for
+// many rows, and every thread adds up its own columns in shared memory, so that dy and h are read
+// once for all three gradients. Elsewhere blocks of kTileColumns columns by kRowsPerBlock rows read
+// them again. Either way each block leaves one row of partial sums, which a last kernel adds in
+// order: the same bits every time.
+#include "cuda/row_team.h"
 #include "cuda/rows.h"
 #include "ops/norm/norm.h"
 
 namespace seqloom::ops {
 namespace {
 
-using cuda::RowTeam;
+template <class T, bool kShared>
+__global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kRegisterRowThreads)
+    forward_rows(NormArgs a, cuda::RowLayout layout) {
+  SHARED_ARRAY(cuda::RowScratch, scratch, [1]);
+  DYNAMIC_SHARED(memory, 16);
+  constexpr int kWidth = cuda::kVectorWidth<T>;
+  cuda::RowTeam<kShared> team(layout, scratch);
+  cuda::KeptRow<T, kShared, 2> kept(layout, memory);
+  const int64_t at = team.row * a.n;
+  const cuda::RowChunks<T> chunks(static_cast<T*>(a.y) + at, team.live ? a.n : 0);
+  const auto row = [&](const void* p, int64_t offset) {
+    return cuda::row_of(static_cast<const T*>(p) + offset, chunks.phase);
+  };
+  const bool added = a.residual != nullptr;
+  auto h = row(a.x, at);
+  cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+    kept.fetch(0, j, h, c);
+    if (added) kept.fetch(1, j, row(a.residual, at), c);
+  });
+  kept.wait();
 
-template <class T, bool kVector, bool kWarp>
-__global__ void __launch_bounds__(kWarp ? cuda::kWarpRowThreads : cuda::kWideRowThreads)
-    forward_rows(NormArgs a) {
-  SHARED_ARRAY(float, scratch, [cuda::kMaxWarps]);
-  const auto team = RowTeam<kWarp>::make(scratch);
-  if (team.row >= a.rows) return;
-  constexpr int kWidth = cuda::kRowWidth<T, kVector>;
-  const int64_t n = a.n, at = team.row * n;
-  const T* x = static_cast<const T*>(a.x) + at;
-  T* y = static_cast<T*>(a.y) + at;
-  const T* weight = static_cast<const T*>(a.weight);
-  const T* bias = static_cast<const T*>(a.bias);
   float v[kWidth], w[kWidth];
-  const float inverse_n = 1.f / static_cast<float>(n);
-
-  const T* h = x;
+  const float inverse_n = 1.f / static_cast<float>(a.n);
   float total = 0.f;
-  if (a.residual != nullptr) {
-    const T* residual = static_cast<const T*>(a.residual) + at;
-    T* sum = static_cast<T*>(a.sum) + at;
-    cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-      cuda::read_row<T, kVector>(x + i, v);
-      cuda::read_row<T, kVector>(residual + i, w);
-      for (int k = 0; k < kWidth; ++k) {
-        v[k] = cuda::to_float(cuda::from_float<T>(v[k] + w[k]));
-        total += v[k];
+  if (added || !a.rms) {
+    const auto sum = cuda::row_of(added ? static_cast<T*>(a.sum) + at : nullptr, chunks.phase);
+    cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+      kept.get(0, j, h, c, 0.f, v);
+      if (added) {
+        kept.get(1, j, row(a.residual, at), c, 0.f, w);
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) v[k] = cuda::to_float(cuda::from_float<T>(v[k] + w[k]));
+        kept.put(0, j, v);
+        cuda::write_chunk(sum, c, v);
       }
-      cuda::write_row<T, kVector>(sum + i, v);
-    });
-    h = sum;  // every thread reads back what it wrote itself
-  } else if (!a.rms) {
-    cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-      cuda::read_row<T, kVector>(x + i, v);
+#pragma unroll
       for (int k = 0; k < kWidth; ++k) total += v[k];
     });
+    if (added) h = row(a.sum, at);  // what is not kept is read back by who wrote it
   }
   const float mean = a.rms ? 0.f : team.sum(total) * inverse_n;
   // What the rounded mean leaves over is found from exact differences (see norm_cpu.cpp).
-  float squares = 0.f, rest = 0.f;
-  cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-    cuda::read_row<T, kVector>(h + i, v);
+  float2 sums = make_float2(0.f, 0.f);  // of squares, and of differences
+  cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+    kept.get(0, j, h, c, mean, v);
+#pragma unroll
     for (int k = 0; k < kWidth; ++k) {
       const float d = v[k] - mean;
-      rest += d;
-      squares = fmaf(d, d, squares);
+      sums = make_float2(fmaf(d, d, sums.x), sums.y + d);
     }
   });
-  squares = team.sum(squares);
-  const float delta = a.rms ? 0.f : team.sum(rest) * inverse_n;
-  const float rstd = 1.f / sqrtf(squares * inverse_n - delta * delta + a.eps);
+  sums = team.template reduce<cuda::PairSum>(sums);
+  const float delta = a.rms ? 0.f : sums.y * inverse_n;
+  const float rstd = 1.f / sqrtf(sums.x * inverse_n - delta * delta + a.eps);
   const float shift = -delta * rstd;
-  cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-    cuda::read_row<T, kVector>(h + i, v);
+  const auto out = cuda::row_of(static_cast<T*>(a.y) + at, chunks.phase);
+  cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+    kept.get(0, j, h, c, 0.f, v);
+#pragma unroll
     for (int k = 0; k < kWidth; ++k) v[k] = fmaf(v[k] - mean, rstd, shift);
-    if (weight != nullptr) {
-      cuda::read_row<T, kVector>(weight + i, w);
+    if (a.weight != nullptr) {
+      cuda::unpack_chunk<T>(cuda::read_chunk(row(a.weight, 0), c), c, 0.f, w);
+#pragma unroll
       for (int k = 0; k < kWidth; ++k) v[k] *= w[k];
     }
-    if (bias != nullptr) {
-      cuda::read_row<T, kVector>(bias + i, w);
+    if (a.bias != nullptr) {
+      cuda::unpack_chunk<T>(cuda::read_chunk(row(a.bias, 0), c), c, 0.f, w);
+#pragma unroll
       for (int k = 0; k < kWidth; ++k) v[k] += w[k];
     }
-    cuda::write_row<T, kVector>(y + i, v);
+    cuda::write_chunk(out, c, v);
   });
-  if (team.rank == 0) {
+  if (team.rank == 0 && team.live) {
     if (a.mean != nullptr) a.mean[team.row] = mean + delta;
     if (a.rstd != nullptr) a.rstd[team.row] = rstd;
   }
 }
 
-template <class T, bool kVector, bool kWarp>
-__global__ void __launch_bounds__(kWarp ? cuda::kWarpRowThreads : cuda::kWideRowThreads)
-    backward_rows(NormBackwardArgs a) {
-  SHARED_ARRAY(float, scratch, [cuda::kMaxWarps]);
-  const auto team = RowTeam<kWarp>::make(scratch);
-  if (team.row >= a.rows) return;
-  constexpr int kWidth = cuda::kRowWidth<T, kVector>;
-  const int64_t n = a.n, at = team.row * n;
-  const T* dy = static_cast<const T*>(a.dy) + at;
-  const T* h = static_cast<const T*>(a.h) + at;
-  const T* weight = static_cast<const T*>(a.weight);
-  const float mean = a.rms ? 0.f : a.mean[team.row], rstd = a.rstd[team.row];
-  float g[kWidth], v[kWidth], w[kWidth];
-  float sum_g = 0.f, sum_p = 0.f;
-  const auto load_terms = [&](int64_t i) {  // g = dy weight, v = xhat
-    cuda::read_row<T, kVector>(dy + i, g);
-    cuda::read_row<T, kVector>(h + i, v);
-    if (weight != nullptr) cuda::read_row<T, kVector>(weight + i, w);
-    for (int k = 0; k < kWidth; ++k) {
-      if (weight != nullptr) g[k] *= w[k];
-      v[k] = (v[k] - mean) * rstd;
-    }
+// Where a thread adds up the parameter gradients of its own columns: four floats for each array
+// (dweight, dbias), chunk and quarter or half of it, those of neighbouring threads side by side.
+struct ParameterSums {
+  float* partial;  // [blocks or clusters of the grid, 2, n]; null: none wanted here
+  int chunks;      // of a thread
+};
+
+// At least two blocks a multiprocessor, so that one loads while the other computes.
+template <class T, bool kShared>
+__global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kRegisterRowThreads,
+                                  kShared ? 1 : 2)
+    backward_rows(NormBackwardArgs a, cuda::RowLayout layout, ParameterSums parameters) {
+  SHARED_ARRAY(cuda::RowScratch, scratch, [1]);
+  DYNAMIC_SHARED(memory, 16);
+  constexpr int kWidth = cuda::kVectorWidth<T>;
+  cuda::RowTeam<kShared> team(layout, scratch);
+  cuda::KeptRow<T, kShared, 2> kept(layout, memory);
+  const int threads = static_cast<int>(blockDim.x), own = static_cast<int>(threadIdx.x);
+  const bool summing = parameters.partial != nullptr;
+  constexpr int kQuads = kWidth / 4;
+  float4* sums = reinterpret_cast<float4*>(memory + cuda::kept_bytes(layout, 2, threads));
+  const auto quad = [&](int array, int j, int q) -> float4& {
+    return sums[((array * parameters.chunks + j) * kQuads + q) * threads + own];
   };
-  cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-    load_terms(i);
-    for (int k = 0; k < kWidth; ++k) {
-      sum_g += g[k];
-      sum_p = fmaf(g[k], v[k], sum_p);
-    }
-  });
-  const float inverse_n = 1.f / static_cast<float>(n);
-  const float mean_p = team.sum(sum_p) * inverse_n;
-  const float mean_g = a.rms ? 0.f : team.sum(sum_g) * inverse_n;
-  cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-    load_terms(i);
-    for (int k = 0; k < kWidth; ++k) g[k] = rstd * (g[k] - mean_g - v[k] * mean_p);
-    if (a.dsum != nullptr) {
-      cuda::read_row<T, kVector>(static_cast<const T*>(a.dsum) + at + i, w);
-      for (int k = 0; k < kWidth; ++k) g[k] += w[k];
-    }
-    cuda::write_row<T, kVector>(static_cast<T*>(a.dx) + at + i, g);
-  });
+  if (summing)
+    for (int i = 0; i < 2 * parameters.chunks * kQuads; ++i)
+      sums[i * threads + own] = make_float4(0.f, 0.f, 0.f, 0.f);
+
+  const float inverse_n = 1.f / static_cast<float>(a.n);
+  const int64_t rows_a_grid =
+      static_cast<int64_t>(gridDim.x) / layout.blocks * (kShared ? 1 : threads / team.size);
+  for (int64_t first = 0; first < a.rows; first += rows_a_grid) {
+    const int64_t r = team.row + first, at = r * a.n;
+    const bool live = r < a.rows;
+    const cuda::RowChunks<T> chunks(static_cast<T*>(a.dx) + at, live ? a.n : 0);
+    const auto row = [&](const void* p, int64_t offset) {
+      return cuda::row_of(static_cast<const T*>(p) + offset, chunks.phase);
+    };
+    const auto dy = row(a.dy, at), h = row(a.h, at);
+    cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+      kept.fetch(0, j, dy, c);
+      kept.fetch(1, j, h, c);
+    });
+    const float mean = a.rms || !live ? 0.f : a.mean[r], rstd = live ? a.rstd[r] : 0.f;
+    kept.wait();
+
+    float g[kWidth], v[kWidth], w[kWidth];
+    const auto weigh = [&](const cuda::RowChunk& c) {  // g = dy weight
+      if (a.weight == nullptr) return;
+      cuda::unpack_chunk<T>(cuda::read_chunk(row(a.weight, 0), c), c, 0.f, w);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) g[k] *= w[k];
+    };
+    float2 total = make_float2(0.f, 0.f);  // sum g, sum g xhat
+    cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+      kept.get(0, j, dy, c, 0.f, g);
+      kept.get(1, j, h, c, 0.f, v);
+      if (summing) {
+#pragma unroll
+        for (int q = 0; q < kQuads; ++q) {
+          float4 dw = quad(0, j, q), db = quad(1, j, q);
+          const float *d = g + 4 * q, *x = v + 4 * q;
+          dw.x = fmaf(d[0], (x[0] - mean) * rstd, dw.x);
+          dw.y = fmaf(d[1], (x[1] - mean) * rstd, dw.y);
+          dw.z = fmaf(d[2], (x[2] - mean) * rstd, dw.z);
+          dw.w = fmaf(d[3], (x[3] - mean) * rstd, dw.w);
+          db = make_float4(db.x + d[0], db.y + d[1], db.z + d[2], db.w + d[3]);
+          quad(0, j, q) = dw;
+          quad(1, j, q) = db;
+        }
+      }
+      weigh(c);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        total.x += g[k];
+        total.y = fmaf(g[k], (v[k] - mean) * rstd, total.y);
+      }
+    });
+    total = team.template reduce<cuda::PairSum>(total);
+    const float mean_g = a.rms ? 0.f : total.x * inverse_n, mean_p = total.y * inverse_n;
+    const auto out = cuda::row_of(static_cast<T*>(a.dx) + at, chunks.phase);
+    cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+      kept.get(0, j, dy, c, 0.f, g);
+      kept.get(1, j, h, c, 0.f, v);
+      weigh(c);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k)
+        g[k] = rstd * (g[k] - mean_g - (v[k] - mean) * rstd * mean_p);
+      if (a.dsum != nullptr) {
+        cuda::unpack_chunk<T>(cuda::read_chunk(row(a.dsum, at), c), c, 0.f, w);
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) g[k] += w[k];
+      }
+      cuda::write_chunk(out, c, g);
+    });
+  }
+  if (!summing) return;
+
+  // The teams of a block, in order; columns are c kWidth + k of chunk c = rank + j size.
+  __syncthreads();
+  const int share = kShared ? threads : team.size;  // threads of this block that share a row
+  const int64_t block = static_cast<int64_t>(blockIdx.x) / layout.blocks;
+  const float* single = reinterpret_cast<const float*>(sums);
+  for (int i = own; i < 2 * parameters.chunks * kQuads * share * 4; i += threads) {
+    const int q = i / (4 * share), t = i / 4 % share, k = q % kQuads * 4 + i % 4;
+    float total = 0.f;
+    for (int start = t; start < threads; start += share)
+      total += single[(q * threads + start) * 4 + i % 4];
+    const int j = q / kQuads % parameters.chunks, array = q / kQuads / parameters.chunks;
+    const int64_t c = (kShared ? team.rank - own : 0) + t + static_cast<int64_t>(j) * team.size;
+    if (c * kWidth < a.n) parameters.partial[(block * 2 + array) * a.n + c * kWidth + k] = total;
+  }
 }
 
 constexpr int kTileColumns = 32, kTileRows = 8;
@@ -163,14 +244,27 @@ __global__ void __launch_bounds__(kTileColumns* kTileRows)
   }
 }
 
-__global__ void __launch_bounds__(256)
+// A column of blocks adds kTileRows interleaved parts of the partial sums, then those in order.
+__global__ void __launch_bounds__(kTileColumns* kTileRows)
     parameter_sums(const float* partial, int64_t blocks, int64_t n, float* dweight, float* dbias) {
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
-  if (column >= n) return;
+  SHARED_ARRAY(float, sums, [2][kTileRows][kTileColumns]);
+  const int tx = static_cast<int>(threadIdx.x) % kTileColumns;
+  const int ty = static_cast<int>(threadIdx.x) / kTileColumns;
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kTileColumns + tx;
   float w = 0.f, b = 0.f;
-  for (int64_t k = 0; k < blocks; ++k) {
-    w += partial[k * 2 * n + column];
-    b += partial[(k * 2 + 1) * n + column];
+  if (column < n)
+    for (int64_t k = ty; k < blocks; k += kTileRows) {
+      w += partial[k * 2 * n + column];
+      b += partial[(k * 2 + 1) * n + column];
+    }
+  sums[0][ty][tx] = w;
+  sums[1][ty][tx] = b;
+  __syncthreads();
+  if (ty != 0 || column >= n) return;
+  w = b = 0.f;
+  for (int k = 0; k < kTileRows; ++k) {
+    w += sums[0][k][tx];
+    b += sums[1][k][tx];
   }
   if (dweight != nullptr) dweight[column] = w;
   if (dbias != nullptr) dbias[column] = b;
@@ -178,36 +272,67 @@ __global__ void __launch_bounds__(256)
 
 template <class T>
 void forward(const NormArgs& a) {
-  const auto r = cuda::row_launch(a.rows, a.n);
-  const bool aligned =
-      cuda::rows_are_aligned<T>(a.n, {a.x, a.residual, a.weight, a.bias, a.y, a.sum});
-  cuda::launch(aligned ? (r.warp ? forward_rows<T, true, true> : forward_rows<T, true, false>)
-                       : (r.warp ? forward_rows<T, false, true> : forward_rows<T, false, false>),
-               r.config, a);
+  const auto plan = cuda::plan_rows(a.y, a.rows, a.n, sizeof(T), a.residual != nullptr ? 2 : 1);
+  cuda::launch(plan.shared ? forward_rows<T, true> : forward_rows<T, false>, plan.config, a,
+               plan.layout);
+}
+
+void add_partials(const NormBackwardArgs& a, const float* partial, int64_t blocks) {
+  cuda::LaunchConfig config;
+  config.block = dim3(kTileColumns * kTileRows);
+  config.grid = dim3(static_cast<unsigned>((a.n + kTileColumns - 1) / kTileColumns));
+  cuda::launch(parameter_sums, config, partial, blocks, a.n, a.dweight, a.dbias);
+}
+
+// The parameters' gradients alone. Before dx, which may lie over dy.
+template <class T>
+void parameters_apart(const NormBackwardArgs& a) {
+  const int64_t blocks = (a.rows + kRowsPerBlock - 1) / kRowsPerBlock;
+  const cuda::Workspace partial(static_cast<std::size_t>(blocks * 2 * a.n) * sizeof(float));
+  cuda::LaunchConfig config;
+  config.block = dim3(kTileColumns * kTileRows);
+  config.grid = dim3(static_cast<unsigned>((a.n + kTileColumns - 1) / kTileColumns),
+                     static_cast<unsigned>(blocks));
+  if (blocks > 0) cuda::launch(parameter_partials<T>, config, a, partial.as<float>());
+  add_partials(a, partial.as<float>(), blocks);
 }
 
 template <class T>
 void backward(const NormBackwardArgs& a) {
-  if (a.dweight != nullptr || a.dbias != nullptr) {
-    // Before dx, which may lie over dy.
-    const int64_t blocks = (a.rows + kRowsPerBlock - 1) / kRowsPerBlock;
-    const cuda::Workspace partial(static_cast<std::size_t>(blocks * 2 * a.n) * sizeof(float));
-    cuda::LaunchConfig config;
-    config.block = dim3(kTileColumns * kTileRows);
-    config.grid = dim3(static_cast<unsigned>((a.n + kTileColumns - 1) / kTileColumns),
-                       static_cast<unsigned>(blocks));
-    if (blocks > 0) cuda::launch(parameter_partials<T>, config, a, partial.as<float>());
-    cuda::LaunchConfig sums;
-    sums.block = dim3(256);
-    sums.grid = dim3(static_cast<unsigned>((a.n + 255) / 256));
-    cuda::launch(parameter_sums, sums, partial.as<float>(), blocks, a.n, a.dweight, a.dbias);
+  const bool wanted = a.dweight != nullptr || a.dbias != nullptr;
+  if (a.rows == 0) {
+    if (wanted) parameters_apart<T>(a);
+    return;
   }
-  if (a.rows == 0) return;
-  const auto r = cuda::row_launch(a.rows, a.n);
-  const bool aligned = cuda::rows_are_aligned<T>(a.n, {a.dy, a.dsum, a.h, a.weight, a.dx});
-  cuda::launch(aligned ? (r.warp ? backward_rows<T, true, true> : backward_rows<T, true, false>)
-                       : (r.warp ? backward_rows<T, false, true> : backward_rows<T, false, false>),
-               r.config, a);
+  auto plan = cuda::plan_rows(a.dx, a.rows, a.n, sizeof(T), 2);
+  const auto kernel = plan.shared ? backward_rows<T, true> : backward_rows<T, false>;
+  const int threads = static_cast<int>(plan.config.block.x);
+  const int team = plan.layout.lanes * plan.layout.warps * plan.layout.blocks;
+  // All rows begin at an aligned address, so that a thread has the same columns in each.
+  const bool aligned = cuda::rows_are_aligned<T>(a.n, {a.dx});
+  ParameterSums sums{};
+  sums.chunks = static_cast<int>((a.n / cuda::kVectorWidth<T> + team - 1) / team);
+  const std::size_t bytes =
+      plan.config.shared_bytes +
+      static_cast<std::size_t>(2 * sums.chunks * threads) * cuda::kVectorWidth<T> * sizeof(float);
+  if (!wanted || !aligned ||
+      bytes > cuda::current_device_properties().shared_bytes_per_block - 2048) {
+    if (wanted) parameters_apart<T>(a);
+    cuda::launch(kernel, plan.config, a, plan.layout, ParameterSums{});
+    return;
+  }
+  plan.config.shared_bytes = bytes;
+  // As many blocks as are resident, in whole clusters, stay for all rows.
+  const int blocks = plan.layout.blocks;
+  const int64_t resident = static_cast<int64_t>(cuda::resident_blocks(kernel, threads, bytes));
+  const int64_t groups = plan.config.grid.x / static_cast<unsigned>(blocks);
+  const int64_t most = resident / blocks < 1 ? 1 : resident / blocks;
+  const int64_t kept = groups < most ? groups : most;
+  plan.config.grid = dim3(static_cast<unsigned>(kept * blocks));
+  const cuda::Workspace partial(static_cast<std::size_t>(kept * 2 * a.n) * sizeof(float));
+  sums.partial = partial.as<float>();
+  cuda::launch(kernel, plan.config, a, plan.layout, sums);
+  add_partials(a, sums.partial, kept);
 }
 
 }  // namespace

@@ -1,68 +1,82 @@
 // SPDX-License-Identifier: Apache-2.0
 // softmax and log_softmax on CUDA.
 //
-// Last axis: cuda/rows.h, a warp or a block a row; the maximum, the sum of exponentials and the
-// result are three passes, of which the last two find the row in cache. Other axes: a thread a
-// column, neighbouring threads on neighbouring columns.
+// Last axis: cuda/row_team.h; a row is read once, kept, and written once. One pass over what is
+// kept gives the maximum and the sum of exponentials, which each thread carries along and rescales
+// when it meets a larger value; one reduction makes them the row's. Other axes: a thread a column,
+// neighbouring threads on neighbouring columns, two passes over memory.
+#include "cuda/row_team.h"
 #include "cuda/rows.h"
 #include "ops/softmax/softmax.h"
 
 namespace seqloom::ops {
 namespace {
 
-using cuda::RowTeam;
+using cuda::MaxAndExpSum;
 
-template <class T, bool kVector, bool kWarp>
-__global__ void __launch_bounds__(kWarp ? cuda::kWarpRowThreads : cuda::kWideRowThreads)
-    forward_rows(const T* x, T* y, int64_t rows, int64_t n, bool log) {
-  SHARED_ARRAY(float, scratch, [cuda::kMaxWarps]);
-  const auto team = RowTeam<kWarp>::make(scratch);
-  if (team.row >= rows) return;  // a whole warp, or nobody
-  constexpr int kWidth = cuda::kRowWidth<T, kVector>;
-  const T* in = x + team.row * n;
-  T* out = y + team.row * n;
+template <class T, bool kShared>
+__global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kRegisterRowThreads)
+    forward_rows(cuda::RowLayout layout, const T* x, T* y, bool log) {
+  SHARED_ARRAY(cuda::RowScratch, scratch, [1]);
+  DYNAMIC_SHARED(memory, 16);
+  constexpr int kWidth = cuda::kVectorWidth<T>;
+  cuda::RowTeam<kShared> team(layout, scratch);
+  cuda::KeptRow<T, kShared, 1> kept(layout, memory);
+  const cuda::RowChunks<T> chunks(y + team.row * layout.n, team.live ? layout.n : 0);
+  const auto in = cuda::row_of(x + team.row * layout.n, chunks.phase);
+  const auto out = cuda::row_of(y + team.row * layout.n, chunks.phase);
+  cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) { kept.fetch(0, j, in, c); });
+  kept.wait();
+
   float v[kWidth];
-  float m = -INFINITY;
-  cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-    cuda::read_row<T, kVector>(in + i, v);
-    for (int k = 0; k < kWidth; ++k) m = fmaxf(m, v[k]);
+  float2 total = MaxAndExpSum::identity();
+  cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+    kept.get(0, j, in, c, -INFINITY, v);
+    cuda::add_exponentials(v, total);
   });
-  m = team.max(m);
-  float s = 0.f;
-  cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-    cuda::read_row<T, kVector>(in + i, v);
-    for (int k = 0; k < kWidth; ++k) s += expf(v[k] - m);
-  });
-  s = team.sum(s);
-  const float factor = 1.f / s, offset = logf(s);
-  cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-    cuda::read_row<T, kVector>(in + i, v);
+  total = team.template reduce<MaxAndExpSum>(total);
+  const float m = total.x, factor = 1.f / total.y, offset = logf(total.y);
+  cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+    kept.get(0, j, in, c, 0.f, v);
+#pragma unroll
     for (int k = 0; k < kWidth; ++k) v[k] = log ? v[k] - m - offset : expf(v[k] - m) * factor;
-    cuda::write_row<T, kVector>(out + i, v);
+    cuda::write_chunk(out, c, v);
   });
 }
 
-template <class T, bool kVector, bool kWarp>
-__global__ void __launch_bounds__(kWarp ? cuda::kWarpRowThreads : cuda::kWideRowThreads)
-    backward_rows(const T* dy, const T* y, T* dx, int64_t rows, int64_t n, bool log) {
-  SHARED_ARRAY(float, scratch, [cuda::kMaxWarps]);
-  const auto team = RowTeam<kWarp>::make(scratch);
-  if (team.row >= rows) return;
-  constexpr int kWidth = cuda::kRowWidth<T, kVector>;
-  const int64_t at = team.row * n;
+template <class T, bool kShared>
+__global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kRegisterRowThreads)
+    backward_rows(cuda::RowLayout layout, const T* dy, const T* y, T* dx, bool log) {
+  SHARED_ARRAY(cuda::RowScratch, scratch, [1]);
+  DYNAMIC_SHARED(memory, 16);
+  constexpr int kWidth = cuda::kVectorWidth<T>;
+  cuda::RowTeam<kShared> team(layout, scratch);
+  cuda::KeptRow<T, kShared, 2> kept(layout, memory);
+  const cuda::RowChunks<T> chunks(dx + team.row * layout.n, team.live ? layout.n : 0);
+  const auto gradient = cuda::row_of(dy + team.row * layout.n, chunks.phase);
+  const auto result = cuda::row_of(y + team.row * layout.n, chunks.phase);
+  const auto out = cuda::row_of(dx + team.row * layout.n, chunks.phase);
+  cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+    kept.fetch(0, j, gradient, c);
+    kept.fetch(1, j, result, c);
+  });
+  kept.wait();
+
   float g[kWidth], v[kWidth];
   float dot = 0.f;
-  cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-    cuda::read_row<T, kVector>(dy + at + i, g);
-    if (!log) cuda::read_row<T, kVector>(y + at + i, v);
+  cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+    kept.get(0, j, gradient, c, 0.f, g);
+    if (!log) kept.get(1, j, result, c, 0.f, v);
+#pragma unroll
     for (int k = 0; k < kWidth; ++k) dot += log ? g[k] : g[k] * v[k];
   });
   dot = team.sum(dot);
-  cuda::over_row<T, kVector>(team.rank, team.size, n, [&](int64_t i) {
-    cuda::read_row<T, kVector>(dy + at + i, g);
-    cuda::read_row<T, kVector>(y + at + i, v);
+  cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+    kept.get(0, j, gradient, c, 0.f, g);
+    kept.get(1, j, result, c, 0.f, v);
+#pragma unroll
     for (int k = 0; k < kWidth; ++k) g[k] = log ? g[k] - expf(v[k]) * dot : v[k] * (g[k] - dot);
-    cuda::write_row<T, kVector>(dx + at + i, g);
+    cuda::write_chunk(out, c, g);
   });
 }
 
@@ -74,10 +88,12 @@ __global__ void __launch_bounds__(kColumnThreads)
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kColumnThreads + threadIdx.x;
   if (c >= columns) return;
   const int64_t base = c / inner * n * inner + c % inner;
-  float m = -INFINITY, s = 0.f;
-  for (int64_t i = 0; i < n; ++i) m = fmaxf(m, cuda::to_float(x[base + i * inner]));
-  for (int64_t i = 0; i < n; ++i) s += expf(cuda::to_float(x[base + i * inner]) - m);
-  const float factor = 1.f / s, offset = logf(s);
+  float2 total = MaxAndExpSum::identity();
+  for (int64_t i = 0; i < n; ++i) {
+    const float v[1] = {cuda::to_float(x[base + i * inner])};
+    cuda::add_exponentials(v, total);
+  }
+  const float m = total.x, factor = 1.f / total.y, offset = logf(total.y);
   for (int64_t i = 0; i < n; ++i) {
     const float d = cuda::to_float(x[base + i * inner]) - m;
     y[base + i * inner] = cuda::from_float<T>(log ? d - offset : expf(d) * factor);
@@ -120,12 +136,9 @@ void forward(const SoftmaxArgs& a) {
                  a.log);
     return;
   }
-  const auto r = cuda::row_launch(a.outer, a.length);
-  const bool aligned = cuda::rows_are_aligned<T>(a.length, {x, y});
-  const auto kernel = aligned
-                          ? (r.warp ? forward_rows<T, true, true> : forward_rows<T, true, false>)
-                          : (r.warp ? forward_rows<T, false, true> : forward_rows<T, false, false>);
-  cuda::launch(kernel, r.config, x, y, a.outer, a.length, a.log);
+  const auto plan = cuda::plan_rows(y, a.outer, a.length, sizeof(T), 1);
+  cuda::launch(plan.shared ? forward_rows<T, true> : forward_rows<T, false>, plan.config,
+               plan.layout, x, y, a.log);
 }
 
 template <class T>
@@ -139,12 +152,9 @@ void backward(const SoftmaxBackwardArgs& a) {
                  a.log);
     return;
   }
-  const auto r = cuda::row_launch(a.outer, a.length);
-  const bool aligned = cuda::rows_are_aligned<T>(a.length, {dy, y, dx});
-  const auto kernel =
-      aligned ? (r.warp ? backward_rows<T, true, true> : backward_rows<T, true, false>)
-              : (r.warp ? backward_rows<T, false, true> : backward_rows<T, false, false>);
-  cuda::launch(kernel, r.config, dy, y, dx, a.outer, a.length, a.log);
+  const auto plan = cuda::plan_rows(dx, a.outer, a.length, sizeof(T), 2);
+  cuda::launch(plan.shared ? backward_rows<T, true> : backward_rows<T, false>, plan.config,
+               plan.layout, dy, y, dx, a.log);
 }
 
 }  // namespace

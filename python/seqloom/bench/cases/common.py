@@ -13,7 +13,7 @@ from seqloom.bench.case import DTYPE_NAMES, Answer, Array, Built, Context, Work
 # Rows by columns of the row-wise families: a transformer's activations, ones that outgrow every
 # cache, a vocabulary, and one so small that only the call is left.
 ROW_SIZES = ((4096, 768), (4096, 4096), (32, 50257), (8, 64))
-CUDA_ROW_SIZES = ((16384, 4096), (4096, 32768))
+CUDA_ROW_SIZES = ((16384, 4096), (4096, 32768), (512, 262144))
 QUICK = ("fwd/f32", "bwd/f32")
 
 
