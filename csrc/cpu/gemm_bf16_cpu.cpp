@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrix product: choice of path and copies of A. Compiled once per ISA.
 //
-// A is always read row-major and in place; an A that is transposed or of another type is copied
-// once, before. Few rows against a B whose lines run along k take the dot-product path, which packs
-// nothing; everything else is the blocked product.
+// A is read row-major and in place. An A of another type is copied once, before; a transposed one
+// is packed block by block (gemm_outer.h), or copied where C has few rows. Few rows against a B
+// whose lines run along k take the dot-product path, which packs nothing; everything else is the
+// blocked product.
 #include "cpu/gemm_block.h"
 #include "cpu/gemm_dot.h"
 #include "cpu/gemm_internal.h"
+#include "cpu/gemm_outer.h"
 #include "cpu/gemm_plain.h"
 
 namespace seqloom::SEQLOOM_ISA_NS {
@@ -230,13 +232,16 @@ void multiply(const GemmArgs& g) {
   if (g.a_type == DType::kInt64) return run_plain<int64_t>(g);
   if (g.a_type == DType::kInt32) return run_plain<int32_t>(g);
   if (g.packed_b) return multiply_packed(g);
-  if (multiply_dots(g) || multiply_in_place(g)) return;
+  const bool outer = is_outer(g);
+  if (!outer && (multiply_dots(g) || multiply_in_place(g))) return;
 #if defined(__AVX512BF16__)
   if (g.a_type == DType::kBFloat16 && g.b_type == DType::kBFloat16) {
+    if (outer) return run_outer<bf16, uint32_t>(g);
     const Rows<bf16> r(g);
     return run_product<bf16, uint32_t>(g, r.a, r.lda, r.batch, Feed::kPack, nullptr);
   }
 #endif
+  if (outer) return run_outer<float, float>(g);
   const Rows<float> r(g);
   run_product<float, float>(g, r.a, r.lda, r.batch, Feed::kPack, nullptr);
 }
@@ -245,7 +250,8 @@ void multiply(const GemmArgs& g) {
 void multiply_in_parts(const GemmArgs& g) {
   const int64_t row = max<int64_t>(1, g.k) * 4;
   const bool copies = g.trans_a || g.a_type != DType::kFloat32;
-  if (!copies || g.batch * g.m * row <= kCopyBytes) return multiply(g);
+  const bool outer = !g.packed_b && is_kernel_float(g.a_type) && is_outer(g);
+  if (!copies || outer || g.batch * g.m * row <= kCopyBytes) return multiply(g);
   const int64_t parts = min(ceil_div(g.m * row, kCopyBytes), ceil_div(g.m, 512));
   for (int64_t b = 0; b < g.batch; ++b)
     for (int64_t p = 0; p < parts; ++p) {

@@ -245,15 +245,15 @@ void run_blocks(const Job<A, B>& job) {
   const int64_t total = g.m * g.n * max<int64_t>(g.k, 1);
   const int64_t limit = max<int64_t>(1, total / kTaskWork);  // tasks for one product of the batch
   const bool buffered = job.feed == Feed::kPack || job.feed == Feed::kWiden;
-  const int64_t rows = buffered ? 1024 : 256;
-  const int64_t row_blocks = min(ceil_div(g.m, rows), limit);
   // Fewer columns where kc is long, for kc x columns to stay in L2.
   const int64_t depth = panel_rows<A, B>(job.kc) * int64_t{sizeof(B)};
   const int64_t columns =
       g.m <= kMR ? kBlockColumns : min(kBlockColumns, kBlockBytes / max<int64_t>(1, depth));
-  const int64_t column_blocks =
-      min(ceil_div(panels, max<int64_t>(1, columns / (job.map.widest * kLanes))),
-          max<int64_t>(1, limit / row_blocks));
+  const int64_t wanted = ceil_div(panels, max<int64_t>(1, columns / (job.map.widest * kLanes)));
+  // Long blocks of rows share what was packed, but every thread needs one.
+  const bool few = g.batch * wanted * ceil_div(g.m, 1024) < 4;
+  const int64_t row_blocks = min(ceil_div(g.m, buffered && !few ? 1024 : 256), limit);
+  const int64_t column_blocks = min(wanted, max<int64_t>(1, limit / row_blocks));
   const int64_t tasks = g.batch * row_blocks * column_blocks;
   const auto run = [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {

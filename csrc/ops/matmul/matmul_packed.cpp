@@ -29,6 +29,7 @@ struct Packs : Storage::Attachment {
     const void* data;
     int64_t rows, columns;
     DType dtype;
+    int form;  // 0: linear()'s
     uint64_t version;
     int isa;
     std::shared_ptr<const PackedCopy> copy;
@@ -36,7 +37,18 @@ struct Packs : Storage::Attachment {
   std::vector<Entry> entries;
 };
 
-std::shared_ptr<const PackedCopy> pack(const Array& weight) {
+using Copy = std::shared_ptr<const PackedCopy>;
+
+// Memory for a copy, or null beyond the limit.
+std::shared_ptr<PackedCopy> room_for(int64_t bytes) {
+  if (in_use.load() + bytes > limit.load()) return nullptr;
+  auto copy = std::make_shared<PackedCopy>();
+  copy->memory = Array::empty({bytes}, DType::kUInt8);
+  in_use += bytes;
+  return copy;
+}
+
+Copy pack(const Array& weight) {
   const cpu::PackFormat format = weight.dtype() == DType::kBFloat16  ? cpu::PackFormat::kBF16
                                  : weight.dtype() == DType::kFloat16 ? cpu::PackFormat::kF16
                                                                      : cpu::PackFormat::kF32;
@@ -45,11 +57,8 @@ std::shared_ptr<const PackedCopy> pack(const Array& weight) {
   args.type = weight.dtype();
   args.k = weight.shape()[1];
   args.n = weight.shape()[0];
-  const auto bytes = static_cast<int64_t>(cpu::packed_bytes(format, args.k, args.n));
-  if (in_use.load() + bytes > limit.load()) return nullptr;
-  auto copy = std::make_shared<PackedCopy>();
-  copy->memory = Array::empty({bytes}, DType::kUInt8);
-  in_use += bytes;
+  auto copy = room_for(static_cast<int64_t>(cpu::packed_bytes(format, args.k, args.n)));
+  if (!copy) return nullptr;
   args.b = weight.data();
   args.ldb = args.k;
   args.trans_b = true;
@@ -57,6 +66,41 @@ std::shared_ptr<const PackedCopy> pack(const Array& weight) {
   args.out = &copy->matrix;
   cpu::pack_b(args);
   return copy;
+}
+
+// Memory that only changes with its version.
+bool may_be_packed(const Array& weight) {
+  const Storage* s = weight.storage();
+  return is_kernel_float(weight.dtype()) && !weight.is_cuda() && (!s->shared || s->read_only) &&
+         weight.is_contiguous() && limit.load(std::memory_order_relaxed) != 0;
+}
+
+// The copy of a form, made by `make` at the second use of a version.
+template <class Make>
+PackedUse find_or_make(const Array& weight, int form, const Make& make) {
+  Storage* s = weight.storage();
+  const uint64_t version = s->version.load(std::memory_order_acquire);
+  const int isa = static_cast<int>(cpu::active_isa());
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto* packs = static_cast<Packs*>(s->attachment);
+  if (packs == nullptr) s->attachment = packs = new Packs;
+  for (Packs::Entry& e : packs->entries) {
+    if (e.data != weight.data() || e.rows != weight.shape()[0] || e.columns != weight.shape()[1] ||
+        e.dtype != weight.dtype() || e.form != form)
+      continue;
+    if (e.version == version && e.isa == isa) {
+      if (!e.copy) e.copy = make();
+    } else {
+      e.version = version;
+      e.isa = isa;
+      e.copy = nullptr;
+    }
+    return PackedUse(e.copy);
+  }
+  if (packs->entries.size() < 16)
+    packs->entries.push_back({weight.data(), weight.shape()[0], weight.shape()[1], weight.dtype(),
+                              form, version, isa, nullptr});
+  return {};
 }
 
 }  // namespace
@@ -67,32 +111,18 @@ PackedCopy::~PackedCopy() {
 
 PackedUse packed_weight(const Array& weight, int64_t rows) {
   if (rows < kMinPackedRows || rows > kMaxPackedRows || weight.numel() < 4096) return {};
-  Storage* s = weight.storage();
-  if (!is_kernel_float(weight.dtype()) || (s->shared && !s->read_only) || !weight.is_contiguous() ||
-      limit.load(std::memory_order_relaxed) == 0)
-    return {};
-  const uint64_t version = s->version.load(std::memory_order_acquire);
-  const int isa = static_cast<int>(cpu::active_isa());
-  const std::lock_guard<std::mutex> lock(mutex);
-  auto* packs = static_cast<Packs*>(s->attachment);
-  if (packs == nullptr) s->attachment = packs = new Packs;
-  for (Packs::Entry& e : packs->entries) {
-    if (e.data != weight.data() || e.rows != weight.shape()[0] || e.columns != weight.shape()[1] ||
-        e.dtype != weight.dtype())
-      continue;
-    if (e.version == version && e.isa == isa) {
-      if (!e.copy) e.copy = pack(weight);
-    } else {
-      e.version = version;
-      e.isa = isa;
-      e.copy = nullptr;
-    }
-    return PackedUse(e.copy);
-  }
-  if (packs->entries.size() < 16)
-    packs->entries.push_back({weight.data(), weight.shape()[0], weight.shape()[1], weight.dtype(),
-                              version, isa, nullptr});
-  return {};
+  if (!may_be_packed(weight)) return {};
+  return find_or_make(weight, 0, [&] { return pack(weight); });
+}
+
+PackedUse packed_form(const Array& weight, int form, int64_t bytes,
+                      const std::function<void(void*)>& fill) {
+  if (!may_be_packed(weight)) return {};
+  return find_or_make(weight, form, [&]() -> Copy {
+    auto copy = room_for(bytes);
+    if (copy) fill(copy->memory.mutable_data());
+    return copy;
+  });
 }
 
 void register_packed_weights(pybind11::module_& m) {

@@ -36,6 +36,9 @@ struct RnnWeights {
   const void* b_ih;       // [G H] or null
   const void* b_hh;       // [G H] or null
   const void* peepholes;  // [3, H] (i f o) or null; LSTM only
+  // CPU: w_ih and w_hh as rnn_pack() made them for the active instruction set, or null.
+  const void* packed_ih = nullptr;
+  const void* packed_hh = nullptr;
 };
 
 struct RnnForwardArgs {
@@ -49,7 +52,35 @@ struct RnnForwardArgs {
   void* c_n;       // [B, H]; LSTM only
   float* saved;    // [T, B, saved_count, H] or null
   float* cells;    // [T, B, H] or null: c after each step; LSTM only
+  // CPU, for layers that run at once: the steps of x that are there, the steps of y that are.
+  const int64_t* ready = nullptr;
+  int64_t* done = nullptr;
 };
+
+// Several layers of the same shape but for their inputs, forward, on the CPU.
+struct RnnManyArgs {
+  const RnnForwardArgs* runs;
+  int count;
+  bool chained;  // x of each is y of the one before; then each has `ready` and `done`
+};
+
+// Whether a step is worth sharing among threads: on the shape alone, as bits may follow from it.
+SEQLOOM_ALWAYS_INLINE constexpr bool rnn_shares_steps(const RnnShape& s) {
+  return s.batch * gate_count(s.cell) * s.units * s.units >= 120000;
+}
+
+// One weight [G H, depth] as forward reads it on the active instruction set.
+struct RnnPackArgs {
+  CellKind cell;
+  DType dtype;
+  int64_t units, depth;
+  const void* weight;
+  void* memory;    // *bytes of them; null: only count
+  int64_t* bytes;  // how many
+};
+
+// Returns when *counter has reached `wanted`.
+void rnn_await(const int64_t* counter, int64_t wanted);
 
 struct RnnBackwardArgs {
   RnnForwardArgs forward;  // the same arrays; y, saved and cells are read
@@ -66,6 +97,11 @@ struct RnnBackwardArgs {
   float* dpeepholes;       // [3, H] float32, or null
 };
 
+struct RnnManyBackwardArgs {
+  const RnnBackwardArgs* runs;
+  int count;
+};
+
 void rnn_forward_cuda(const RnnForwardArgs& args);
 void rnn_backward_cuda(const RnnBackwardArgs& args);
 
@@ -74,4 +110,7 @@ void rnn_backward_cuda(const RnnBackwardArgs& args);
 namespace seqloom {
 SEQLOOM_DECLARE_CPU_BF16(rnn_forward, ops::RnnForwardArgs)
 SEQLOOM_DECLARE_CPU_BF16(rnn_backward, ops::RnnBackwardArgs)
+SEQLOOM_DECLARE_CPU_BF16(rnn_pack, ops::RnnPackArgs)
+SEQLOOM_DECLARE_CPU_BF16(rnn_forward_many, ops::RnnManyArgs)
+SEQLOOM_DECLARE_CPU_BF16(rnn_backward_many, ops::RnnManyBackwardArgs)
 }  // namespace seqloom

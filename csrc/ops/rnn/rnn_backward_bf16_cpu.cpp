@@ -2,21 +2,23 @@
 // Backward recurrence on the CPU.
 //
 // Step by step backwards, dh = dy + (gradients of the next step's gates) w_hh, and the cell's
-// equations turn dh into this step's gate gradients while the tile is in registers. All weight
-// gradients, dx and the biases then come from a few large products over all steps at once.
+// equations turn dh into this step's gate gradients while the tile is in registers; the biases'
+// gradients are summed there too, for each group of rows. All weight gradients and dx then come
+// from a few large products over all steps at once, which read the gate gradients as they lie.
 #include "cpu/gemm.h"
+#include "cpu/gemm_pack.h"
 #include "ops/rnn/rnn_cpu.h"
 
 namespace seqloom::SEQLOOM_ISA_NS {
 namespace {
 
-constexpr int kUnitVecs = 3;
+constexpr int kUnitVecs = 4;
 constexpr int64_t kUnits = static_cast<int64_t>(kUnitVecs) * kLanes;  // of a panel
 constexpr int kRows = kTileRegisters / kUnitVecs;
 
 // panel[k][unit] = w[k][first + unit], k over all gates.
 template <class T>
-void pack_panel(const T* w, int64_t rows, int64_t units, int64_t first, float* panel) {
+void pack_floats(const T* w, int64_t rows, int64_t units, int64_t first, float* panel) {
   for (int64_t k = 0; k < rows; ++k)
     for (int v = 0; v < kUnitVecs; ++v) {
       const int64_t unit = first + v * kLanes;
@@ -26,22 +28,28 @@ void pack_panel(const T* w, int64_t rows, int64_t units, int64_t first, float* p
     }
 }
 
-template <CellKind kKind, class T, bool kPeepholes>
+// T: storage of the arrays. W: packed weights (float, or pairs of bf16). S: the gate gradients that
+// are multiplied (float, or bf16 with pairs).
+template <CellKind kKind, class T, class W, class S, bool kPeepholes>
 struct Backward {
   static constexpr int64_t kGates = ops::gate_count(kKind);
+  // Biases whose gradients differ: the GRU's n gate has two.
+  static constexpr int64_t kBiases = kKind == CellKind::kGru ? 4 : kGates;
 
   const ops::RnnBackwardArgs& a;
   const int64_t B, H;
   Schedule schedule;
-  const float* panels;  // [blocks][G H][kUnits]
+  const W* panels;  // [blocks][rows of G H][kUnits]
   int64_t blocks;
   const float* peepholes;  // [3, H]
-  float* gates[2];         // [B, G H], by step parity: gradients that the product with w_hh takes
-  float* carry;            // [B, H]: what reaches h besides the product (GRU), and dh_n at first
+  S* gates[2];             // [B, G H], by step parity: gradients that the product with w_hh takes
+  int64_t ld_gates;        // between rows of `gates`: no power of two
+  float* carry;            // [B, H]: what reaches h besides the product: dh_n at first; GRU
   float* cell;             // [B, H]: dc
   bool far;                // the weights come from beyond L2 for a few rows only
   T* gates_x;              // [T, B, G H]: gradients of x w_ih^T + b_ih
   T* gates_h;              // [T, B, G H]: of h w_hh^T + b_hh; the same memory unless GRU
+  float* biases;           // [groups of rows][kBiases H]: sums of gate gradients over the steps
 
   // The state before step s of a sequence.
   SEQLOOM_ALWAYS_INLINE const T* before(const void* sequence_states, const void* first, int64_t b,
@@ -71,29 +79,38 @@ struct Backward {
   }
 
   template <int MR>
-  void tile(int64_t s, int64_t row, int64_t block, bool product) {
+  void tile(int64_t s, int64_t row, int64_t group, int64_t block, bool product) {
     const int64_t unit0 = block * kUnits;
     if (s >= 0) fetch<MR>(s, row, unit0);
     Tile<MR, kUnitVecs> acc;
     tile_zero(acc);
     if (product) {
-      const float* panel = panels + block * kGates * H * kUnits;
-      multiply<MR, kUnitVecs>(far, kGates * H, gates[(s + 1) & 1] + row * kGates * H, panel, acc);
+      const W* panel = panels + block * panel_rows<W>(kGates * H) * kUnits;
+      multiply<MR, kUnitVecs>(far, kGates * H, gates[(s + 1) & 1] + row * ld_gates, ld_gates, panel,
+                              acc);
     }
     alignas(64) float sums[MR * kUnits];
     tile_spill(acc, sums);
-    for (int i = 0; i < MR; ++i)
-      for (int v = 0; v < kUnitVecs; ++v) {
-        const int64_t unit = unit0 + v * kLanes;
-        if (unit >= H) break;
-        pointwise(load(sums + i * kUnits + v * kLanes), row + i, s, unit,
-                  static_cast<int>(min<int64_t>(kLanes, H - unit)));
-      }
+    for (int v = 0; v < kUnitVecs; ++v) {
+      const int64_t unit = unit0 + v * kLanes;
+      if (unit >= H) break;
+      const int count = static_cast<int>(min<int64_t>(kLanes, H - unit));
+      VecF bias[kBiases];
+      for (int64_t k = 0; k < kBiases; ++k) bias[k] = VecF::zero();
+      for (int i = 0; i < MR; ++i)
+        pointwise(load(sums + i * kUnits + v * kLanes), row + i, s, unit, count, bias);
+      if (s < 0) continue;
+      float* total = biases + group * kBiases * H + unit;
+      for (int64_t k = 0; k < kBiases; ++k)
+        put(total + k * H, get(total + k * H, count) + bias[k], count);
+    }
   }
 
-  SEQLOOM_ALWAYS_INLINE void pointwise(VecF dh, int64_t r, int64_t s, int64_t unit, int count) {
+  SEQLOOM_ALWAYS_INLINE void pointwise(VecF dh, int64_t r, int64_t s, int64_t unit, int count,
+                                       VecF* bias) {
     const int64_t b = schedule.sequence(r), at = r * H + unit;
-    dh += get(carry + at, count);
+    // Only the GRU adds to it at every step.
+    if (kKind == CellKind::kGru || s + 1 == schedule.length(b)) dh += get(carry + at, count);
     if (s < 0) {  // what has reached the initial state
       put(static_cast<T*>(a.dh0) + b * H + unit, dh, count);
       return;
@@ -101,7 +118,7 @@ struct Backward {
     const int64_t slot = schedule.time(b, s) * B + b;
     const auto& f = a.forward;
     if (a.dy != nullptr) dh += get(static_cast<const T*>(a.dy) + slot * H + unit, count);
-    float* now = gates[s & 1] + r * kGates * H + unit;
+    S* now = gates[s & 1] + r * ld_gates + unit;
     T* out_x = gates_x + slot * kGates * H + unit;
     const float* saved = f.saved + slot * 4 * H + unit;
     if constexpr (kKind == CellKind::kLstm) {
@@ -121,11 +138,11 @@ struct Backward {
       VecF dc;
       ops::lstm_backward<GateMath, kPeepholes>(g, p, c, c_new, dh, get(cell + at, count), dc);
       put(cell + at, dc, count);
-      put(carry + at, VecF::zero(), count);
       const VecF d[4] = {g.i, g.f, g.g, g.o};
       for (int64_t k = 0; k < 4; ++k) {
         put(now + k * H, d[k], count);
         put(out_x + k * H, d[k], count);
+        bias[k] += d[k];
       }
     } else if constexpr (kKind == CellKind::kGru) {
       ops::GruGates<VecF> g{get(saved, count), get(saved + H, count), get(saved + 2 * H, count),
@@ -137,18 +154,20 @@ struct Backward {
       put(carry + at, direct, count);
       const VecF dx[3] = {g.r, g.z, g.n}, dq[3] = {g.r, g.z, g.q};
       T* out_h = gates_h + slot * kGates * H + unit;
+      bias[3] += g.q;
       for (int64_t k = 0; k < 3; ++k) {
         put(now + k * H, dq[k], count);
         put(out_x + k * H, dx[k], count);
         put(out_h + k * H, dq[k], count);
+        bias[k] += dx[k];
       }
     } else {
       const VecF h = f.saved != nullptr ? get(f.saved + slot * H + unit, count)
                                         : get(static_cast<const T*>(f.y) + slot * H + unit, count);
       const VecF d = ops::plain_backward<CellMath, kKind == CellKind::kRelu>(h, dh);
-      put(carry + at, VecF::zero(), count);
       put(now, d, count);
       put(out_x, d, count);
+      bias[0] += d;
     }
   }
 
@@ -163,15 +182,15 @@ struct Backward {
       for (int64_t g = share.first_group(); g < groups.count; g += share.group_step()) {
         const int64_t row = groups.begin(g);
         with_rows<kRows>(groups.begin(g + 1) - row,
-                         [&](auto m) { tile<decltype(m)::value>(s, row, block, product); });
+                         [&](auto m) { tile<decltype(m)::value>(s, row, g, block, product); });
       }
     }
   }
 
   void run() {
-    const int64_t weight_bytes = blocks * kGates * H * kUnits * 4;
+    const int64_t weight_bytes = blocks * panel_rows<W>(kGates * H) * kUnits * 4;
     const int64_t groups = (B + kRows - 1) / kRows, longest = schedule.longest();
-    if (B * kGates * H * H < kTeamWork || cpu::num_threads() == 1) {
+    if (!ops::rnn_shares_steps(a.forward.shape) || cpu::num_threads() == 1) {
       const Share alone(0, 1, groups, weight_bytes, false);
       for (int64_t s = longest - 1; s >= -1; --s) step(s, alone);
       return;
@@ -186,26 +205,20 @@ struct Backward {
   }
 };
 
-// out[j] = sum over rows of g[row][j], rows in blocks that the shape alone decides.
-template <class T>
-void column_sums(const T* g, int64_t rows, int64_t n, float* out) {
-  constexpr int64_t kStripe = 8 * kLanes;
-  cpu::parallel_for((n + kStripe - 1) / kStripe, 1, [=](int64_t begin, int64_t end) {
-    for (int64_t stripe = begin; stripe < end; ++stripe) {
-      VecF sum[8];
-      for (int v = 0; v < 8; ++v) sum[v] = VecF::zero();
-      const int64_t first = stripe * kStripe;
-      for (int64_t r = 0; r < rows; ++r)
-        for (int v = 0; v < 8; ++v) {
-          const int64_t j = first + v * kLanes;
-          if (j < n) sum[v] += get(g + r * n + j, static_cast<int>(min<int64_t>(kLanes, n - j)));
-        }
-      for (int v = 0; v < 8; ++v) {
-        const int64_t j = first + v * kLanes;
-        if (j < n) put(out + j, sum[v], static_cast<int>(min<int64_t>(kLanes, n - j)));
-      }
-    }
-  });
+// The gradients of the biases: sums over the groups of rows of what each has summed over the steps.
+template <CellKind kKind>
+void bias_gradients(const ops::RnnBackwardArgs& a, const float* biases, int64_t groups) {
+  constexpr bool kTwo = kKind == CellKind::kGru;
+  constexpr int64_t kGates = ops::gate_count(kKind), kBiases = kTwo ? 4 : kGates;
+  const int64_t H = a.forward.shape.units, size = kBiases * H;
+  for (int64_t j = 0; j < size; ++j) {
+    float sum = 0.0f;
+    for (int64_t g = 0; g < groups; ++g) sum += biases[g * size + j];
+    // r, z, n with x, n with h in the GRU.
+    if (a.db_ih != nullptr && j < kGates * H) a.db_ih[j] = sum;
+    if (a.db_hh != nullptr && (!kTwo || j < 2 * H)) a.db_hh[j] = sum;
+    if (a.db_hh != nullptr && kTwo && j >= 3 * H) a.db_hh[j - H] = sum;
+  }
 }
 
 // dpeepholes = sums over steps of di c, df c, do c'.
@@ -308,7 +321,7 @@ void load_rows(const void* source, const Schedule& schedule, int64_t H, float* t
 
 constexpr int64_t align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-template <CellKind kKind, class T, bool kPeepholes>
+template <CellKind kKind, class T, class W, class S, bool kPeepholes>
 void run(const ops::RnnBackwardArgs& a) {
   const auto& f = a.forward;
   const int64_t steps = f.shape.steps, B = f.shape.batch, I = f.shape.inputs, H = f.shape.units;
@@ -318,27 +331,36 @@ void run(const ops::RnnBackwardArgs& a) {
   const bool ragged = f.shape.lengths != nullptr;
   const int64_t blocks = (H + kUnits - 1) / kUnits;
 
-  const int64_t panel_bytes = align64(blocks * G * kUnits * 4);
-  const int64_t step_bytes = align64(B * G * 4), state_bytes = align64(B * H * 4);
+  const int64_t panel_size = panel_rows<W>(G) * kUnits;
+  const int64_t panel_bytes = align64(blocks * panel_size * static_cast<int64_t>(sizeof(W)));
+  constexpr int64_t kLine = 64 / sizeof(S);
+  const int64_t ld_gates = ((G + kLine - 1) / kLine | 1) * kLine;
+  const int64_t step_bytes = B * ld_gates * static_cast<int64_t>(sizeof(S)),
+                state_bytes = align64(B * H * 4);
   const int64_t all_bytes = align64(slots * G * static_cast<int64_t>(sizeof(T)));
   const int64_t peep_bytes = align64(3 * H * 4);
+  const int64_t groups = (B + kRows - 1) / kRows;
+  const int64_t bias_bytes = align64(groups * (kTwo ? 4 : kGates) * H * 4);
   const int64_t order_bytes = align64(ragged ? (B + steps + 2) * 8 : 0);
   cpu::Scratch scratch(static_cast<size_t>(panel_bytes + 2 * step_bytes + 2 * state_bytes +
-                                           (kTwo ? 2 : 1) * all_bytes + peep_bytes + order_bytes));
+                                           (kTwo ? 2 : 1) * all_bytes + peep_bytes + bias_bytes +
+                                           order_bytes));
   char* at = scratch.as<char>();
   const auto take = [&at](int64_t bytes) {
     char* p = at;
     at += bytes;
     return static_cast<void*>(p);
   };
-  float* panels = static_cast<float*>(take(panel_bytes));
-  float* gates0 = static_cast<float*>(take(step_bytes));
-  float* gates1 = static_cast<float*>(take(step_bytes));
+  W* panels = static_cast<W*>(take(panel_bytes));
+  S* gates0 = static_cast<S*>(take(step_bytes));
+  S* gates1 = static_cast<S*>(take(step_bytes));
   float* carry = static_cast<float*>(take(state_bytes));
   float* cell = static_cast<float*>(take(state_bytes));
   T* gates_x = static_cast<T*>(take(all_bytes));
   T* gates_h = kTwo ? static_cast<T*>(take(all_bytes)) : gates_x;
   float* peepholes = static_cast<float*>(take(peep_bytes));
+  float* biases = static_cast<float*>(take(bias_bytes));
+  __builtin_memset(biases, 0, static_cast<size_t>(bias_bytes));
   int64_t* order = static_cast<int64_t*>(take(order_bytes));
 
   Schedule schedule{steps, B, f.shape.lengths, ragged ? order : nullptr, f.shape.reverse};
@@ -346,8 +368,7 @@ void run(const ops::RnnBackwardArgs& a) {
     sort_by_length(f.shape.lengths, B, steps, order, order + B);
     // Sequences that have not begun yet, seen backwards, feed zeros to the product; their slots
     // past the length stay zero in the sums.
-    __builtin_memset(gates0, 0, static_cast<size_t>(B * G) * 4);
-    __builtin_memset(gates1, 0, static_cast<size_t>(B * G) * 4);
+    __builtin_memset(static_cast<void*>(gates0), 0, static_cast<size_t>(2 * step_bytes));
     __builtin_memset(static_cast<void*>(gates_x), 0, static_cast<size_t>(slots * G) * sizeof(T));
     if (kTwo)
       __builtin_memset(static_cast<void*>(gates_h), 0, static_cast<size_t>(slots * G) * sizeof(T));
@@ -355,8 +376,14 @@ void run(const ops::RnnBackwardArgs& a) {
 
   const T* w_hh = static_cast<const T*>(f.weights.w_hh);
   cpu::parallel_for(blocks, 1, [=](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p)
-      pack_panel(w_hh, G, H, p * kUnits, panels + p * G * kUnits);
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t first = p * kUnits;
+      if constexpr (kPairWords<W>)
+        pack_pairs_by_rows(w_hh + first, H, G, min(kUnits, H - first), kUnits,
+                           panels + p * panel_size);
+      else
+        pack_floats(w_hh, G, H, first, panels + p * panel_size);
+    }
   });
   if (kPeepholes)
     for (int64_t j = 0; j < 3 * H; ++j)
@@ -364,19 +391,11 @@ void run(const ops::RnnBackwardArgs& a) {
   load_rows<T>(a.dh_n, schedule, H, carry);
   if (kKind == CellKind::kLstm) load_rows<T>(a.dc_n, schedule, H, cell);
 
-  Backward<kKind, T, kPeepholes> backward{a,
-                                          B,
-                                          H,
-                                          schedule,
-                                          panels,
-                                          blocks,
-                                          peepholes,
-                                          {gates0, gates1},
-                                          carry,
-                                          cell,
-                                          beyond_l2(panel_bytes, B),
-                                          gates_x,
-                                          gates_h};
+  Backward<kKind, T, W, S, kPeepholes> backward{
+      a,        B,       H,         schedule,
+      panels,   blocks,  peepholes, {gates0, gates1},
+      ld_gates, carry,   cell,      beyond_l2(panel_bytes, B),
+      gates_x,  gates_h, biases};
   backward.run();
   if (kKind == CellKind::kLstm)
     for (int64_t r = 0; r < B; ++r)
@@ -404,36 +423,42 @@ void run(const ops::RnnBackwardArgs& a) {
     g.a_type = g.b_type = g.c_type = dtype;
     cpu::gemm(g);
   }
-  if (a.db_ih != nullptr) column_sums(gates_x, slots, G, a.db_ih);
-  if (a.db_hh != nullptr) {
-    if (kTwo || a.db_ih == nullptr)
-      column_sums(gates_h, slots, G, a.db_hh);
-    else
-      __builtin_memcpy(a.db_hh, a.db_ih, static_cast<size_t>(G) * 4);
-  }
+  if (a.db_ih != nullptr || a.db_hh != nullptr) bias_gradients<kKind>(a, biases, groups);
   if (kPeepholes && a.dpeepholes != nullptr) peephole_gradients(a, schedule, gates_x);
 }
 
-template <class T>
+template <class T, class W, class S>
 void run_cell(const ops::RnnBackwardArgs& a) {
   switch (a.forward.shape.cell) {
     case CellKind::kTanh:
-      return run<CellKind::kTanh, T, false>(a);
+      return run<CellKind::kTanh, T, W, S, false>(a);
     case CellKind::kRelu:
-      return run<CellKind::kRelu, T, false>(a);
+      return run<CellKind::kRelu, T, W, S, false>(a);
     case CellKind::kGru:
-      return run<CellKind::kGru, T, false>(a);
+      return run<CellKind::kGru, T, W, S, false>(a);
     case CellKind::kLstm:
-      if (a.forward.weights.peepholes != nullptr) return run<CellKind::kLstm, T, true>(a);
-      return run<CellKind::kLstm, T, false>(a);
+      if (a.forward.weights.peepholes != nullptr) return run<CellKind::kLstm, T, W, S, true>(a);
+      return run<CellKind::kLstm, T, W, S, false>(a);
   }
 }
 
 }  // namespace
 
 void rnn_backward(const ops::RnnBackwardArgs& a) {
-  dispatch_kernel_float(a.forward.shape.dtype,
-                        [&](auto type) { run_cell<typename decltype(type)::type>(a); });
+  const DType dtype = a.forward.shape.dtype;
+  if (dtype == DType::kFloat32) return run_cell<float, float, float>(a);
+  if (dtype == DType::kFloat16) return run_cell<f16, float, float>(a);
+#if defined(__AVX512BF16__)
+  run_cell<bf16, uint32_t, bf16>(a);
+#else
+  run_cell<bf16, float, float>(a);
+#endif
+}
+
+void rnn_backward_many(const ops::RnnManyBackwardArgs& m) {
+  cpu::parallel_for(m.count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) rnn_backward(m.runs[i]);
+  });
 }
 
 }  // namespace seqloom::SEQLOOM_ISA_NS

@@ -122,15 +122,26 @@ SEQLOOM_ALWAYS_INLINE bool beyond_l2(int64_t weight_bytes, int64_t batch) {
   return batch <= kFarRows && weight_bytes > (int64_t{1} << 20);
 }
 
-// acc += A[MR, k] * panel[k, NV], A's rows k apart.
+// acc += A[MR, k] * panel[k, NV], A's rows lda apart.
 template <int MR, int NV, class A, class B>
-SEQLOOM_ALWAYS_INLINE void multiply(bool far, int64_t k, const A* a, const B* panel,
+SEQLOOM_ALWAYS_INLINE void multiply(bool far, int64_t k, const A* a, int64_t lda, const B* panel,
                                     Tile<MR, NV>& acc) {
   constexpr int64_t kRow = static_cast<int64_t>(NV) * kLanes;
   if (MR <= kFarRows && far)
-    tile_multiply<MR, NV, false>(k, a, k, panel, kRow, kLanes, rows_ahead(panel, kRow), acc);
+    tile_multiply<MR, NV, false>(k, a, lda, panel, kRow, kLanes, rows_ahead(panel, kRow), acc);
   else
-    tile_multiply_near<MR, NV>(k, a, k, panel, acc);
+    tile_multiply_near<MR, NV>(k, a, lda, panel, acc);
+}
+
+// Words of W hold two bf16; panels of float hold widened weights, whatever their storage was.
+template <class W>
+constexpr bool kPairWords = false;
+template <>
+constexpr bool kPairWords<uint32_t> = true;
+
+template <class W>
+constexpr int64_t panel_rows(int64_t k) {
+  return kPairWords<W> ? (k + 1) / 2 : k;
 }
 
 // Block i of a step. Every other step runs from the last block to the first: what the cache still
@@ -213,9 +224,6 @@ struct Share {
     return by_rows ? blocks : blocks * (rank + 1) / size;
   }
 };
-
-// Products below this many multiply-adds a step are not worth a barrier.
-constexpr int64_t kTeamWork = 120000;
 
 template <int kValue>
 struct Constant {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Forward recurrence on the CPU.
 //
-// Input and recurrent weights are packed alike, once: panels that interleave the gates of the same
-// units (rnn_cpu.h). The input's share of all gates, x w_ih^T + b, is made for a chunk of steps at
+// Input and recurrent weights are packed alike (rnn_panels.h), once, or come packed from an earlier
+// call. The input's share of all gates, x w_ih^T + b, is made for a chunk of steps at
 // a time, by the thread that needs it and in the order of its tiles, so it never leaves that
 // thread's L2. A tile of gates never leaves the registers between the product with h and the new
 // state.
 #include "core/allocator.h"
-#include "ops/rnn/rnn_cpu.h"
+#include "ops/rnn/rnn_panels.h"
 
 namespace seqloom::SEQLOOM_ISA_NS {
 namespace {
@@ -15,67 +15,11 @@ namespace {
 // Rows of x that are worth a pass over the input weights, and the memory of their projections.
 constexpr int64_t kChunkRows = 64;
 constexpr int64_t kChunkBytes = 384 << 10;
-
-// One cell's tile: kGates vectors of pre-activations for each of kUnitVecs vectors of units.
-template <CellKind kKind>
-struct Layout {
-  static constexpr int kGates = ops::gate_count(kKind);
-  static constexpr int kUnitVecs = kGates == 1 ? 4 : 1;
-  static constexpr int kVecs = kGates * kUnitVecs;
-  static constexpr int kRows = kTileRegisters / kVecs;
-  static constexpr int64_t kUnits = static_cast<int64_t>(kUnitVecs) * kLanes;  // of a panel
-};
-
-// Elements of W for one k (or one pair of k) of a panel.
-template <class L>
-constexpr int64_t kPanelWidth = L::kVecs * static_cast<int64_t>(kLanes);
-
-// Words of W hold two bf16; panels of float hold widened weights, whatever their storage was.
-template <class W>
-constexpr bool kPairWords = false;
-template <>
-constexpr bool kPairWords<uint32_t> = true;
-
-template <class W>
-constexpr int64_t panel_rows(int64_t k) {
-  return kPairWords<W> ? (k + 1) / 2 : k;
-}
-
-// panel[k][gate][unit] = w[gate H + unit][k] of w [G H, depth], zero past the last unit; bf16:
-// pairs of k in a word.
-template <class L, class T, class W>
-void pack_panel(const T* w, int64_t units, int64_t depth, int64_t first, W* panel) {
-  constexpr int64_t width = kPanelWidth<L>;
-  for (int g = 0; g < L::kGates; ++g) {
-    for (int64_t u0 = 0; u0 < L::kUnits; u0 += kLanes) {
-      const int64_t unit = first + u0;
-      const int live = static_cast<int>(unit >= units ? 0 : min<int64_t>(kLanes, units - unit));
-      W* column = panel + g * L::kUnits + u0;
-      const T* source = w + (g * units + unit) * depth;
-      if constexpr (kPairWords<W>) {
-        for (int64_t k = 0; k < panel_rows<W>(depth); ++k)
-          for (int l = 0; l < kLanes; ++l) {
-            uint32_t word = 0;
-            if (l < live) {
-              word = source[l * depth + 2 * k].bits;
-              if (2 * k + 1 < depth)
-                word |= static_cast<uint32_t>(source[l * depth + 2 * k + 1].bits) << 16;
-            }
-            column[k * width + l] = word;
-          }
-      } else {
-        for (int64_t k = 0; k < depth; k += kLanes) {  // kLanes x kLanes blocks, transposed
-          const int count = static_cast<int>(min<int64_t>(kLanes, depth - k));
-          VecF block[kLanes];
-          for (int l = 0; l < kLanes; ++l)
-            block[l] = l < live ? get(source + l * depth + k, count) : VecF::zero();
-          transpose(block);
-          for (int j = 0; j < count; ++j) store(column + (k + j) * width, block[j]);
-        }
-      }
-    }
-  }
-}
+// Rows by which layers that run at once follow each other, and the steps their projections.
+constexpr int64_t kWaveRows = 16;
+constexpr int64_t kMaxPieces = 512;
+// Multiply-adds of a chunk's projections that are worth another thread.
+constexpr int64_t kProjectionWork = 480000;
 
 // T: storage of x, y and the states. W: packed weights (float, or pairs of bf16). S: the state that
 // is multiplied (float, or bf16 with pairs).
@@ -113,9 +57,9 @@ struct Forward {
     return rows_before(s) - rows_before(chunk0);
   }
 
-  // Rows [first, last) of the chunk, copied in the type that is multiplied.
-  void gather(int64_t chunk0, int64_t chunk1, int64_t first, int64_t last) {
-    for (int64_t s = chunk0; s < chunk1; ++s) {
+  // Rows [first, last) of the chunk, of steps [s0, s1), copied in the type that is multiplied.
+  void gather(int64_t chunk0, int64_t s0, int64_t s1, int64_t first, int64_t last) {
+    for (int64_t s = s0; s < s1; ++s) {
       const int64_t base = rows_before(s) - rows_before(chunk0);
       const int64_t end = min(last, rows_before(s + 1) - rows_before(chunk0));
       for (int64_t row = max(first, base); row < end; ++row) {
@@ -138,13 +82,15 @@ struct Forward {
 #pragma GCC unroll 4
       for (int v = 0; v < L::kVecs; ++v) acc.v[i][v] = load(b + v * kLanes);
     const W* panel = panels_x + block * panel_rows<W>(I) * kWidth;
-    multiply<MR, L::kVecs>(false, I, x + row * I, panel, acc);
+    multiply<MR, L::kVecs>(false, I, x + row * I, I, panel, acc);
     tile_spill(acc, gates_x + (block * chunk_capacity + row) * kWidth);
   }
 
-  void project_blocks(int64_t chunk0, int64_t chunk1, int64_t first_block, int64_t last_block,
-                      int64_t first_group, int64_t group_step) {
-    const Groups groups(rows_before(chunk1) - rows_before(chunk0), L::kRows);
+  // Rows [first, first + rows) of the chunk.
+  void project_blocks(int64_t chunk0, int64_t chunk1, int64_t first, int64_t rows,
+                      int64_t first_block, int64_t last_block, int64_t first_group,
+                      int64_t group_step) {
+    const Groups groups(rows, L::kRows);
     const S* x = gathered;
     if (gathered == nullptr) {
       const int64_t time = schedule.reverse ? schedule.steps - chunk1 : chunk0;
@@ -154,7 +100,7 @@ struct Forward {
       for (int64_t g = first_group; g < groups.count; g += group_step) {
         const int64_t row = groups.begin(g);
         with_rows<L::kRows>(groups.begin(g + 1) - row,
-                            [&](auto m) { project<decltype(m)::value>(x, row, block); });
+                            [&](auto m) { project<decltype(m)::value>(x, first + row, block); });
       }
   }
 
@@ -166,13 +112,22 @@ struct Forward {
     const Groups groups(rows, L::kRows);
     if (gathered != nullptr && share.by_rows) {
       for (int64_t g = share.first_group(); g < groups.count; g += share.group_step())
-        gather(chunk0, chunk1, groups.begin(g), groups.begin(g + 1));
+        gather(chunk0, chunk0, chunk1, groups.begin(g), groups.begin(g + 1));
     } else if (gathered != nullptr) {
-      gather(chunk0, chunk1, rows * share.rank / share.size, rows * (share.rank + 1) / share.size);
+      gather(chunk0, chunk0, chunk1, rows * share.rank / share.size,
+             rows * (share.rank + 1) / share.size);
       if (barrier != nullptr) barrier->wait();
     }
-    project_blocks(chunk0, chunk1, share.first_block(blocks), share.last_block(blocks),
+    project_blocks(chunk0, chunk1, 0, rows, share.first_block(blocks), share.last_block(blocks),
                    share.first_group(), share.group_step());
+  }
+
+  // The projections of steps [s0, s1) of a chunk.
+  void project_piece(int64_t s0, int64_t s1, int64_t chunk0, int64_t chunk1) {
+    const int64_t first = min(chunk_row(s0, chunk0, chunk1), chunk_row(s1 - 1, chunk0, chunk1));
+    const int64_t rows = rows_before(s1) - rows_before(s0);
+    if (gathered != nullptr) gather(chunk0, s0, s1, first, first + rows);
+    project_blocks(chunk0, chunk1, first, rows, 0, blocks, 0, 1);
   }
 
   // Rows [row, row + MR) of a step, whose projections begin at `gx`.
@@ -191,7 +146,7 @@ struct Forward {
     Tile<MR, L::kVecs> acc;
     tile_zero(acc);
     const W* panel = panels_h + block * panel_rows<W>(H) * kWidth;
-    multiply<MR, L::kVecs>(far, H, h, panel, acc);
+    multiply<MR, L::kVecs>(far, H, h, H, panel, acc);
     alignas(64) float products[MR * L::kVecs * kLanes];
     tile_spill(acc, products);
     for (int i = 0; i < MR; ++i) {
@@ -273,20 +228,56 @@ struct Forward {
     }
   }
 
+  // A chunk whose steps are not worth a team. A second thread, if there is one, makes the
+  // projections ahead of the steps, piece by piece; the steps make what it has not begun.
+  void run_chunk_alone(int64_t chunk0, int64_t chunk1, int64_t longest_piece, const Share& alone) {
+    const int64_t pieces = (chunk1 - chunk0 + longest_piece - 1) / longest_piece;
+    int64_t next = 0;  // the first piece that nobody has claimed
+    int64_t made[kMaxPieces];
+    for (int64_t p = 0; p < pieces; ++p) made[p] = 0;
+    const auto first_step = [&](int64_t p) { return min(chunk1, chunk0 + p * longest_piece); };
+    const auto make = [&](int64_t p) {
+      project_piece(first_step(p), first_step(p + 1), chunk0, chunk1);
+      __atomic_store_n(&made[p], 1, __ATOMIC_RELEASE);
+    };
+    const auto run_steps = [&] {
+      for (int64_t p = 0; p < pieces; ++p) {
+        int64_t unclaimed = p;
+        if (__atomic_compare_exchange_n(&next, &unclaimed, p + 1, false, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED))
+          make(p);
+        else
+          ops::rnn_await(&made[p], 1);
+        for (int64_t s = first_step(p); s < first_step(p + 1); ++s) step(s, chunk0, chunk1, alone);
+      }
+    };
+    const auto make_all = [&] {
+      for (;;) {
+        const int64_t p = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+        if (p >= pieces) return;
+        make(p);
+      }
+    };
+    const int64_t work = (rows_before(chunk1) - rows_before(chunk0)) * I * kWidth * blocks;
+    if (pieces == 1 || work < kProjectionWork) return run_steps();
+    cpu::parallel_for(2, 1, [&](int64_t begin, int64_t end) {
+      if (begin == 0) run_steps();
+      if (end == 2) make_all();
+    });
+  }
+
   void run() {
     const int64_t longest = schedule.longest();
     const int64_t weight_bytes = blocks * H * kWidth * static_cast<int64_t>(sizeof(float));
     const int64_t groups = (B + L::kRows - 1) / L::kRows;
-    if (B * L::kGates * H * H < kTeamWork || cpu::num_threads() == 1) {
+    if (!ops::rnn_shares_steps(a.shape)) {
       const Share alone(0, 1, groups, weight_bytes, true);
+      const int64_t piece = max((kWaveRows + B - 1) / B, (chunk + kMaxPieces - 1) / kMaxPieces);
       for (int64_t s = 0; s < longest; s += chunk) {
         const int64_t end = min(longest, s + chunk);
-        if (gathered != nullptr) gather(s, end, 0, chunk_capacity);
-        // The steps are not worth a team, the projections may be.
-        const int64_t work = (rows_before(end) - rows_before(s)) * max<int64_t>(1, I) * kWidth;
-        cpu::parallel_for(blocks, max<int64_t>(1, kTeamWork * 4 / work),
-                          [&](int64_t p0, int64_t p1) { project_blocks(s, end, p0, p1, 0, 1); });
-        for (int64_t i = s; i < end; ++i) step(i, s, end, alone);
+        if (a.ready != nullptr) ops::rnn_await(a.ready, end);
+        run_chunk_alone(s, end, piece, alone);
+        if (a.done != nullptr) __atomic_store_n(a.done, end, __ATOMIC_RELEASE);
       }
       return;
     }
@@ -381,13 +372,16 @@ void run(const ops::RnnForwardArgs& a) {
   const int64_t step_bytes = blocks * B * kWidth * 4;
   int64_t chunk = max((kChunkRows + B - 1) / B, kChunkBytes / step_bytes);
   if (!ragged && B >= 2 * L::kRows && blocks * h_size * 4 <= kSharedWeightBytes) chunk = 1;
+  if (a.ready != nullptr || a.done != nullptr) chunk = (kWaveRows + B - 1) / B;
   chunk = max<int64_t>(1, min(chunk, steps));
   const bool gathers = ragged || sizeof(T) != sizeof(S);
 
   // One scratch block, cut up.
   constexpr auto kWord = static_cast<int64_t>(sizeof(W)), kState = static_cast<int64_t>(sizeof(S));
-  const int64_t h_bytes = align64(blocks * h_size * kWord);
-  const int64_t x_bytes = align64(blocks * x_size * kWord);
+  const auto* packed_h = static_cast<const W*>(a.weights.packed_hh);
+  const auto* packed_x = static_cast<const W*>(a.weights.packed_ih);
+  const int64_t h_bytes = packed_h != nullptr ? 0 : align64(blocks * h_size * kWord);
+  const int64_t x_bytes = packed_x != nullptr ? 0 : align64(blocks * x_size * kWord);
   const int64_t gates_bytes = chunk * step_bytes;
   const int64_t gathered_bytes = align64(gathers ? chunk * B * I * kState : 0);
   const int64_t state_bytes = align64(B * H * kState), float_bytes = align64(B * H * 4);
@@ -423,18 +417,14 @@ void run(const ops::RnnForwardArgs& a) {
     for (int64_t s = 0; s < steps; ++s) offsets[s + 1] = offsets[s] + schedule.active(s);
   }
 
-  const T* w_hh = static_cast<const T*>(a.weights.w_hh);
-  const T* w_ih = static_cast<const T*>(a.weights.w_ih);
-  cpu::parallel_for(2 * blocks, max<int64_t>(1, 65536 / max<int64_t>(1, max(h_size, x_size))),
-                    [=](int64_t begin, int64_t end) {
-                      for (int64_t i = begin; i < end; ++i) {
-                        const int64_t p = i / 2;
-                        if (i % 2 == 0)
-                          pack_panel<L>(w_hh, H, H, p * L::kUnits, panels_h + p * h_size);
-                        else
-                          pack_panel<L>(w_ih, H, I, p * L::kUnits, panels_x + p * x_size);
-                      }
-                    });
+  if (packed_h == nullptr) {
+    pack_weight<L>(static_cast<const T*>(a.weights.w_hh), H, H, panels_h);
+    packed_h = panels_h;
+  }
+  if (packed_x == nullptr) {
+    pack_weight<L>(static_cast<const T*>(a.weights.w_ih), H, I, panels_x);
+    packed_x = panels_x;
+  }
   input_bias<L, T>(a, bias, b_n);
   if (kPeepholes)
     for (int64_t j = 0; j < 3 * H; ++j)
@@ -450,8 +440,8 @@ void run(const ops::RnnForwardArgs& a) {
             I,
             H,
             schedule,
-            panels_h,
-            panels_x,
+            packed_h,
+            packed_x,
             blocks,
             bias,
             kKind == CellKind::kGru ? b_n : nullptr,
@@ -483,16 +473,69 @@ void run_cell(const ops::RnnForwardArgs& a) {
   }
 }
 
+template <class L, class T, class W>
+void pack_layout(const ops::RnnPackArgs& p) {
+  const int64_t blocks = (p.units + L::kUnits - 1) / L::kUnits;
+  *p.bytes = blocks * panel_rows<W>(p.depth) * kPanelWidth<L> * static_cast<int64_t>(sizeof(W));
+  if (p.memory != nullptr)
+    pack_weight<L>(static_cast<const T*>(p.weight), p.units, p.depth, static_cast<W*>(p.memory));
+}
+
+template <class T, class W>
+void pack_cell(const ops::RnnPackArgs& p) {
+  switch (ops::gate_count(p.cell)) {
+    case 4:
+      return pack_layout<Layout<CellKind::kLstm>, T, W>(p);
+    case 3:
+      return pack_layout<Layout<CellKind::kGru>, T, W>(p);
+    default:
+      return pack_layout<Layout<CellKind::kTanh>, T, W>(p);
+  }
+}
+
+#if defined(__AVX512BF16__)
+using Bf16Word = uint32_t;
+using Bf16State = bf16;
+#else
+using Bf16Word = float;
+using Bf16State = float;
+#endif
+
+// Lets the layer above go on, however this one ends.
+struct Finished {
+  int64_t* done;
+  ~Finished() {
+    if (done != nullptr) __atomic_store_n(done, INT64_MAX, __ATOMIC_RELEASE);
+  }
+};
+
 }  // namespace
 
 void rnn_forward(const ops::RnnForwardArgs& a) {
+  const Finished finished{a.done};
   if (a.shape.dtype == DType::kFloat32) return run_cell<float, float, float>(a);
   if (a.shape.dtype == DType::kFloat16) return run_cell<f16, float, float>(a);
-#if defined(__AVX512BF16__)
-  run_cell<bf16, uint32_t, bf16>(a);
-#else
-  run_cell<bf16, float, float>(a);
-#endif
+  run_cell<bf16, Bf16Word, Bf16State>(a);
+}
+
+void rnn_pack(const ops::RnnPackArgs& p) {
+  if (p.dtype == DType::kFloat32) return pack_cell<float, float>(p);
+  if (p.dtype == DType::kFloat16) return pack_cell<f16, float>(p);
+  pack_cell<bf16, Bf16Word>(p);
+}
+
+// Chained layers run as a wave: thread r has every size-th layer, each kWaveRows behind the one
+// below. Others run side by side.
+void rnn_forward_many(const ops::RnnManyArgs& m) {
+  if (!m.chained) {
+    cpu::parallel_for(m.count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) rnn_forward(m.runs[i]);
+    });
+    return;
+  }
+  cpu::parallel_team([&](int rank, int size, cpu::TeamBarrier&) {
+    for (int i = rank; i < m.count; i += size) rnn_forward(m.runs[i]);
+  });
 }
 
 }  // namespace seqloom::SEQLOOM_ISA_NS

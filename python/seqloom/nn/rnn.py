@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from .. import ops
+from ..ops._rnn_many import run_at_once, run_directions, run_stack
 from ..tensor import Tensor
 from . import init
 from .activation import probability
@@ -20,6 +21,7 @@ class _Recurrent(Module):
     """What the three share; a subclass runs one layer in one direction."""
 
     _gates = 1
+    _cell = "tanh"  # "relu", "gru", "lstm"
 
     def __init__(
         self,
@@ -78,6 +80,13 @@ class _Recurrent(Module):
         """w_ih, w_hh, b_ih, b_hh, w_hr of one layer and direction."""
         return [getattr(self, name) if name else None for name in self._names[index]]
 
+    def _layer(
+        self, index: int, states: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor | Parameter | None, ...]:
+        """h0, c0, w_ih, w_hh, b_ih, b_hh of one layer and direction without projection."""
+        start = [] if states is None else [s[index] for s in states]
+        return (*start, *[None] * (2 - len(start)), *self._weights(index)[:4])
+
     def _one(
         self, x: Tensor, states: tuple[Tensor | None, ...], index: int, lengths: Any, reverse: bool
     ) -> tuple[Tensor, ...]:
@@ -104,16 +113,26 @@ class _Recurrent(Module):
         """Outputs [T, B, D * out] and the last states, each [layers * directions, B, ...]."""
         directions = 1 + self.bidirectional
         last: list[tuple[Tensor, ...]] = []
+        drops = self.training and self.dropout > 0
+        at_once = not self.proj_size and run_at_once(self._cell, x, self.hidden_size)
+        if at_once and directions == 1 and self.num_layers > 1 and not drops:
+            layers = tuple(self._layer(i, states) for i in range(self.num_layers))
+            done = run_stack(self._cell, x, layers, lengths)
+            x, last = done[-1][0], [tuple(end) for _, *end in done]
+            return x, [ops.stack(list(s), 0) for s in zip(*last, strict=True)]
         for layer in range(self.num_layers):
-            outputs = []
-            for direction in range(directions):
-                index = layer * directions + direction
-                start = (None, None) if states is None else tuple(s[index] for s in states)
-                y, *end = self._one(x, start, index, lengths, direction == 1)
-                outputs.append(y)
-                last.append(tuple(end))
-            x = outputs[0] if directions == 1 else ops.cat(outputs, -1)
-            if self.training and self.dropout > 0 and layer + 1 < self.num_layers:
+            indices = range(layer * directions, (layer + 1) * directions)
+            if at_once and directions == 2:
+                pair = tuple(self._layer(i, states) for i in indices)
+                results = run_directions(self._cell, x, pair, lengths)
+            else:
+                results = []
+                for index in indices:
+                    start = (None, None) if states is None else tuple(s[index] for s in states)
+                    results.append(self._one(x, start, index, lengths, index % directions == 1))
+            last += [tuple(end) for _, *end in results]
+            x = results[0][0] if directions == 1 else ops.cat([y for y, *_ in results], -1)
+            if drops and layer + 1 < self.num_layers:
                 x = ops.dropout(x, self.dropout)
         if len(last) == 1:
             return x, [s.unsqueeze(0) for s in last[0]]
@@ -206,7 +225,7 @@ class RNN(_Recurrent):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0,
             device, dtype,
         )  # fmt: skip
-        self.nonlinearity = nonlinearity
+        self.nonlinearity = self._cell = nonlinearity
 
     def _one(
         self, x: Tensor, states: tuple[Tensor | None, ...], index: int, lengths: Any, reverse: bool
@@ -262,6 +281,7 @@ class GRU(_Recurrent):
     """
 
     _gates = 3
+    _cell = "gru"
 
     def __init__(
         self,
@@ -334,6 +354,7 @@ class LSTM(_Recurrent):
     """
 
     _gates = 4
+    _cell = "lstm"
 
     def __init__(
         self,

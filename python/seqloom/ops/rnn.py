@@ -87,11 +87,15 @@ def _backward(
         x.requires_grad,
         any(w is not None and w.requires_grad for w in weights),
     )
-    small = [
+    return (dx, dh0, dc0, dw_ih, dw_hh, *_small_gradients(small, (b_ih, b_hh, peepholes)))
+
+
+def _small_gradients(gradients: Any, parameters: Any) -> list[Tensor | None]:
+    """Gradients of the biases and peepholes, which come as float32, in their dtypes."""
+    return [
         None if g is None or p is None else _core.convert(g, p._dtype_code, p.device, False)
-        for g, p in zip(small, (b_ih, b_hh, peepholes), strict=True)
+        for g, p in zip(gradients, parameters, strict=True)
     ]
-    return (dx, dh0, dc0, dw_ih, dw_hh, *small)
 
 
 @public
