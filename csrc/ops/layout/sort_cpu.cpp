@@ -5,8 +5,9 @@
 //
 // Where only the first k of many are wanted, one pass over the row keeps a list of elements that
 // may be among them. A full list is cut back to its first k; from then on an element must come
-// before the k-th of those to get in, which whole vectors of a row fail at once. For a large k one
-// histogram of the leading bits finds the elements to sort.
+// before the k-th of those to get in, which whole vectors of a row fail at once. For a small k the
+// list is kept in order, for a large one a histogram of the leading bits finds the elements to
+// sort.
 #include <type_traits>
 
 #include "core/dtype.h"
@@ -19,9 +20,10 @@
 namespace seqloom::SEQLOOM_ISA_NS {
 namespace {
 
-constexpr int64_t kInsertion = 64;   // up to here by insertion
-constexpr int64_t kFewFirst = 2048;  // the largest k for the list
-constexpr int kWideDigit = 11;       // bits a pass; fewer for short rows
+constexpr int64_t kInsertion = 64;     // up to here by insertion
+constexpr int64_t kOrderedFirst = 16;  // the largest k for a list in order
+constexpr int64_t kFewFirst = 2048;    // the largest k for the list
+constexpr int kWideDigit = 11;         // bits a pass; fewer for short rows
 constexpr int kNarrowDigit = 8;
 
 // Keys up to 32 bits travel with their position in one word; longer ones in two.
@@ -240,6 +242,27 @@ void first_of_row(const T* x, int64_t n, int64_t k, Item* items, Item* spare) {
   if (count > k) keep_first(items, spare, count, k);
 }
 
+// The same for a small k, in order.
+template <bool kDescending, class Item, class T>
+void ordered_first_of_row(const T* x, int64_t n, int64_t k, Item* items) {
+  using Block = Contest<T, kDescending>;
+  int64_t count = 0, j = 0;
+  const auto offer = [&](int64_t at) __attribute__((always_inline)) {
+    const Item item = Item::make(ops::sort_key(x[at], kDescending), static_cast<uint32_t>(at));
+    if (count == k && item.key() >= items[k - 1].key()) return;
+    int64_t i = count < k ? count++ : k - 1;
+    for (; i > 0 && items[i - 1].key() > item.key(); --i) items[i] = items[i - 1];
+    items[i] = item;
+  };
+  for (; j < k; ++j) offer(j);
+  for (; j + Block::kBlock <= n; j += Block::kBlock) {
+    const Block contest(x[items[k - 1].at()]);
+    for (uint64_t hits = contest(x + j); hits != 0; hits &= hits - 1)
+      offer(j + __builtin_ctzll(hits));
+  }
+  for (; j < n; ++j) offer(j);
+}
+
 template <class T>
 void sort_typed(const ops::SortArgs& a) {
   constexpr int kBits = ops::SortKey<T>::kBits;
@@ -247,15 +270,21 @@ void sort_typed(const ops::SortArgs& a) {
   const int64_t n = a.n, k = a.k;
   if (k == 0) return;
   const int64_t grain = 16384 / n > 1 ? 16384 / n : 1;
-  const bool listed = k <= kFewFirst && n >= 2 * list_capacity(k);
-  const int64_t room = listed ? list_capacity(k) + 128 : n + 1;
+  const bool ordered = k <= kOrderedFirst && k < n;
+  const bool listed = !ordered && k <= kFewFirst && n >= 2 * list_capacity(k);
+  const int64_t room = ordered ? k : listed ? list_capacity(k) + 128 : n + 1;
   cpu::parallel_for(a.rows, grain, [&](int64_t begin, int64_t end) {
     const cpu::Scratch scratch(static_cast<size_t>(2 * room) * sizeof(Item));
     Item *items = scratch.as<Item>(), *spare = items + room;
     for (int64_t r = begin; r < end; ++r) {
       const T* x = static_cast<const T*>(a.x) + r * n;
       int64_t found = k;
-      if (!listed) {
+      if (ordered) {
+        if (a.descending)
+          ordered_first_of_row<true>(x, n, k, items);
+        else
+          ordered_first_of_row<false>(x, n, k, items);
+      } else if (!listed) {
         found = candidates(x, n, k, a.descending, items);
         if (k < found && k <= kFewFirst) keep_first(items, spare, found, k);
         found = k <= kFewFirst ? k : found;
