@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from test_attention import SDPA, check_sdpa, random_configuration, shapes
@@ -21,7 +23,7 @@ def emulated(device):
     if device == "cpu" or not hasattr(_core, "emulation_configure"):
         pytest.skip("needs the emulated device")
     yield
-    _core.emulation_configure("capability", "90")
+    _core.emulation_configure("capability", os.environ.get("SEQLOOM_EMULATION_CAPABILITY", "90"))
 
 
 @pytest.fixture
