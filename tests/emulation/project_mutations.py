@@ -31,7 +31,7 @@ CSRC = ROOT / "csrc"
 TABLE = HERE / "project_mutations.csv"
 MODES = ("plain", "checked")
 
-REDUCE, TEAM = "cuda/reduce.h", "cuda/row_team.h"
+TEAM = "cuda/row_team.h"
 SOFTMAX, NORM = "ops/softmax/softmax_cuda.cu", "ops/norm/norm_cuda.cu"
 REDUCTION, SORT = "ops/reduction/reduction_cuda.cu", "ops/layout/sort_cuda.cu"
 GEMM, MATMUL = "ops/matmul/gemm_cuda.cu", "ops/matmul/matmul_cuda.cu"
@@ -52,8 +52,6 @@ SITE_SYNC = "__syncthreads(SEQLOOM_PASS_SITE_ONLY);"
 MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (1, TEAM, "softmax_long", "parts of warps read without a barrier", "if (warps_ > 1) {", SITE_SYNC, f"if (!BUG) {SITE_SYNC}"),
     (2, TEAM, "norm_long", "buffers of two reductions do not take turns", "float2 reduce(float2 value", "turn_ ^= 1;", "turn_ ^= BUG ? 0 : 1;"),
-    (3, REDUCE, "adamw", "warp_reduce starts at a quarter of the warp", "T warp_reduce",
-     "int offset = Width / 2;", "int offset = BUG ? Width / 4 : Width / 2;"),
     (4, TEAM, "softmax_odd", "last chunk of a row one element too long", "RowChunk at(int64_t c)", "static_cast<int>(n - r.first) : kWidth;", "static_cast<int>(n - r.first) + BUG : kWidth;"),
     (5, TEAM, "softmax_short", "teams take the next row", "size = lanes_ * warps_;", "thread / size;", "thread / size + BUG;"),
     (6, TEAM, "softmax_misaligned", "misaligned rows taken for aligned", "RowPointer<T> row_of", "own == phase", "BUG || own == phase"),
