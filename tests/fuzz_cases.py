@@ -458,6 +458,29 @@ def scaled_dot_product_attention_case(d: Drawer) -> Call:
 
 
 @case
+def paged_attention_case(d: Drawer) -> Call:
+    b, kv, group, tq, width, value_width, pages = (d.extent(1) for _ in range(7))
+    page, most = d.choose(1, 4, 16), d.extent(1)
+    tables = d.rng.integers(0, pages, (b, most))
+    return Call(
+        sl.ops.paged_attention,
+        {
+            "query": d.tensor(b, kv * group, tq, width).detach(),
+            "key_pages": d.tensor(pages, kv, page, width).detach(),
+            "value_pages": d.tensor(pages, kv, page, value_width).detach(),
+            "block_tables": sl.tensor(tables, device=d.device),
+            "key_lengths": d.lengths(most * page, b),
+            **d.options(
+                scale=d.choose(None, 0.5),
+                window=d.choose(None, 0, 3),
+                softcap=d.choose(None, 5.0),
+                alibi_slopes=sl.tensor(np.ones(kv * group, np.float32), device=d.device),
+            ),
+        },
+    )
+
+
+@case
 def additive_attention_case(d: Drawer) -> Call:
     b, tq, tk, dq, dk, hidden = (d.extent(1) for _ in range(6))
     return Call(

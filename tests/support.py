@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -88,7 +88,7 @@ def _same_specials(actual: np.ndarray, expected: np.ndarray, dtype: str, what: s
 def assert_close_to_reference(
     actual: Any,
     expected: np.ndarray,
-    yardstick: np.ndarray | None = None,
+    yardstick: Any = None,
     *,
     dtype: str,
     kind: str = "formula",
@@ -97,8 +97,9 @@ def assert_close_to_reference(
 ) -> None:
     """Judge ``actual`` against the float64 ``expected`` by the rule of tolerances.py.
 
-    ``yardstick`` is the same formula in float32 (any array; it is rounded to ``dtype`` here);
-    without it only the floor is allowed. kind="ulp" judges each element by its own size.
+    ``yardstick`` is the same formula in float32 (any array; it is rounded to ``dtype`` here), or a
+    list of several ways to compute it, of which the worst counts; without it only the floor is
+    allowed. kind="ulp" judges each element by its own size.
     ``scale`` is the size of the terms that cancel in the result, where it is larger than that.
     """
     actual, expected = to_float64(actual), np.asarray(expected, np.float64)
@@ -118,19 +119,20 @@ def assert_close_to_reference(
         )
         return
     multiple, floor = TOLERANCES[kind][dtype]
-    own = np.zeros_like(error)
-    if yardstick is not None:
-        own = np.abs(rounded(yardstick, dtype)[finite] - expected[finite])
-        own = np.where(np.isfinite(own), own, 0)
-    for name, measure in (("largest", np.max), ("mean", np.mean)):
-        got = float(measure(error))
-        allowed = multiple * float(measure(own)) + floor * EPS[dtype] * max(
-            scale, float(measure(size))
-        )
+    owns = [np.zeros_like(error)]
+    for way in yardstick if isinstance(yardstick, list) else [yardstick]:
+        if way is not None:
+            own = np.abs(rounded(way, dtype)[finite] - expected[finite])
+            owns.append(np.where(np.isfinite(own), own, 0))
+    measures = (("largest", np.max), ("mean", np.mean))
+    for name, measure in measures[:1] if kind == "twice" else measures:
+        got, least = float(measure(error)), max(float(measure(own)) for own in owns)
+        spacing = floor * EPS[dtype] * max(scale, float(measure(size)))
+        allowed = multiple * max(least, spacing) if kind == "twice" else multiple * least + spacing
         worst = np.argwhere(finite)[np.flatnonzero(error == error.max())[:3]]
         assert got <= allowed, (
             f"{what}: {name} error {got:.3g}, allowed {allowed:.3g} ({dtype}, {kind}); the formula"
-            f" in NumPy loses {float(measure(own)):.3g}; worst at {worst.tolist()}"
+            f" in NumPy loses {least:.3g}; worst at {worst.tolist()}"
             f" of {list(actual.shape)}"
         )
 
@@ -168,15 +170,19 @@ def check_op(
     positive: bool = False,
     as_numpy: Iterable[str] = (),
     reference_options: dict[str, Any] | None = None,
+    ways: Sequence[Any] = (),
 ) -> None:
     """Values and every gradient of ``function`` against a reference op.
 
     ``inputs`` are float arrays, differentiated; ``options`` are passed on, arrays among them
     as tensors on the device (those named in ``as_numpy`` stay NumPy arrays).
     ``reference_options`` replaces the options that the reference spells differently.
-    ``scales`` names gradients that are what remains of larger terms, with the size of those
-    terms for output gradients of size one: 1 for a softmax, which subtracts such terms.
+    ``scales`` names gradients (and outputs, "output 0") that are what remains of larger terms, with
+    the size of those terms for output gradients of size one: 1 for a softmax, which subtracts such
+    terms.
     ``positive`` output gradients never cancel in a sum.
+    ``ways`` are reference ops of the same value that add in another order: what the formula loses
+    is then the most that one of them does.
     """
     options = dict(options or {})
     inputs = {n: np.asarray(a, np.float64) for n, a in inputs.items()}
@@ -184,25 +190,27 @@ def check_op(
     exact = {n: rounded(a, dtype) for n, a in inputs.items()}
     expected, backward = reference.vjp(**exact, **_narrow(ref_options, dtype, np.float64))
     wide = np.float64 if dtype == "float64" else np.float32
-    plain, plain_backward = reference.vjp(
-        **{n: a.astype(wide) for n, a in exact.items()}, **_narrow(ref_options, dtype, wide)
-    )
+    narrow = {n: a.astype(wide) for n, a in exact.items()}
+    plains = [way.vjp(**narrow, **_narrow(ref_options, dtype, wide)) for way in (reference, *ways)]
 
     tensors = {n: make_tensor(a, dtype, device, layout, gradients) for n, a in inputs.items()}
     passed = {
         n: o if n in as_numpy else _on_device(o, dtype, device, layout) for n, o in options.items()
     }
     outputs = _as_tuple(function(**tensors, **passed))
-    expected, plain = _as_tuple(expected), _as_tuple(plain)
+    expected = _as_tuple(expected)
+    owns = [list(way) for way in zip(*(_as_tuple(value) for value, _ in plains), strict=True)]
     assert len(outputs) == len(expected)
-    for i, (out, want, own) in enumerate(zip(outputs, expected, plain, strict=True)):
+    for i, (out, want, own) in enumerate(zip(outputs, expected, owns, strict=True)):
         what = f"output {i}"
         if np.asarray(want).dtype.kind != "f":
             np.testing.assert_array_equal(out.detach().cpu().numpy(), want, what)
             continue
         assert dtype_name(out) == dtype, f"{what}: dtype {out.dtype}, not {dtype}"
         assert str(out.device).startswith(device), f"{what}: on {out.device}, not {device}"
-        assert_close_to_reference(out, want, own, dtype=dtype, kind=kind, what=what)
+        assert_close_to_reference(
+            out, want, own, dtype=dtype, kind=kind, scale=(scales or {}).get(what, 0.0), what=what
+        )
     if not gradients:
         return
 
@@ -221,7 +229,7 @@ def check_op(
         ]
         functools.reduce(operator.add, terms).backward()
     want_grads = backward(*grads)
-    own_grads = plain_backward(*[g.astype(wide) for g in grads])
+    own_grads = [pull(*[g.astype(wide) for g in grads]) for _, pull in plains]
     for name, t in tensors.items():
         what = f"gradient of {name}"
         if t.grad is None and inputs[name].size == 0:
@@ -232,7 +240,7 @@ def check_op(
         assert_close_to_reference(
             t.grad,
             want_grads[name],
-            own_grads[name],
+            [own[name] for own in own_grads],
             dtype=dtype,
             kind=grad_kind,
             scale=(scales or {}).get(name, 0.0),

@@ -117,7 +117,7 @@ def attention_backward(
     key: Tensor,
     value: Tensor,
     output: Tensor,
-    lse: Tensor,
+    sums: Tensor,
     mask: Tensor | None,
     key_lengths: Tensor | None,
     offsets: Tensor | None,
@@ -148,7 +148,7 @@ def attention_forward(
     dropout: Any,
     seed: Any,
     stream_offset: Any,
-    keep_lse: bool,
+    keep_sums: bool,
 ) -> tuple[Any, ...]: ...
 def bias_activation(x: Tensor, bias: Tensor, activation: str) -> Tensor: ...
 def bias_activation_backward(grad: Tensor, x: Tensor, bias: Tensor, activation: str) -> Tensor: ...
@@ -350,6 +350,19 @@ def norm_backward(
     want_bias: bool,
 ) -> tuple[Any, ...]: ...
 def packed_bytes_in_use() -> int: ...
+def paged_attention(
+    query: Tensor,
+    key_pages: Tensor,
+    value_pages: Tensor,
+    block_tables: Tensor,
+    key_lengths: Tensor,
+    offsets: Tensor | None,
+    slopes: Tensor | None,
+    scale: Any,
+    left: Any,
+    right: Any,
+    softcap: Any,
+) -> Tensor: ...
 def permute(x: Tensor, dims: typing.Any) -> Tensor: ...
 def pointer_device(address: Any) -> int: ...
 def pow(a: typing.Any, b: typing.Any) -> typing.Any: ...

@@ -43,6 +43,7 @@ PERSISTENT = "ops/rnn/rnn_cuda_persistent.cu"
 FORWARD = "ops/attention/attention_cuda_forward.cu"
 BACKWARD = "ops/attention/attention_cuda_backward.cu"
 BIAS = "ops/attention/attention_cuda_mask.cu"
+SHARED = "ops/attention/attention_cuda.h"
 TILES, ADDITIVE = "ops/attention/attention_tiles_cuda.h", "ops/attention/additive_cuda.cu"
 SYNC = "__syncthreads();"
 SITE_SYNC = "__syncthreads(SEQLOOM_PASS_SITE_ONLY);"
@@ -112,13 +113,13 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (61, OPTIMIZER, "adamw", "whole unit at a tensor's ragged end", "adam_kernel(AdamArgs", "item.aligned && left >= kOptimizerUnit", "item.aligned && (BUG || left >= kOptimizerUnit)"),
     (62, OPTIMIZER, "adamw", "every thread stores the block's sum of squares", "squares_kernel(OptimizerList", "if (threadIdx.x == 0) partial", "if (BUG || threadIdx.x == 0) partial"),
     (63, OPTIMIZER, "adamw", "one partial sum too many", "root_kernel(const double", "i < count;", "i < count + BUG;"),
-    (64, FORWARD, "attention", "cp.async wait off by one", "load_keys(tile);", "ptx::cp_async_wait<0>();", "{ if (BUG) ptx::cp_async_wait<1>(); else ptx::cp_async_wait<0>(); }"),
-    (65, FORWARD, "attention", "no barrier when a tile has landed", "load_keys(tile);", SYNC, f"if (!BUG) {SYNC}"),
-    (66, FORWARD, "attention", "prefetch into the tile that is being read", "const auto load_keys", "stage = tile % kStages", "stage = BUG ? 0 : tile % kStages"),
-    (67, FORWARD, "attention", "keys copied past their end", "const auto load_keys", "rows.hi - j0", "rows.hi - j0 + (BUG ? 8 : 0)"),
+    (64, FORWARD, "attention", "cp.async wait off by one", "stages.load(tile);", "ptx::cp_async_wait<0>();", "{ if (BUG) ptx::cp_async_wait<1>(); else ptx::cp_async_wait<0>(); }"),
+    (65, FORWARD, "attention", "no barrier when a tile has landed", "stages.load(tile);", SYNC, f"if (!BUG) {SYNC}"),
+    (66, SHARED, "attention", "prefetch into the tile that is being read", "void load(int tile)", "stage = tile % Shape::kStages", "stage = BUG ? 0 : tile % Shape::kStages"),
+    (67, SHARED, "attention", "keys copied past their end", "void load_operand(", "j0, rows.hi, width", "j0, rows.hi + (BUG ? 8 : 0), width"),
     (68, FORWARD, "attention", "diagonal one key too far right", "rows.full_hi) {", "j >= seen[e >> 1].hi", "j >= seen[e >> 1].hi + BUG"),
     (69, FORWARD, "attention", "sum not rescaled to the new maximum", "highest[r] = m;", "sum[r] *= shrink;", "if (!BUG) sum[r] *= shrink;"),
-    (70, FORWARD, "attention_decode", "splits weighed alike", "void __launch_bounds__(kCombineThreads)", "fmaf(ptx::ex2_approx(lses[s * rows] - shift)", "fmaf(BUG ? 1.f : ptx::ex2_approx(lses[s * rows] - shift)"),
+    (70, FORWARD, "attention_decode", "splits weighed alike", "void __launch_bounds__(kCombineThreads)", "o = fmaf(ptx::ex2_approx(parts[s * rows].x - shift)", "o = fmaf(BUG ? 1.f : ptx::ex2_approx(parts[s * rows].x - shift)"),
     (71, FORWARD, "attention_decode", "splits share one tile", "const int tile_begin =", "split / plan.splits", "(split - (BUG && split > 0)) / plan.splits"),
     (72, TILES, "attention", "swizzle forgotten in the second product", "// The layout of an accumulator", "half ^ Layout::swizzle(line)", "half ^ (BUG ? 0 : Layout::swizzle(line))"),
     (73, TILES, "attention_float", "staging read before the warp has written it", "p[n][3]);\n    }", "__syncwarp();", "if (!BUG) __syncwarp();"),

@@ -10,7 +10,16 @@ import pytest
 
 import reference as ref
 import seqloom as sl
-from support import LAYOUTS, check_op, draws, make_tensor, refuses, to_float64
+from reference.vjp import unbroadcast
+from support import (
+    LAYOUTS,
+    assert_close_to_reference,
+    check_op,
+    draws,
+    make_tensor,
+    refuses,
+    to_float64,
+)
 
 SDPA = sl.ops.scaled_dot_product_attention
 OPTIONS = {"kind": "product"}
@@ -26,16 +35,58 @@ def shapes(batch=2, heads=2, kv_heads=None, queries=5, keys=7, width=8, value_wi
 
 
 def cancelling(inputs, options):
-    """Sizes of the terms that cancel in each gradient: p (g.v - g.o) is what remains of g.v."""
-    width, value_width = inputs["query"].shape[-1], inputs["value"].shape[-1]
-    size = 2.5 * math.sqrt(value_width)  # the largest g.v of standard normal g and v
-    scale = abs(options.get("scale") or 1 / math.sqrt(width))
-    largest = {n: float(np.max(np.abs(inputs[n]), initial=0)) for n in ("query", "key")}
-    return {
-        "query": size * scale * largest["key"],
-        "key": size * scale * largest["query"],
-        "attn_mask": size,
+    """Largest sums of the sizes of the terms of the output and of each gradient.
+
+    Gradients of scores are p (g.v - g.o), so that their terms are p |g.v| and p |g.o|.
+    """
+    plain = {n: o for n, o in options.items() if n != "return_weights"}
+    output, p = ref.scaled_dot_product_attention(**inputs, **plain, return_weights=True)
+    batch, kv_heads, _, width = inputs["key"].shape
+    group = output.shape[1] // max(kv_heads, 1)
+    k, v = (np.repeat(inputs[n], group, axis=1) for n in ("key", "value"))
+    g = np.random.default_rng(4).standard_normal(output.shape)  # as check_op draws it
+    terms = p * (np.abs(g @ v.swapaxes(-1, -2)) + np.abs(g * output).sum(axis=-1, keepdims=True))
+
+    def per_key_head(d):
+        return d.reshape(batch, kv_heads, group, *d.shape[2:]).sum(axis=2)
+
+    given = options.get("scale")
+    scale = 1 / math.sqrt(max(width, 1)) if given is None else abs(given)
+    sums = {
+        "output 0": p @ np.abs(v),
+        "query": scale * (terms @ np.abs(k)),
+        "key": scale * per_key_head(terms.swapaxes(-1, -2) @ np.abs(inputs["query"])),
+        "value": per_key_head(p.swapaxes(-1, -2) @ np.abs(g)),
     }
+    if "attn_mask" in inputs:
+        sums["attn_mask"] = unbroadcast(terms, inputs["attn_mask"].shape)
+    return {n: float(np.max(a, initial=0)) for n, a in sums.items()}
+
+
+def in_another_order(seed):
+    """The reference with the features of the heads in another order, scaled before or after."""
+
+    def vjp(query, key, value, attn_mask=None, *, scale=None, **options):
+        width = query.shape[-1]
+        order = np.random.default_rng(seed).permutation(width)
+        scale = query.dtype.type(1 / math.sqrt(max(width, 1)) if scale is None else scale)
+        before, after = (scale, 1.0) if seed % 2 else (query.dtype.type(1), float(scale))
+        output, pull = ref.scaled_dot_product_attention.vjp(
+            (query * before)[..., order], key[..., order], value, attn_mask, scale=after, **options
+        )
+
+        def backward(*gradients):
+            grads, back = dict(pull(*gradients)), np.argsort(order)
+            grads["query"] = grads["query"][..., back] * before
+            grads["key"] = grads["key"][..., back]
+            return grads
+
+        return output, backward
+
+    return ref.Op(vjp)
+
+
+WAYS = [in_another_order(seed) for seed in range(7)]
 
 
 def check_sdpa(inputs, options, device, dtype="float32", layout="contiguous", as_numpy=()):
@@ -47,9 +98,10 @@ def check_sdpa(inputs, options, device, dtype="float32", layout="contiguous", as
         device=device,
         dtype=dtype,
         layout=layout,
-        kind="product",
+        kind="twice",
         as_numpy=as_numpy,
         scales=cancelling(inputs, options),
+        ways=WAYS if dtype == "float32" else (),  # 16 bits round more than any order
     )
 
 
@@ -188,6 +240,30 @@ def test_nan_stays_with_its_query(dtype, device, rng):
     y = to_float64(SDPA(**{n: make_tensor(a, dtype, device) for n, a in inputs.items()}))
     assert np.isnan(y[1, 0, 2]).all()
     assert np.isnan(y).sum() == y.shape[-1]
+
+
+@pytest.mark.parametrize("queries", [3, 40])
+def test_nan_in_a_mask_stays_with_its_query(queries, dtype, device, rng):
+    inputs = draws(rng, **shapes(queries=queries), attn_mask=(2, 1, queries, 7))
+    inputs["attn_mask"][0, 0, 1, 4] = np.nan
+    y = to_float64(SDPA(**{n: make_tensor(a, dtype, device) for n, a in inputs.items()}))
+    assert np.isnan(y[0, :, 1]).all()
+    assert np.isnan(y).sum() == y[0, :, 1].size
+
+
+@pytest.mark.parametrize("queries", [3, 40])
+def test_nan_in_a_query_reaches_its_gradients_alone(queries, dtype, device, rng):
+    inputs = draws(rng, **shapes(queries=queries))
+    inputs["query"][1, 0, 2, 3] = np.nan
+    t = {n: make_tensor(a, dtype, device, requires_grad=True) for n, a in inputs.items()}
+    SDPA(**t).sum().backward()
+    bad = np.isnan(to_float64(t["query"].grad))
+    assert bad[1, 0, 2].all()
+    assert bad.sum() == bad.shape[-1]
+    for name in ("key", "value"):
+        bad = np.isnan(to_float64(t[name].grad))
+        assert bad[1, 0].all()
+        assert bad.sum() == bad[1, 0].size
 
 
 def test_what_padding_holds_does_not_matter(dtype, device, rng):
@@ -339,6 +415,31 @@ def test_additive_attention_over_sizes(size, isa, dtype, device, rng):
         dtype=dtype,
         kind="product",
     )
+
+
+@pytest.mark.parametrize("lengths", [None, (3, 5)], ids=str)
+def test_keys_are_projected_once_for_all_steps(lengths, dtype, device, rng):
+    module = sl.nn.AdditiveAttention(4, 6, 5, dtype=dtype, device=device)
+    arrays = draws(rng, keys=(2, 5, 6), first=(2, 4), second=(2, 4))
+    given = None if lengths is None else sl.tensor(np.array(lengths), device=device)
+    results = []
+    for once in (False, True):
+        t = {n: make_tensor(a, dtype, device, requires_grad=True) for n, a in arrays.items()}
+        more = {"projected_keys": module.project_keys(t["keys"])} if once else {}
+        module.zero_grad()
+        steps = [module(t[n], t["keys"], key_lengths=given, **more)[0] for n in ("first", "second")]
+        (steps[0] * steps[1]).sum().backward()
+        results.append([*steps, *(x.grad for x in (*t.values(), *module.parameters()))])
+    for step in (0, 1):
+        np.testing.assert_array_equal(to_float64(results[0][step]), to_float64(results[1][step]))
+    for separate, once in zip(*results, strict=True):
+        assert_close_to_reference(
+            once, to_float64(separate), dtype=dtype, kind="product", scale=4.0
+        )
+    with refuses(ValueError, "AdditiveAttention"):
+        module(t["first"], t["keys"], projected_keys=sl.ones(2, 5, 4))
+    with refuses(ValueError, "AdditiveAttention"):
+        module.project_keys(sl.ones(2, 5, 4))
 
 
 @pytest.mark.parametrize("lengths", [None, (3, 7), (0, 5)], ids=str)

@@ -84,6 +84,33 @@ def test_few_rows_and_many_keys_are_split(keys, launches, device, emulated, rng)
     assert statistics(lambda: SDPA(**t))["launches"] == launches
 
 
+SEEN = {
+    "all": {},
+    "window": {"window": (64, 0), "is_causal": True},
+    "causal": {"is_causal": True},
+    "half": {"key_lengths": np.array([256])},
+    "quarter": {"key_lengths": np.array([128])},
+}
+
+
+def test_only_what_is_seen_costs(device, emulated, rng):
+    """Tiles outside the window, past the diagonal and past the length are not multiplied."""
+    arrays = draws(rng, **shapes(1, 1, 1, queries=512, keys=512, width=64))
+    reads = {}
+    for name, options in SEEN.items():
+        t = {n: make_tensor(a, "bfloat16", device, requires_grad=True) for n, a in arrays.items()}
+
+        def run(t=t, options=options):
+            SDPA(**t, **options).sum().backward()
+            return t["query"].grad
+
+        reads[name] = statistics(run)["ldmatrix"]
+    # By tiles of 64: 8 x 8 of them, the diagonal and the one before it, the lower triangle.
+    tiles = {"all": 64, "window": 15, "causal": 36, "half": 32, "quarter": 16}
+    for name, count in tiles.items():
+        assert reads[name] / reads["all"] < (count + 2) / 64, name
+
+
 def test_dropout_is_that_of_the_cpu(dtype, device, on_cuda, rng):
     arrays = draws(rng, **shapes(2, 2, 1, queries=40, keys=70, width=24))
     outputs = {}

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -106,6 +108,45 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(out.stdout) < 100  # MB
+
+
+def seconds(run, times=5):
+    best = math.inf
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def test_time_is_that_of_what_is_seen(device, rng):
+    """A window of a thirty-second part, and lengths of a quarter on average."""
+    if device != "cpu":
+        pytest.skip("measures the processor")
+    arrays = draws(rng, **shapes(4, 2, 2, queries=1024, keys=1024, width=64))
+    t = {n: make_tensor(a, "float32", device) for n, a in arrays.items()}
+    lengths = sl.tensor(np.array([64, 128, 320, 512]))
+    whole = seconds(lambda: SDPA(**t))
+    assert seconds(lambda: SDPA(**t, window=(32, 0))) < whole / 3
+    assert seconds(lambda: SDPA(**t, key_lengths=lengths)) < whole / 2
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_additive_attention_holds_no_hidden_layer(backward, device):
+    """[B, Tq, Tk, A] would take 512 MB here, scores and weights 2 MB each."""
+    if device != "cpu":
+        pytest.skip("measures the process")
+    code = f"""
+import resource, seqloom as sl
+q, k = (sl.randn(1, 724, 16, requires_grad={backward}) for _ in range(2))
+w, v = (sl.randn(256, 16, requires_grad={backward}) for _ in range(2)), sl.randn(256)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+y = sl.ops.additive_attention(q, k, *w, v)
+if {backward}: y.sum().backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(out.stdout) < 64  # MB
 
 
 def test_heads_inside_the_last_axis_but_one(dtype, device, rng):

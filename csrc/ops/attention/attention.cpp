@@ -86,61 +86,58 @@ void set_mask(Inputs& in, const Array& mask, const Dims& scores) {
     in.args.mask_stride[4 - i] = i <= mask.rank() && mask.size(-i) > 1 ? in.mask->stride(-i) : 0;
 }
 
-std::optional<Array> per_batch(const char* name, const std::optional<Array>& a, int64_t batch,
-                               const Array& query) {
+std::optional<Array> per_batch(const char* op, const char* name, const std::optional<Array>& a,
+                               int64_t batch, const Array& query) {
   if (!a) return std::nullopt;
-  check_type(a->dtype() == DType::kInt64, kOp, ": ", name, " must be int64, got ",
+  check_type(a->dtype() == DType::kInt64, op, ": ", name, " must be int64, got ",
              name_of(a->dtype()));
-  check_shape(kOp, name, *a, Dims{batch}, "[B]");
-  check_same_device(kOp, name, *a, "query", query);
+  check_shape(op, name, *a, Dims{batch}, "[B]");
+  check_same_device(op, name, *a, "query", query);
   return contiguous(*a);
 }
 
-Inputs inputs_of(const Array& query, const Array& key, const Array& value,
-                 const std::optional<Array>& mask, const std::optional<Array>& key_lengths,
-                 const std::optional<Array>& offsets, const std::optional<Array>& slopes,
-                 const Options& o) {
-  check_qkv(query, key, value);
-  Inputs in;
-  in.query = with_adjacent_rows(query);
-  in.key = with_adjacent_rows(key);
-  in.value = with_adjacent_rows(value);
+void set_sizes(Inputs& in, int64_t keys) {
   AttentionArgs& a = in.args;
   a.query = operand(in.query);
   a.key = operand(in.key);
   a.value = operand(in.value);
-  a.batch = query.size(0);
-  a.heads = query.size(1);
-  a.kv_heads = key.size(1);
-  a.queries = query.size(2);
-  a.keys = key.size(2);
-  a.width = query.size(3);
-  a.value_width = value.size(3);
-  a.dtype = query.dtype();
-  if (mask) set_mask(in, *mask, Dims{a.batch, a.heads, a.queries, a.keys});
-  // What is on the device is not looked at: that would wait for it. Kernels clamp lengths.
-  const bool on_host = !query.is_cuda();
-  in.key_lengths = per_batch("key_lengths", key_lengths, a.batch, query);
+  a.batch = in.query.size(0);
+  a.heads = in.query.size(1);
+  a.kv_heads = in.key.size(1);
+  a.queries = in.query.size(2);
+  a.keys = keys;
+  a.width = in.query.size(3);
+  a.value_width = in.value.size(3);
+  a.dtype = in.query.dtype();
+}
+
+// What is on the device is not looked at: that would wait for it. Kernels clamp lengths.
+void set_options(const char* op, Inputs& in, const std::optional<Array>& key_lengths,
+                 const std::optional<Array>& offsets, const std::optional<Array>& slopes,
+                 const Options& o) {
+  AttentionArgs& a = in.args;
+  const bool on_host = !in.query.is_cuda();
+  in.key_lengths = per_batch(op, "key_lengths", key_lengths, a.batch, in.query);
   if (in.key_lengths) {
     a.key_lengths = in.key_lengths->data_as<int64_t>();
     for (int64_t b = 0; on_host && b < a.batch; ++b)
-      check_value(a.key_lengths[b] >= 0 && a.key_lengths[b] <= a.keys, kOp,
+      check_value(a.key_lengths[b] >= 0 && a.key_lengths[b] <= a.keys, op,
                   ": key_lengths must be in [0, ", a.keys, "], got ", a.key_lengths[b]);
   }
-  in.offsets = per_batch("causal_offset", offsets, a.batch, query);
+  in.offsets = per_batch(op, "causal_offset", offsets, a.batch, in.query);
   if (in.offsets) {
     a.offsets = in.offsets->data_as<int64_t>();
     for (int64_t b = 0; on_host && b < a.batch; ++b)
-      check_value(a.offsets[b] >= -kUnbounded && a.offsets[b] <= kUnbounded, kOp,
+      check_value(a.offsets[b] >= -kUnbounded && a.offsets[b] <= kUnbounded, op,
                   ": causal_offset must be within 2^40, got ", a.offsets[b]);
   }
-  check_value(o.offset >= -kUnbounded && o.offset <= kUnbounded, kOp,
+  check_value(o.offset >= -kUnbounded && o.offset <= kUnbounded, op,
               ": causal_offset must be within 2^40, got ", o.offset);
   if (slopes) {
-    check_type(slopes->dtype() == DType::kFloat32, kOp, ": alibi_slopes must be float32, got ",
+    check_type(slopes->dtype() == DType::kFloat32, op, ": alibi_slopes must be float32, got ",
                name_of(slopes->dtype()));
-    check_shape(kOp, "alibi_slopes", *slopes, Dims{a.heads}, "[Hq]");
-    check_same_device(kOp, "alibi_slopes", *slopes, "query", query);
+    check_shape(op, "alibi_slopes", *slopes, Dims{a.heads}, "[Hq]");
+    check_same_device(op, "alibi_slopes", *slopes, "query", in.query);
     in.slopes = contiguous(*slopes);
     a.slopes = in.slopes->data_as<float>();
   }
@@ -152,42 +149,132 @@ Inputs inputs_of(const Array& query, const Array& key, const Array& value,
   a.dropout = static_cast<float>(o.dropout);
   a.seed = o.seed;
   a.stream_offset = o.stream_offset;
+}
+
+Inputs inputs_of(const Array& query, const Array& key, const Array& value,
+                 const std::optional<Array>& mask, const std::optional<Array>& key_lengths,
+                 const std::optional<Array>& offsets, const std::optional<Array>& slopes,
+                 const Options& o) {
+  check_qkv(query, key, value);
+  Inputs in;
+  in.query = with_adjacent_rows(query);
+  in.key = with_adjacent_rows(key);
+  in.value = with_adjacent_rows(value);
+  set_sizes(in, key.size(2));
+  const AttentionArgs& a = in.args;
+  if (mask) set_mask(in, *mask, Dims{a.batch, a.heads, a.queries, a.keys});
+  set_options(kOp, in, key_lengths, offsets, slopes, o);
   return in;
 }
 
-// (output [B, Hq, Tq, Dv], log-sum-exp [B, Hq, Tq] or None)
+// (output [B, Hq, Tq, Dv], shift and share [B, Hq, Tq, 2] or None)
 py::tuple forward(const Array& query, const Array& key, const Array& value,
                   const std::optional<Array>& mask, const std::optional<Array>& key_lengths,
                   const std::optional<Array>& offsets, const std::optional<Array>& slopes,
                   double scale, int64_t offset, int64_t left, int64_t right, double softcap,
-                  double dropout, uint64_t seed, uint64_t stream_offset, bool keep_lse) {
+                  double dropout, uint64_t seed, uint64_t stream_offset, bool keep_sums) {
   Inputs in = inputs_of(query, key, value, mask, key_lengths, offsets, slopes,
                         {scale, offset, left, right, softcap, dropout, seed, stream_offset});
   AttentionArgs& a = in.args;
   Array output =
       Array::empty(Dims{a.batch, a.heads, a.queries, a.value_width}, a.dtype, query.device());
-  std::optional<Array> lse;
-  if (keep_lse) {
-    lse = Array::empty(Dims{a.batch, a.heads, a.queries}, DType::kFloat32, query.device());
-    a.lse = lse->mutable_as<float>();
+  std::optional<Array> sums;
+  if (keep_sums) {
+    sums = Array::empty(Dims{a.batch, a.heads, a.queries, 2}, DType::kFloat32, query.device());
+    a.sums = sums->mutable_as<float>();
   }
   a.output = output.mutable_data();
   const int64_t rows = a.batch * a.heads * a.queries;
   if (rows > 0) {
-    // Few queries per key head: reading keys and values is all the work.
-    if (!query.is_cuda() && a.heads / a.kv_heads * a.queries <= 8 && dropout == 0) {
+    if (!query.is_cuda() && is_decoding(a)) {
       ReleaseGil release_gil(rows * a.keys >= 16384);
       SEQLOOM_CPU(attention_decode)(a);
     } else {
       SEQLOOM_RUN_BF16(query.device(), rows * a.keys, attention_forward, a);
     }
   }
-  return py::make_tuple(std::move(output), std::move(lse));
+  return py::make_tuple(std::move(output), std::move(sums));
+}
+
+// Attention over keys and values in pages: the output [B, Hq, Tq, Dv].
+Array paged(const Array& query, const Array& key_pages, const Array& value_pages,
+            const Array& block_tables, const Array& key_lengths,
+            const std::optional<Array>& offsets, const std::optional<Array>& slopes, double scale,
+            int64_t left, int64_t right, double softcap) {
+  const char* op = "paged_attention";
+  const Array &k = key_pages, &v = value_pages;
+  check_kernel_float(op, "query", query);
+  check_value(query.rank() == 4, op, ": query must have shape [B, Hq, Tq, D], got ", query.shape());
+  const int64_t heads = query.size(1), width = query.size(3);
+  for (const Array* x : {&k, &v}) {
+    const char* name = x == &k ? "key_pages" : "value_pages";
+    check_same_dtype(op, name, *x, "query", query);
+    check_same_device(op, name, *x, "query", query);
+    check_value(x->rank() == 4, op, ": ", name, " must have shape [pages, Hkv, page, D], got ",
+                x->shape());
+  }
+  const int64_t page = k.size(2), kv_heads = k.size(1);
+  check_value(k.size(3) == width, op, ": key_pages must have the width of query = ", width,
+              ", got ", k.size(3));
+  check_value(kv_heads > 0 && heads % kv_heads == 0, op,
+              ": key_pages must have a number of heads that divides Hq = ", heads, ", got ",
+              kv_heads);
+  check_value(v.size(0) == k.size(0) && v.size(1) == kv_heads && v.size(2) == page, op,
+              ": value_pages must have shape [", k.size(0), ", ", kv_heads, ", ", page,
+              ", any], got ", v.shape());
+  check_value(page > 0 && (page & (page - 1)) == 0, op,
+              ": key_pages must hold a power of two of keys a page, got ", page);
+  check_type(block_tables.dtype() == DType::kInt64, op, ": block_tables must be int64, got ",
+             name_of(block_tables.dtype()));
+  check_value(block_tables.rank() == 2 && block_tables.size(0) == query.size(0), op,
+              ": block_tables must have shape [B, pages] = [", query.size(0), ", any], got ",
+              block_tables.shape());
+  check_same_device(op, "block_tables", block_tables, "query", query);
+  const int64_t keys = block_tables.size(1) * page;
+  check_value(!query.is_cuda() ||
+                  (width <= kMaxDeviceWidth && v.size(3) <= kMaxDeviceWidth &&
+                   keys < kMaxDeviceRows && heads / kv_heads * query.size(2) < kMaxDeviceRows),
+              op, ": query must have head sizes up to ", kMaxDeviceWidth,
+              " and fewer than 2^31 rows on CUDA, got ", query.shape());
+  check_value(k.size(0) > 0 || keys == 0, op, ": key_pages must have pages, got none");
+
+  const Array table = contiguous(block_tables);
+  Inputs in;
+  in.query = with_adjacent_rows(query);
+  in.key = with_adjacent_rows(k);
+  in.value = with_adjacent_rows(v);
+  set_sizes(in, keys);
+  AttentionArgs& a = in.args;
+  a.table = table.data_as<int64_t>();
+  a.table_width = block_tables.size(1);
+  a.pages = k.size(0);
+  while ((int64_t{1} << a.page_shift) < page) ++a.page_shift;
+  set_options(op, in, key_lengths, offsets, slopes, {scale, 0, left, right, softcap, 0, 0, 0});
+  // What a row reads must exist; entries past its length are never looked at.
+  for (int64_t b = 0; !query.is_cuda() && b < a.batch; ++b)
+    for (int64_t x = 0; x * page < a.key_lengths[b]; ++x) {
+      const int64_t at = a.table[b * a.table_width + x];
+      check_index(at >= 0 && at < a.pages, op, ": block_tables must name pages below ", a.pages,
+                  ", got ", at);
+    }
+  Array output =
+      Array::empty(Dims{a.batch, a.heads, a.queries, a.value_width}, a.dtype, query.device());
+  a.output = output.mutable_data();
+  const int64_t rows = a.batch * a.heads * a.queries;
+  if (rows > 0) {
+    if (query.is_cuda()) {
+      SEQLOOM_RUN_BF16(query.device(), rows * a.keys, attention_forward, a);
+    } else {
+      ReleaseGil release_gil(rows * a.keys >= 16384);
+      SEQLOOM_CPU(attention_decode)(a);
+    }
+  }
+  return output;
 }
 
 // Gradients of query, key, value and (float32, where asked for) the mask.
 py::tuple backward(const Array& gradient, const Array& query, const Array& key, const Array& value,
-                   const Array& output, const Array& lse, const std::optional<Array>& mask,
+                   const Array& output, const Array& sums, const std::optional<Array>& mask,
                    const std::optional<Array>& key_lengths, const std::optional<Array>& offsets,
                    const std::optional<Array>& slopes, double scale, int64_t offset, int64_t left,
                    int64_t right, double softcap, double dropout, uint64_t seed,
@@ -199,19 +286,18 @@ py::tuple backward(const Array& gradient, const Array& query, const Array& key, 
   AttentionBackwardArgs args{};
   args.forward = in.args;
   AttentionArgs& a = args.forward;
-  const Dims rows{a.batch, a.heads, a.queries};
   const Dims shape{a.batch, a.heads, a.queries, a.value_width};
   check_same_dtype(kOp, "gradient", gradient, "query", query);
   check_shape(kOp, "gradient", gradient, shape, "[B, Hq, Tq, Dv]");
   check_same_dtype(kOp, "output", output, "query", query);
   check_shape(kOp, "output", output, shape, "[B, Hq, Tq, Dv]");
-  check_type(lse.dtype() == DType::kFloat32, kOp, ": lse must be float32");
-  check_shape(kOp, "lse", lse, rows, "[B, Hq, Tq]");
+  check_type(sums.dtype() == DType::kFloat32, kOp, ": sums must be float32");
+  check_shape(kOp, "sums", sums, Dims{a.batch, a.heads, a.queries, 2}, "[B, Hq, Tq, 2]");
   const Array given = with_adjacent_rows(gradient), out = contiguous(output),
-              sums = contiguous(lse);
+              row_sums = contiguous(sums);
   args.gradient = operand(given);
   a.output = out.mutable_data();
-  a.lse = sums.mutable_as<float>();
+  a.sums = row_sums.mutable_as<float>();
   const Device device = query.device();
   Array dq = Array::empty(query.shape(), a.dtype, device),
         dk = Array::empty(key.shape(), a.dtype, device),
@@ -314,9 +400,12 @@ void register_attention(py::module_& m) {
   m.def("attention_forward", &forward, py::arg("query"), py::arg("key"), py::arg("value"),
         py::arg("mask"), py::arg("key_lengths"), py::arg("offsets"), py::arg("slopes"),
         py::arg("scale"), py::arg("offset"), py::arg("left"), py::arg("right"), py::arg("softcap"),
-        py::arg("dropout"), py::arg("seed"), py::arg("stream_offset"), py::arg("keep_lse"));
+        py::arg("dropout"), py::arg("seed"), py::arg("stream_offset"), py::arg("keep_sums"));
+  m.def("paged_attention", &paged, py::arg("query"), py::arg("key_pages"), py::arg("value_pages"),
+        py::arg("block_tables"), py::arg("key_lengths"), py::arg("offsets"), py::arg("slopes"),
+        py::arg("scale"), py::arg("left"), py::arg("right"), py::arg("softcap"));
   m.def("attention_backward", &backward, py::arg("gradient"), py::arg("query"), py::arg("key"),
-        py::arg("value"), py::arg("output"), py::arg("lse"), py::arg("mask"),
+        py::arg("value"), py::arg("output"), py::arg("sums"), py::arg("mask"),
         py::arg("key_lengths"), py::arg("offsets"), py::arg("slopes"), py::arg("scale"),
         py::arg("offset"), py::arg("left"), py::arg("right"), py::arg("softcap"),
         py::arg("dropout"), py::arg("seed"), py::arg("stream_offset"), py::arg("mask_gradient"));

@@ -3,7 +3,8 @@
 // scores in memory.
 //
 //   s_ij = cap(scale q_i . k_j) + slope_h (j - position_i) + mask_ij     cap(x) = c tanh(x / c)
-//   p_ij = exp(s_ij - lse_i)           lse_i = log sum over visible j of exp(s_ij)
+//   p_ij = share_i 2^(s_ij log2(e) - shift_i)     shift_i about max_j s_ij log2(e)
+//                                                 share_i = 1 / sum of the powers
 //   o_i  = sum_j drop_ij p_ij v_j      drop_ij = 0 or 1 / (1 - dropout)
 //
 // Query i of batch b stands at position_i = i + offset_b and sees the keys j with
@@ -19,7 +20,13 @@
 //   dp_ij = drop_ij g_i . v_j      ds_ij = p_ij (dp_ij - delta_i)      t_ij = scale cap'_ij ds_ij
 //   dv_j = sum_i drop_ij p_ij g_i  dq_i = sum_j t_ij k_j  dk_j = sum_i t_ij q_i  dmask_ij = ds_ij
 //
-// It needs what forward read, its output and lse; scores and dropout are computed again.
+// It needs what forward read, its output, shift and share; scores and dropout are computed again.
+// Shift and share are kept apart because their sum, the log-sum-exp, would be rounded: by half a
+// spacing of float32 at its own size, which is then the relative error of every weight of the row.
+// A rounded shift cancels in share.
+//
+// Paged: keys and values lie in pages of 2^page_shift rows, [pages, Hkv, page, D], and key j of
+// batch b is row j % page of page table[b, j / page]. Forward only; no mask, no dropout.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +49,8 @@ struct AttentionArgs {
   AttentionOperand key;    // [B, Hkv, Tk, D]
   AttentionOperand value;  // [B, Hkv, Tk, Dv]
   void* output;            // [B, Hq, Tq, Dv] contiguous: written (backward reads it)
-  float* lse;              // [B, Hq, Tq]: written unless null; +inf where a row sees nothing
+  float* sums;  // [B, Hq, Tq, 2] shift and share: written unless null; +inf and 0 where a
+                // row sees nothing
 
   const void* mask;        // of [B, Hq, Tq, Tk], or null
   DType mask_dtype;        // kBool or a kernel float
@@ -52,6 +60,10 @@ struct AttentionArgs {
   const int64_t* offsets;      // [B] within +-kUnbounded, or null: `offset` for all
   const float* slopes;         // [Hq], or null
 
+  const int64_t* table;  // [B, table_width] numbers of pages (CUDA: clamped), or null: not paged
+  int64_t table_width, pages;
+  int page_shift;
+
   int64_t batch, heads, kv_heads, queries, keys, width, value_width;
   int64_t offset, left, right;
   float scale;
@@ -60,6 +72,12 @@ struct AttentionArgs {
   uint64_t seed, stream_offset;
   DType dtype;  // of query, key, value, output
 };
+
+// Few queries per key head: reading keys and values is all the work, which attention_decode does.
+// Backward has to know, since it must find the same scores again, bit by bit.
+SEQLOOM_ALWAYS_INLINE bool is_decoding(const AttentionArgs& a) {
+  return a.kv_heads > 0 && a.heads / a.kv_heads * a.queries <= 8 && a.dropout == 0;
+}
 
 struct AttentionBackwardArgs {
   AttentionArgs forward;
@@ -102,7 +120,7 @@ namespace seqloom {
 
 SEQLOOM_DECLARE_CPU_BF16(attention_forward, ops::AttentionArgs)
 SEQLOOM_DECLARE_CPU_BF16(attention_backward, ops::AttentionBackwardArgs)
-// For few queries: reads key and value once, in place. No dropout.
+// For few queries (is_decoding): reads key and value once, in place, paged or not. No dropout.
 SEQLOOM_DECLARE_CPU(attention_decode, ops::AttentionArgs)
 SEQLOOM_DECLARE_CPU(additive_score, ops::AdditiveScoreArgs)
 SEQLOOM_DECLARE_CPU(additive_score_backward, ops::AdditiveScoreBackwardArgs)

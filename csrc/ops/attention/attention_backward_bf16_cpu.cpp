@@ -2,13 +2,15 @@
 // Attention backward: scores are computed again, tile of keys by tile of keys.
 //
 // An item is one key head (with all query rows of its group) and a run of key tiles. For each tile
-// and each block of 96 rows: weights P = exp(score - lse), then dS = P (dP - delta), both kept for
-// the block; queries' gradients grow by dS K, and the tile's own gradients by P^T g and dS^T Q. So
-// keys and values get their gradients from one item alone, in the order of the rows. Queries do too
-// where key heads are many; otherwise items hold partial sums that are added in order at the end.
+// and each block of 96 rows: weights P from scores, shift and share, then dS = P (dP - delta), both
+// kept for the block; queries' gradients grow by dS K, and the tile's own gradients by P^T g and
+// dS^T Q. So keys and values get their gradients from one item alone, in the order of the rows.
+// Queries do too where key heads are many; otherwise items hold partial sums that are added in
+// order at the end.
 //
 // Queries are multiplied by the scale on entry, which serves scores and key gradients; query
 // gradients get it when they are written.
+#include "cpu/gemm_dot.h"
 #include "ops/attention/attention_cpu.h"
 
 namespace seqloom::SEQLOOM_ISA_NS {
@@ -34,7 +36,7 @@ inline SEQLOOM_NOINLINE void transposed_multiply(int64_t k, const float* a, int6
 #pragma GCC unroll 8
   for (int i = 0; i < kKeyStrip; ++i)
 #pragma GCC unroll 2
-    for (int j = 0; j < NV; ++j) acc.v[i][j] = load(c + i * ldc + j * kLanes);
+    for (int j = 0; j < NV; ++j) acc.v[i][j] = VecF::zero();
 #pragma GCC unroll 2
   for (int64_t p = 0; p < k; ++p, a += lda, b += ldb) {
     VecF row[NV];
@@ -50,7 +52,8 @@ inline SEQLOOM_NOINLINE void transposed_multiply(int64_t k, const float* a, int6
 #pragma GCC unroll 8
   for (int i = 0; i < kKeyStrip; ++i)
 #pragma GCC unroll 2
-    for (int j = 0; j < NV; ++j) store(c + i * ldc + j * kLanes, acc.v[i][j]);
+    for (int j = 0; j < NV; ++j)
+      store(c + i * ldc + j * kLanes, load(c + i * ldc + j * kLanes) + acc.v[i][j]);
 }
 
 // c[kTile, width] += A[k, kTile]^T B[k, width]; rows of A and B lie kTile and `width` apart.
@@ -71,7 +74,8 @@ struct Work {
   float* query;                // [padded, width], times the scale
   float* gradient;             // [padded, value_width]
   float* d_query;              // [padded, width], before the scale
-  float* lse;                  // [padded]
+  float* shift;                // [padded]
+  float* share;                // [padded]
   float* delta;                // [padded]
   float* key_panels;           // packed tile
   float* value_panels;         // packed tile
@@ -84,7 +88,7 @@ struct Work {
   static SEQLOOM_ALWAYS_INLINE int64_t bytes(const AttentionArgs& a, int64_t padded) {
     const int64_t d = round_up(a.width, kLanes), dv = round_up(a.value_width, kLanes);
     return Carve::bytes<Range>(padded) + 2 * Carve::bytes<float>(padded * d) +
-           Carve::bytes<float>(padded * dv) + 2 * Carve::bytes<float>(padded) +
+           Carve::bytes<float>(padded * dv) + 3 * Carve::bytes<float>(padded) +
            3 * Carve::bytes<float>(kTile * d) + 2 * Carve::bytes<float>(kTile * dv) +
            2 * Carve::bytes<float>(kBlock * kTile);
   }
@@ -98,7 +102,8 @@ struct Work {
     query = carve.take<float>(padded * width);
     gradient = carve.take<float>(padded * value_width);
     d_query = carve.take<float>(padded * width);
-    lse = carve.take<float>(padded);
+    shift = carve.take<float>(padded);
+    share = carve.take<float>(padded);
     delta = carve.take<float>(padded);
     key_panels = carve.take<float>(kTile * width);
     value_panels = carve.take<float>(kTile * value_width);
@@ -118,7 +123,7 @@ SEQLOOM_ALWAYS_INLINE void widen_scaled(const T* from, int64_t width, int64_t pa
     store(to + c, load(from + c, static_cast<int>(min<int64_t>(width - c, kLanes))) * factor);
 }
 
-// Queries, gradients, lse and delta of all rows as float32; rows that only fill a strip are zeros.
+// Queries, gradients, sums and delta of all rows as float32; rows that only fill a strip are zeros.
 template <class T>
 SEQLOOM_NOINLINE void load_rows(const AttentionBackwardArgs& args, Work& w) {
   const AttentionArgs& a = args.forward;
@@ -129,7 +134,8 @@ SEQLOOM_NOINLINE void load_rows(const AttentionBackwardArgs& args, Work& w) {
     if (r >= rows.count) {
       for (int64_t c = 0; c < w.width; ++c) query[c] = 0;
       for (int64_t c = 0; c < w.value_width; ++c) gradient[c] = 0;
-      w.lse[r] = kInfinity;
+      w.shift[r] = kInfinity;
+      w.share[r] = 0;
       w.delta[r] = 0;
       continue;
     }
@@ -145,7 +151,8 @@ SEQLOOM_NOINLINE void load_rows(const AttentionBackwardArgs& args, Work& w) {
       const int n = static_cast<int>(min<int64_t>(a.value_width - c, kLanes));
       sum = fma(load(out + c, n), load(gradient + c), sum);
     }
-    w.lse[r] = a.lse[row];
+    w.shift[r] = a.sums[2 * row];
+    w.share[r] = a.sums[2 * row + 1];
     w.delta[r] = reduce_add(sum);
   }
   for (int64_t i = 0; i < rows.padded * w.width; ++i) w.d_query[i] = 0;
@@ -182,17 +189,35 @@ inline SEQLOOM_NOINLINE void add_mask_gradient(const AttentionBackwardArgs& args
   if (a.mask_stride[3] == 0) *to += reduce_add(sum);
 }
 
+// Few rows have their scores from dot products, as attention_decode adds them up.
+struct NoFetch {
+  template <class T>
+  SEQLOOM_ALWAYS_INLINE void operator()(const T*, int64_t, int64_t) const {}
+};
+template <class T>
+SEQLOOM_NOINLINE void dot_scores(const AttentionArgs& a, const Work& w, int64_t r0, const T* keys,
+                                 int64_t live, float* to) {
+  dot_block(kStrip, live, a.width, w.query + r0 * w.width, w.width, keys, a.key.row_stride,
+            NoFetch{}, to, kTile);
+}
+
 // P and dS of six rows against the tile, at rows `at` of the block's buffers.
+template <class T>
 SEQLOOM_NOINLINE void strip_gradients(const AttentionBackwardArgs& args, Work& w, int64_t r0,
-                                      int64_t at, int64_t j0, StripView view, bool plain) {
+                                      int64_t at, int64_t j0, StripView view, bool plain,
+                                      const T* keys) {
   const AttentionArgs& a = args.forward;
   const int begin = view.first / kLanes * kLanes;
   const int end = static_cast<int>(round_up(view.last, kLanes));
   float* p = w.weights + at * kTile;
   float* ds = w.d_scores + at * kTile;
   float slope[kStrip * kTile];
-  strip_times_panels(a.width, a.width, begin, end, w.query + r0 * w.width, w.width, w.key_panels,
-                     p);
+  if (is_decoding(a)) {
+    dot_scores(a, w, r0, keys, min<int64_t>(kTile, a.keys - j0), p);
+  } else {
+    strip_times_panels(a.width, a.width, begin, end, w.query + r0 * w.width, w.width, w.key_panels,
+                       p);
+  }
   strip_times_panels(a.value_width, a.value_width, begin, end, w.gradient + r0 * w.value_width,
                      w.value_width, w.value_panels, ds);
   if (begin != 0 || end != kTile) {
@@ -205,11 +230,12 @@ SEQLOOM_NOINLINE void strip_gradients(const AttentionBackwardArgs& args, Work& w
   const VecF scale = VecF::broadcast(keep_scale(a));
   for (int i = 0; i < kStrip; ++i, p += kTile, ds += kTile) {
     const int64_t r = r0 + i;
-    const VecF lse = VecF::broadcast(w.lse[r] * kLog2e), delta = VecF::broadcast(w.delta[r]);
+    const VecF shift = VecF::broadcast(w.shift[r]), share = VecF::broadcast(w.share[r]);
+    const VecF delta = VecF::broadcast(w.delta[r]);
     if (SEQLOOM_LIKELY(!masked && a.dropout == 0)) {
 #pragma GCC unroll 4
       for (int c = begin; c < end; c += kLanes) {
-        const VecF weight = exp2_weight(fms(load(p + c), log2e, lse));
+        const VecF weight = exp2_weight(fms(load(p + c), log2e, shift)) * share;
         store(p + c, weight);
         store(ds + c, weight * (load(ds + c) - delta));
       }
@@ -226,7 +252,8 @@ SEQLOOM_NOINLINE void strip_gradients(const AttentionBackwardArgs& args, Work& w
     for (int c = begin; c < end; c += kLanes) {
       // Hidden pairs are zero whatever their values hold.
       const VecF score = load(p + c);
-      const VecF weight = zero_unless(score != hidden, exp2_weight(fms(score, log2e, lse)));
+      const VecF weight =
+          zero_unless(score != hidden, exp2_weight(fms(score, log2e, shift)) * share);
       VecF dropped = weight, dp = load(ds + c);
       if (a.dropout > 0) {
         const VecF factor = load(keep + c) * scale;
@@ -274,7 +301,7 @@ SEQLOOM_NOINLINE void tile_backward(const AttentionBackwardArgs& args, Work& w, 
         const StripView view = strip_view(rows.range + r0, j0);
         const int64_t at = r0 - block;
         if (view.first < view.last) {
-          strip_gradients(args, w, r0, at, j0, view, plain);
+          strip_gradients(args, w, r0, at, j0, view, plain, keys);
           first = min(first, r0);
           last = r0 + kStrip;
         } else if (first < stop) {

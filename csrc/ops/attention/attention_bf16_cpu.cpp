@@ -132,7 +132,7 @@ void strip_weights(const AttentionArgs& a, Part<M>& part, int64_t r0, int64_t j0
   }
 }
 
-// Divides by the sums and writes the rows and their log-sum-exp.
+// Divides by the sums and writes the rows, and what backward needs to find their weights again.
 template <class T, class M>
 void finish_rows(const AttentionArgs& a, const Part<M>& part) {
   const Rows& rows = part.rows;
@@ -141,14 +141,17 @@ void finish_rows(const AttentionArgs& a, const Part<M>& part) {
     const Range& at = rows.range[r];
     const int64_t row = (rows.b * a.heads + at.head) * a.queries + at.query;
     const float sum = reduce_add(load(part.sum + r * kLanes));
-    const VecF factor = VecF::broadcast(sum == 0 ? 0 : scale / sum);
+    const VecF factor = VecF::broadcast(sum == 0 ? 0 : scale);
+    const VecF divisor = VecF::broadcast(sum == 0 ? 1 : sum);
     T* to = static_cast<T*>(a.output) + row * a.value_width;
     const float* from = part.out + r * part.out_width;
     for (int64_t c = 0; c < a.value_width; c += kLanes)
-      store(to + c, load(from + c) * factor,
+      store(to + c, load(from + c) * factor / divisor,
             static_cast<int>(min<int64_t>(a.value_width - c, kLanes)));
-    if (a.lse != nullptr)
-      a.lse[row] = sum == 0 ? kInfinity : part.peak[r] * kLn2 + get(log(VecF::broadcast(sum)), 0);
+    if (a.sums != nullptr) {
+      a.sums[2 * row] = sum == 0 ? kInfinity : part.peak[r];
+      a.sums[2 * row + 1] = sum == 0 ? 0 : 1 / sum;
+    }
   }
 }
 

@@ -44,15 +44,15 @@ struct Range {
   int64_t head, query;
 };
 
-// 2^x for x <= 0 (a little above is fine), 2 ULP; zero from -150 down, NaN stays.
+// 2^x for x <= 0 (a little above is fine), 1 ULP; zero from -150 down, NaN stays.
 SEQLOOM_ALWAYS_INLINE VecF exp2_weight(VecF x) {
   x = max(VecF::broadcast(-160.0f), x);
   const VecF n = round(x);
-  return scale_pow2(polynomial(x - n, 1.00000012f, 0.693146944f, 0.240221202f, 0.0555071309f,
-                               0.00967554096f, 0.00132764713f),
+  return scale_pow2(polynomial(x - n, 1.0f, 0.6931472f, 0.24022648f, 0.055503324f, 0.009618437f,
+                               0.0013398875f, 0.00015353362f),
                     n);
 }
-constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
+constexpr float kLog2e = 1.44269504f;
 
 SEQLOOM_ALWAYS_INLINE int64_t offset_of(const AttentionArgs& a, int64_t b) {
   return a.offsets != nullptr ? a.offsets[b] : a.offset;
@@ -172,22 +172,22 @@ SEQLOOM_ALWAYS_INLINE float keep_scale(const AttentionArgs& a) {
   return a.dropout < 1 ? 1 / (1 - a.dropout) : 0;
 }
 
-// c[kStrip, NV vectors] = factor[i] c + A B; factor = nullptr starts from zero.
+// c[kStrip, NV vectors] = factor[i] c + A B; factor = nullptr: c = A B. What c holds is added last:
+// in one chain with the products, a sum over all tiles would round at its full size every time.
 template <int NV, class A, class B>
 inline SEQLOOM_NOINLINE void strip_multiply(int64_t k, const A* a, int64_t lda, const B* b,
                                             int64_t ldb, const float* factor, float* c,
                                             int64_t ldc) {
   Tile<kStrip, NV> acc;
-  if (factor == nullptr) {
-    tile_zero(acc);
-  } else {
+  tile_zero(acc);
+  tile_multiply<kStrip, NV, false>(k, a, lda, b, ldb, kLanes, rows_ahead(b, ldb), acc);
+  if (factor != nullptr) {
 #pragma GCC unroll 8
     for (int i = 0; i < kStrip; ++i)
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j)
-        acc.v[i][j] = load(c + i * ldc + j * kLanes) * VecF::broadcast(factor[i]);
+        acc.v[i][j] = fma(load(c + i * ldc + j * kLanes), VecF::broadcast(factor[i]), acc.v[i][j]);
   }
-  tile_multiply<kStrip, NV, false>(k, a, lda, b, ldb, kLanes, rows_ahead(b, ldb), acc);
 #pragma GCC unroll 8
   for (int i = 0; i < kStrip; ++i)
 #pragma GCC unroll 4

@@ -71,8 +71,11 @@ bool needs_widening(const AttentionArgs& a) {
 void attention_forward_cuda(const AttentionArgs& a) {
   if (!needs_widening(a)) return launch_forward(a);
   const Widened query(a.query, a.batch, a.heads, a.queries, a.width);
-  const Widened key(a.key, a.batch, a.kv_heads, a.keys, a.width);
-  const Widened value(a.value, a.batch, a.kv_heads, a.keys, a.value_width);
+  const bool paged = a.table != nullptr;
+  const int64_t batch = paged ? a.pages : a.batch;
+  const int64_t keys = paged ? int64_t{1} << a.page_shift : a.keys;
+  const Widened key(a.key, batch, a.kv_heads, keys, a.width);
+  const Widened value(a.value, batch, a.kv_heads, keys, a.value_width);
   const Widened output({}, a.batch, a.heads, a.queries, a.value_width);
   AttentionArgs wide = a;
   wide.dtype = DType::kFloat32;

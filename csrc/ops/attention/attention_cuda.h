@@ -16,7 +16,7 @@
 
 namespace seqloom::ops::attention_device {
 
-constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
+constexpr float kLog2e = 1.44269504f;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 // ---- which keys a row sees ----------------------------------------------------------------------
@@ -92,6 +92,67 @@ SEQLOOM_DEVICE const T* head_of(const AttentionOperand& x, int b, int h) {
   return static_cast<const T*>(x.data) + b * x.batch_stride + h * x.head_stride;
 }
 
+// ---- tiles of rows and keys ---------------------------------------------------------------------
+
+// The packed rows of a block, out of queries or gradients.
+template <class P, int kM, int kD, int kThreads>
+SEQLOOM_DEVICE void load_packed_rows(unsigned char* tile, const RowBlock& rows,
+                                     const AttentionOperand& x, int64_t width, bool aligned) {
+  using T = typename P::Element;
+  load_tile<T, kM, kD, kThreads, P::kAsync>(
+      tile, rows.rows - rows.first, static_cast<int>(width), aligned,
+      [&](int r) { return rows.template row_of<T>(x, rows.first + r); });
+}
+
+// The keys and values that a block of rows meets, tile by tile: `kStages` tiles of each in shared
+// memory, of which one is copied while the other is multiplied.
+template <class P, class Shape, int kD, bool kPaged>
+struct KeyStages {
+  using T = typename P::Element;
+  static constexpr int kN = Shape::kN;
+  const AttentionArgs& a;
+  const RowBlock& rows;
+  unsigned char *k_tiles, *v_tiles;
+  bool aligned;
+
+  SEQLOOM_DEVICE const unsigned char* keys(int tile) const {
+    return k_tiles + tile % Shape::kStages * Shape::kKeyTile;
+  }
+  SEQLOOM_DEVICE const unsigned char* values(int tile) const {
+    return v_tiles + tile % Shape::kStages * Shape::kKeyTile;
+  }
+
+  SEQLOOM_DEVICE void load(int tile) const {
+    const int j0 = tile * kN, stage = tile % Shape::kStages;
+    load_operand(k_tiles + stage * Shape::kKeyTile, a.key, j0, a.width);
+    load_operand(v_tiles + stage * Shape::kKeyTile, a.value, j0, a.value_width);
+    if (P::kAsync) ptx::cp_async_commit();
+  }
+
+  SEQLOOM_DEVICE void load_operand(unsigned char* tile, const AttentionOperand& x, int j0,
+                                   int64_t width) const {
+    if constexpr (kPaged) {
+      if (a.table != nullptr) return load_from_pages(tile, x, j0, width);
+    }
+    load_matrix<P, kN, kD, Shape::kThreads>(tile, head_of<T>(x, rows.b, rows.kv_head), x.row_stride,
+                                            j0, rows.hi, width, aligned);
+  }
+
+  // Pages are found row by row: they may be smaller than a tile.
+  SEQLOOM_DEVICE void load_from_pages(unsigned char* tile, const AttentionOperand& x, int j0,
+                                      int64_t width) const {
+    const int64_t* const table = a.table + rows.b * a.table_width;
+    const int in_page = (1 << a.page_shift) - 1, last = static_cast<int>(a.pages) - 1;
+    const T* const head = static_cast<const T*>(x.data) + rows.kv_head * x.head_stride;
+    load_tile<T, kN, kD, Shape::kThreads, P::kAsync>(
+        tile, rows.hi - j0, static_cast<int>(width), aligned, [&](int r) {
+          const int64_t given = table[(j0 + r) >> a.page_shift];
+          const int page = given < 0 ? 0 : given > last ? last : static_cast<int>(given);
+          return head + page * x.batch_stride + ((j0 + r) & in_page) * x.row_stride;
+        });
+  }
+};
+
 // ---- options ------------------------------------------------------------------------------------
 
 // What a pair needs beside its keys' products: where its row stands.
@@ -151,6 +212,24 @@ SEQLOOM_DEVICE float keep_scale(const AttentionArgs& a) {
   return a.dropout < 1.f ? 1.f / (1.f - a.dropout) : 0.f;
 }
 
+// How backward finds a row's weights again: share 2^(score - shift), scores in base 2. Tensor cores
+// round weights to 16 bits, so there one exponent serves, and the share is one.
+struct RowSums {
+  float shift, share;
+};
+template <class P>
+SEQLOOM_DEVICE RowSums sums_of(const AttentionArgs& a, int64_t row) {
+  const float shift = a.sums[2 * row], share = a.sums[2 * row + 1];
+  if constexpr (P::kTensorCores) return {shift - log2f(share), 1.f};
+  return {shift, share};
+}
+template <class P>
+SEQLOOM_DEVICE float weight_of(float exponent, float share) {
+  const float weight = ptx::ex2_approx(exponent);
+  if constexpr (P::kTensorCores) return weight;
+  return weight * share;
+}
+
 // Gradients of the scores of a tile, options included. Element x of a thread stands for the pair
 // that `pair_at(x)` describes. Products q.k become dropped weights, products g.v become ds, times
 // the derivative of the cap where `capped`.
@@ -158,7 +237,8 @@ struct PairPlace {
   RowPlace row;
   int j;
   bool visible;
-  float lse, delta;  // base 2; g . o
+  RowSums sums;
+  float delta;  // g . o
 };
 template <int kTiles, class PairAt>
 SEQLOOM_DEVICE void gradients_with_options(const AttentionArgs& a, float (&s)[kTiles][4],
@@ -177,7 +257,8 @@ SEQLOOM_DEVICE void gradients_with_options(const AttentionArgs& a, float (&s)[kT
     float weight = 0.f, change = 0.f;
     if (p.visible) {
       float cap;
-      weight = ptx::ex2_approx(score_of(a, p.row, p.j, weights[x], cap) - p.lse);
+      weight = ptx::ex2_approx(score_of(a, p.row, p.j, weights[x], cap) - p.sums.shift);
+      weight *= p.sums.share;
       float d = changes[x], kept = 1.f;
       if (a.dropout > 0.f) {
         kept = is_kept(a, p.row, p.j) ? factor : 0.f;

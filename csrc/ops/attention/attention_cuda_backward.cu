@@ -6,9 +6,9 @@
 //   dk_j = scale sum_i t_ij q_i                   key_kernel: a block owns keys, walks queries
 //   dv_j = sum_i drop_ij p_ij g_i                 (of all heads that read the key head)
 //
-// with p_ij = 2^(s_ij - lse_i), t_ij = p_ij (drop_ij g_i . v_j - delta_i) cap'_ij. Every gradient
-// has one owner that adds in a fixed order: no atomics, the same bits every time, and no memory
-// beyond delta. The price is a second Q K^T and G V^T, seven products where five would do.
+// with p_ij = share_i 2^(s_ij - shift_i), t_ij = p_ij (drop_ij g_i . v_j - delta_i) cap'_ij. Every
+// gradient has one owner that adds in a fixed order: no atomics, the same bits every time, and no
+// memory beyond delta. The price is a second Q K^T and G V^T, seven products where five would do.
 //
 // Both kernels are the two products of attention_tiles_cuda.h. The key kernel works on transposed
 // scores, S^T = K Q^T, so that P^T and dS^T are in registers as the left operands of dV and dK.
@@ -87,37 +87,24 @@ __global__ void __launch_bounds__(QueryShape<P, kD>::kThreads, 1)
     const int64_t id = blockIdx.x;
     const int row_block = plan.blocks - 1 - static_cast<int>(id % plan.blocks);
     const RowBlock rows(a, id / plan.blocks, row_block * kM, kM);
-    const T* const keys = head_of<T>(a.key, rows.b, rows.kv_head);
-    const T* const values = head_of<T>(a.value, rows.b, rows.kv_head);
+    const KeyStages<P, Shape, kD, false> stages{a, rows, k_tiles, v_tiles, plan.keys_aligned};
     const int tile_begin = rows.lo / kN;
     const int tile_end = rows.hi > rows.lo ? (rows.hi + kN - 1) / kN : tile_begin;
 
-    const auto load_keys = [&](int tile) {
-      const int j0 = tile * kN, stage = tile % kStages;
-      load_tile<T, kN, kD, kThreads, P::kAsync>(
-          k_tiles + stage * Shape::kKeyTile, rows.hi - j0, static_cast<int>(a.width),
-          plan.keys_aligned, [&](int r) { return keys + (j0 + r) * a.key.row_stride; });
-      load_tile<T, kN, kD, kThreads, P::kAsync>(
-          v_tiles + stage * Shape::kKeyTile, rows.hi - j0, static_cast<int>(a.value_width),
-          plan.keys_aligned, [&](int r) { return values + (j0 + r) * a.value.row_stride; });
-      if (P::kAsync) ptx::cp_async_commit();
-    };
-    load_tile<T, kM, kD, kThreads, P::kAsync>(
-        q_tile, rows.rows - rows.first, static_cast<int>(a.width), plan.query_aligned,
-        [&](int r) { return rows.row_of<T>(a.query, rows.first + r); });
-    load_tile<T, kM, kD, kThreads, P::kAsync>(
-        g_tile, rows.rows - rows.first, static_cast<int>(a.value_width), plan.gradient_aligned,
-        [&](int r) { return rows.row_of<T>(plan.gradient, rows.first + r); });
+    load_packed_rows<P, kM, kD, kThreads>(q_tile, rows, a.query, a.width, plan.query_aligned);
+    load_packed_rows<P, kM, kD, kThreads>(g_tile, rows, plan.gradient, a.value_width,
+                                          plan.gradient_aligned);
     if (P::kAsync) ptx::cp_async_commit();
-    if (kStages == 2 && tile_begin < tile_end) load_keys(tile_begin);
+    if (kStages == 2 && tile_begin < tile_end) stages.load(tile_begin);
 
     const int warp_row = rows.first + warp * 16;
     const bool active = warp_row < rows.rows;
-    float lse[2], delta[2];
+    RowSums sums[2];
+    float delta[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int64_t at = rows.flat(a, rows.clamp(warp_row + (lane >> 2) + r * 8));
-      lse[r] = a.lse[at] * kLog2e;
+      sums[r] = sums_of<P>(a, at);
       delta[r] = plan.delta[at];
     }
     const float factor = a.scale * kLog2e;
@@ -131,19 +118,18 @@ __global__ void __launch_bounds__(QueryShape<P, kD>::kThreads, 1)
     for (int tile = tile_begin; tile < tile_end; ++tile) {
       if (kStages == 1) {
         __syncthreads();  // everyone has left the tile
-        load_keys(tile);
+        stages.load(tile);
       }
       if (P::kAsync) ptx::cp_async_wait<0>();
       __syncthreads();  // the tile is there for all; with two stages, all have left the other one
-      if (kStages == 2 && tile + 1 < tile_end) load_keys(tile + 1);
+      if (kStages == 2 && tile + 1 < tile_end) stages.load(tile + 1);
       if (!active) continue;
 
-      const int j0 = tile * kN, stage = tile % kStages;
-      const unsigned char* const k_tile = k_tiles + stage * Shape::kKeyTile;
+      const int j0 = tile * kN;
+      const unsigned char* const k_tile = stages.keys(tile);
       float s[kTiles][4], dp[kTiles][4];
       P::template product_nt<kN, kD>(s, q_tile, warp * 16, k_tile, lane);
-      P::template product_nt<kN, kD>(dp, g_tile, warp * 16, v_tiles + stage * Shape::kKeyTile,
-                                     lane);
+      P::template product_nt<kN, kD>(dp, g_tile, warp * 16, stages.values(tile), lane);
       const auto seen_by = [&](int r) {
         return visible_range(a, rows.offset, rows.length,
                              rows.clamp(warp_row + (lane >> 2) + r * 8) % rows.queries);
@@ -156,7 +142,7 @@ __global__ void __launch_bounds__(QueryShape<P, kD>::kThreads, 1)
           p.row = place_of(a, rows.offset, rows.b, rows.head_of(row), row % rows.queries);
           p.j = j0 + (x >> 2) * 8 + (lane & 3) * 2 + (x & 1);
           p.visible = p.j >= seen.lo && p.j < seen.hi;
-          p.lse = r ? lse[1] : lse[0];
+          p.sums = r ? sums[1] : sums[0];
           p.delta = r ? delta[1] : delta[0];
           return p;
         });
@@ -165,7 +151,8 @@ __global__ void __launch_bounds__(QueryShape<P, kD>::kThreads, 1)
         for (int n = 0; n < kTiles; ++n)
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            const float p = ptx::ex2_approx(fmaf(s[n][e], factor, -lse[e >> 1]));
+            const RowSums& row = sums[e >> 1];
+            const float p = weight_of<P>(fmaf(s[n][e], factor, -row.shift), row.share);
             dp[n][e] = p * (dp[n][e] - delta[e >> 1]);
           }
         if (j0 < rows.full_lo || j0 + kN > rows.full_hi) {
@@ -210,7 +197,7 @@ struct KeyShape {
   static constexpr int kM = kWarps * 16, kThreads = kWarps * 32;
   using Layout = Tile<typename P::Element, kD>;
   static constexpr int kKeyTile = kM * Layout::kRowBytes, kRowTile = kN * Layout::kRowBytes;
-  static constexpr int kSharedBytes = 2 * kKeyTile + kStages * (2 * kRowTile + 16 * kN) +
+  static constexpr int kSharedBytes = 2 * kKeyTile + kStages * (2 * kRowTile + 20 * kN) +
                                       kWarps * P::template kStagingFloats<kN> * 4;
   static_assert(kSharedBytes <= P::kSharedLimit);
 };
@@ -218,7 +205,7 @@ struct KeyShape {
 // What the key kernel needs of the queries of a tile.
 template <int kN>
 struct QueryFacts {
-  float lse[kN], delta[kN];
+  float shift[kN], share[kN], delta[kN];
   int lo[kN], hi[kN];
 };
 
@@ -268,12 +255,11 @@ __global__ void __launch_bounds__(KeyShape<P, kD>::kThreads, 1)
       const int h = kv_head * group + tile / tiles_per_head;
       const T* const q = head_of<T>(a.query, b, h);
       const T* const g = head_of<T>(plan.gradient, b, h);
-      load_tile<T, kN, kD, kThreads, P::kAsync>(
-          q_tiles + stage * Shape::kRowTile, queries - i0, static_cast<int>(a.width),
-          plan.query_aligned, [&](int r) { return q + (i0 + r) * a.query.row_stride; });
-      load_tile<T, kN, kD, kThreads, P::kAsync>(
-          g_tiles + stage * Shape::kRowTile, queries - i0, static_cast<int>(a.value_width),
-          plan.gradient_aligned, [&](int r) { return g + (i0 + r) * plan.gradient.row_stride; });
+      load_matrix<P, kN, kD, kThreads>(q_tiles + stage * Shape::kRowTile, q, a.query.row_stride, i0,
+                                       queries, a.width, plan.query_aligned);
+      load_matrix<P, kN, kD, kThreads>(g_tiles + stage * Shape::kRowTile, g,
+                                       plan.gradient.row_stride, i0, queries, a.value_width,
+                                       plan.gradient_aligned);
       if (P::kAsync) ptx::cp_async_commit();
       const int x = static_cast<int>(threadIdx.x), i = i0 + x;
       if (x < kN) {
@@ -281,7 +267,9 @@ __global__ void __launch_bounds__(KeyShape<P, kD>::kThreads, 1)
         const bool exists = i < queries;
         const int64_t at = (b * a.heads + h) * a.queries + (exists ? i : 0);
         const Range seen = visible_range(a, offset, length, i);
-        f.lse[x] = exists ? a.lse[at] * kLog2e : INFINITY;  // weights of zero
+        const RowSums sums = sums_of<P>(a, at);
+        f.shift[x] = exists ? sums.shift : INFINITY;  // weights of zero
+        f.share[x] = exists ? sums.share : 0.f;
         f.delta[x] = exists ? plan.delta[at] : 0.f;
         f.lo[x] = exists ? seen.lo : 0;
         f.hi[x] = exists ? seen.hi : 0;
@@ -289,12 +277,10 @@ __global__ void __launch_bounds__(KeyShape<P, kD>::kThreads, 1)
     };
     const T* const keys = head_of<T>(a.key, b, kv_head);
     const T* const values = head_of<T>(a.value, b, kv_head);
-    load_tile<T, kM, kD, kThreads, P::kAsync>(
-        k_tile, length - j_block, static_cast<int>(a.width), plan.keys_aligned,
-        [&](int r) { return keys + (j_block + r) * a.key.row_stride; });
-    load_tile<T, kM, kD, kThreads, P::kAsync>(
-        v_tile, length - j_block, static_cast<int>(a.value_width), plan.keys_aligned,
-        [&](int r) { return values + (j_block + r) * a.value.row_stride; });
+    load_matrix<P, kM, kD, kThreads>(k_tile, keys, a.key.row_stride, j_block, length, a.width,
+                                     plan.keys_aligned);
+    load_matrix<P, kM, kD, kThreads>(v_tile, values, a.value.row_stride, j_block, length,
+                                     a.value_width, plan.keys_aligned);
     if (P::kAsync) ptx::cp_async_commit();
     if (kStages == 2 && tiles > 0) load_rows(0);
 
@@ -340,7 +326,7 @@ __global__ void __launch_bounds__(KeyShape<P, kD>::kThreads, 1)
           p.row = place_of(a, offset, b, h, i0 + column);
           p.j = j_warp + (lane >> 2) + (x >> 1 & 1) * 8;
           p.visible = p.j >= f.lo[column] && p.j < f.hi[column];
-          p.lse = f.lse[column];
+          p.sums = {f.shift[column], f.share[column]};
           p.delta = f.delta[column];
           return p;
         });
@@ -354,7 +340,7 @@ __global__ void __launch_bounds__(KeyShape<P, kD>::kThreads, 1)
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const int column = n * 8 + (lane & 3) * 2 + (e & 1);
-            float p = ptx::ex2_approx(fmaf(s[n][e], factor, -f.lse[column]));
+            float p = weight_of<P>(fmaf(s[n][e], factor, -f.shift[column]), f.share[column]);
             if (edge) {
               const int j = j_warp + (lane >> 2) + (e >> 1) * 8;
               if (j < f.lo[column] || j >= f.hi[column]) p = 0.f;

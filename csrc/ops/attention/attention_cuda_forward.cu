@@ -8,12 +8,13 @@
 //
 //   m' = max(m, max s)    l' = l 2^(m - m') + sum 2^(s - m')    O' = O 2^(m - m') + 2^(s - m') V
 //
-// and at the end writes O / l and m + log l. Scores are kept in base 2: exp2 is one instruction.
+// and at the end writes O / l, m and 1 / l. Scores are kept in base 2: exp2 is one instruction.
 // Tiles of K and V are copied asynchronously into one of two stages while the other is multiplied.
 //
 // When rows are few (decoding) the keys are cut into splits, so that all multiprocessors read them;
-// each split leaves its own O and log-sum-exp, and combine_kernel weighs them. The number of splits
-// depends on shapes and on the device alone, so bits do not change from call to call.
+// each split leaves its own O, m and l, and combine_kernel weighs them. Keys and values may then
+// lie in pages, which a table names. The number of splits depends on shapes and on the device
+// alone, so bits do not change from call to call.
 //
 // No atomics. Shared memory: one tile of Q, kStages tiles each of K and V.
 #include "cuda/rows.h"
@@ -42,8 +43,8 @@ struct ForwardShape {
 struct ForwardPlan {
   int row_blocks, splits;
   bool options, query_aligned, keys_aligned;
-  float* partial;      // [splits, B Hq Tq, Dv], or null: rows go to the output
-  float* partial_lse;  // [splits, B Hq Tq], base 2; -inf where a row saw nothing
+  float* partial;        // [splits, B Hq Tq, Dv] not divided by l, or null: rows go to the output
+  float2* partial_sums;  // [splits, B Hq Tq]: m in base 2 and l; -inf and 0 where it saw nothing
 };
 
 // Scores of a tile with options, hidden pairs -inf. Bit x of the result: dropout keeps element x.
@@ -77,6 +78,11 @@ SEQLOOM_DEVICE uint32_t scores_with_options(const AttentionArgs& a, const RowBlo
   return kept;
 }
 
+SEQLOOM_DEVICE void write_sums(float* sums, int64_t row, float shift, float sum) {
+  const float2 pair = sum == 0.f ? make_float2(INFINITY, 0.f) : make_float2(shift, 1.f / sum);
+  *reinterpret_cast<float2*>(sums + 2 * row) = pair;
+}
+
 template <class P, int kD>
 __global__ void __launch_bounds__(ForwardShape<P, kD>::kThreads, 1)
     forward_kernel(AttentionArgs a, ForwardPlan plan) {
@@ -99,8 +105,7 @@ __global__ void __launch_bounds__(ForwardShape<P, kD>::kThreads, 1)
     const int row_block = plan.row_blocks - 1 - static_cast<int>(id % plan.row_blocks);
     const int split = static_cast<int>(id / plan.row_blocks % plan.splits);
     const RowBlock rows(a, id / plan.row_blocks / plan.splits, row_block * kM, kM);
-    const T* const keys = head_of<T>(a.key, rows.b, rows.kv_head);
-    const T* const values = head_of<T>(a.value, rows.b, rows.kv_head);
+    const KeyStages<P, Shape, kD, true> stages{a, rows, k_tiles, v_tiles, plan.keys_aligned};
 
     // This split's share of the tiles.
     const int first_tile = rows.lo / kN,
@@ -110,21 +115,9 @@ __global__ void __launch_bounds__(ForwardShape<P, kD>::kThreads, 1)
     const int tile_end =
         first_tile + static_cast<int>(static_cast<int64_t>(tiles) * (split + 1) / plan.splits);
 
-    const auto load_keys = [&](int tile) {
-      const int j0 = tile * kN, stage = tile % kStages;
-      load_tile<T, kN, kD, kThreads, P::kAsync>(
-          k_tiles + stage * Shape::kKeyTile, rows.hi - j0, static_cast<int>(a.width),
-          plan.keys_aligned, [&](int r) { return keys + (j0 + r) * a.key.row_stride; });
-      load_tile<T, kN, kD, kThreads, P::kAsync>(
-          v_tiles + stage * Shape::kKeyTile, rows.hi - j0, static_cast<int>(a.value_width),
-          plan.keys_aligned, [&](int r) { return values + (j0 + r) * a.value.row_stride; });
-      if (P::kAsync) ptx::cp_async_commit();
-    };
-    load_tile<T, kM, kD, kThreads, P::kAsync>(
-        q_tile, rows.rows - rows.first, static_cast<int>(a.width), plan.query_aligned,
-        [&](int r) { return rows.row_of<T>(a.query, rows.first + r); });
+    load_packed_rows<P, kM, kD, kThreads>(q_tile, rows, a.query, a.width, plan.query_aligned);
     if (P::kAsync) ptx::cp_async_commit();
-    if (kStages == 2 && tile_begin < tile_end) load_keys(tile_begin);
+    if (kStages == 2 && tile_begin < tile_end) stages.load(tile_begin);
 
     const int warp_row = rows.first + warp * 16;
     const bool active = warp_row < rows.rows;
@@ -141,16 +134,16 @@ __global__ void __launch_bounds__(ForwardShape<P, kD>::kThreads, 1)
     for (int tile = tile_begin; tile < tile_end; ++tile) {
       if (kStages == 1) {
         __syncthreads();  // everyone has left the tile
-        load_keys(tile);
+        stages.load(tile);
       }
       if (P::kAsync) ptx::cp_async_wait<0>();
       __syncthreads();  // the tile is there for all; with two stages, all have left the other one
-      if (kStages == 2 && tile + 1 < tile_end) load_keys(tile + 1);
+      if (kStages == 2 && tile + 1 < tile_end) stages.load(tile + 1);
       if (!active) continue;
 
-      const int j0 = tile * kN, stage = tile % kStages;
+      const int j0 = tile * kN;
       float s[kTiles][4];
-      P::template product_nt<kN, kD>(s, q_tile, warp * 16, k_tiles + stage * Shape::kKeyTile, lane);
+      P::template product_nt<kN, kD>(s, q_tile, warp * 16, stages.keys(tile), lane);
       uint32_t kept = 0xffffffffu;
       if (plan.options) {
         kept = scores_with_options<kTiles>(a, rows, warp_row, j0, lane, s);
@@ -202,7 +195,7 @@ __global__ void __launch_bounds__(ForwardShape<P, kD>::kThreads, 1)
           for (int e = 0; e < 4; ++e)
             if ((kept >> (n * 4 + e) & 1u) == 0) s[n][e] = 0.f;
       }
-      P::template product_nn<kN, kD>(o, s, v_tiles + stage * Shape::kKeyTile, staging, lane);
+      P::template product_nn<kN, kD>(o, s, stages.values(tile), staging, lane);
     }
     if (P::kAsync) ptx::cp_async_wait<0>();  // the tile of Q, where there were no tiles of keys
 
@@ -214,17 +207,26 @@ __global__ void __launch_bounds__(ForwardShape<P, kD>::kThreads, 1)
       const int row = warp_row + (lane >> 2) + r * 8;
       if (row >= rows.rows) continue;
       const int64_t at = rows.flat(a, row);
-      const float inverse = sum[r] == 0.f ? 0.f : scale / sum[r];
+      float inverse = sum[r] == 0.f ? 0.f : scale / sum[r];
       const int width = static_cast<int>(a.value_width);
-      const float lse = highest[r] * factor + log2f(sum[r]);
+      const float shift_of_row = highest[r] * factor;
+      // A reciprocal would round a second time, which 16 bits do not see.
+      if (!P::kTensorCores && plan.partial == nullptr && sum[r] != 0.f) {
+#pragma unroll
+        for (int n = 0; n < kD / 8; ++n)
+#pragma unroll
+          for (int e = 2 * r; e < 2 * r + 2; ++e) o[n][e] = o[n][e] * scale / sum[r];
+        inverse = 1.f;
+      }
       if (plan.partial != nullptr) {
         const int64_t to = split * (a.batch * a.heads * a.queries) + at;
-        store_row<P, kD>(plan.partial + to * a.value_width, width, o, 2 * r, inverse, lane);
-        if ((lane & 3) == 0) plan.partial_lse[to] = sum[r] == 0.f ? -INFINITY : lse;
+        store_row<P, kD>(plan.partial + to * a.value_width, width, o, 2 * r, scale, lane);
+        if ((lane & 3) == 0)
+          plan.partial_sums[to] = make_float2(sum[r] == 0.f ? -INFINITY : shift_of_row, sum[r]);
       } else {
         store_row<P, kD>(static_cast<T*>(a.output) + at * a.value_width, width, o, 2 * r, inverse,
                          lane);
-        if (a.lse != nullptr && (lane & 3) == 0) a.lse[at] = sum[r] == 0.f ? INFINITY : lse * kLn2;
+        if (a.sums != nullptr && (lane & 3) == 0) write_sums(a.sums, at, shift_of_row, sum[r]);
       }
     }
   }
@@ -232,33 +234,34 @@ __global__ void __launch_bounds__(ForwardShape<P, kD>::kThreads, 1)
 
 constexpr int kCombineThreads = 128;
 
-// output = sum over splits of 2^(lse_s - lse) O_s: a warp a row, lanes over its columns.
+// output = sum over splits of 2^(m_s - m) O_s / sum of 2^(m_s - m) l_s, m being the largest: a warp
+// a row, lanes over its columns.
 template <class T>
 __global__ void __launch_bounds__(kCombineThreads)
-    combine_kernel(const float* partial, const float* partial_lse, T* output, float* lse,
+    combine_kernel(const float* partial, const float2* partial_sums, T* output, float* sums,
                    int64_t rows, int splits, int width) {
   const int64_t row =
       static_cast<int64_t>(blockIdx.x) * (kCombineThreads / 32) + (threadIdx.x >> 5);
   if (row >= rows) return;
   const int lane = static_cast<int>(threadIdx.x) & 31;
-  const float* const lses = partial_lse + row;
+  const float2* const parts = partial_sums + row;
   float highest = -INFINITY;
 #pragma unroll 1
-  for (int s = 0; s < splits; ++s) highest = fmaxf(highest, lses[s * rows]);
+  for (int s = 0; s < splits; ++s) highest = fmaxf(highest, parts[s * rows].x);
   const float shift = highest == -INFINITY ? 0.f : highest;
   float sum = 0.f;
 #pragma unroll 1
-  for (int s = 0; s < splits; ++s) sum += ptx::ex2_approx(lses[s * rows] - shift);
-  const float inverse = sum == 0.f ? 0.f : 1.f / sum;
+  for (int s = 0; s < splits; ++s)
+    sum = fmaf(ptx::ex2_approx(parts[s * rows].x - shift), parts[s * rows].y, sum);
   for (int c = lane; c < width; c += 32) {
     const float* const part = partial + row * width + c;
     float o = 0.f;
 #pragma unroll 4
     for (int s = 0; s < splits; ++s)
-      o = fmaf(ptx::ex2_approx(lses[s * rows] - shift), part[s * rows * width], o);
-    output[row * width + c] = cuda::from_float<T>(o * inverse);
+      o = fmaf(ptx::ex2_approx(parts[s * rows].x - shift), part[s * rows * width], o);
+    output[row * width + c] = cuda::from_float<T>(sum == 0.f ? 0.f : o / sum);
   }
-  if (lse != nullptr && lane == 0) lse[row] = sum == 0.f ? INFINITY : (shift + log2f(sum)) * kLn2;
+  if (sums != nullptr && lane == 0) write_sums(sums, row, shift, sum);
 }
 
 // Enough splits to give every multiprocessor two blocks, but no split of fewer than two tiles.
@@ -292,11 +295,11 @@ void launch_forward(const AttentionArgs& a) {
     const int64_t rows = a.batch * a.heads * a.queries;
     const cuda::Workspace workspace(
         plan.splits > 1
-            ? static_cast<std::size_t>(plan.splits * rows * (a.value_width + 1)) * sizeof(float)
+            ? static_cast<std::size_t>(plan.splits * rows * (a.value_width + 2)) * sizeof(float)
             : 0);
     if (plan.splits > 1) {
-      plan.partial = workspace.as<float>();
-      plan.partial_lse = plan.partial + plan.splits * rows * a.value_width;
+      plan.partial_sums = workspace.as<float2>();
+      plan.partial = reinterpret_cast<float*>(plan.partial_sums + plan.splits * rows);
     }
     cuda::LaunchConfig config;
     config.grid = dim3(static_cast<unsigned>(blocks * plan.splits));
@@ -308,8 +311,8 @@ void launch_forward(const AttentionArgs& a) {
       cuda::LaunchConfig combine;
       combine.grid = dim3(static_cast<unsigned>((rows + kRows - 1) / kRows));
       combine.block = dim3(kCombineThreads);
-      cuda::launch(combine_kernel<T>, combine, plan.partial, plan.partial_lse,
-                   static_cast<T*>(a.output), a.lse, rows, plan.splits,
+      cuda::launch(combine_kernel<T>, combine, plan.partial, plan.partial_sums,
+                   static_cast<T*>(a.output), a.sums, rows, plan.splits,
                    static_cast<int>(a.value_width));
     }
   });

@@ -92,20 +92,16 @@ __global__ void __launch_bounds__(MaskShape<P, kD>::kThreads, 1)
             if (j0 >= hi || j0 + kN <= lo) continue;
             __syncthreads();  // everyone has left the tiles
             if (fresh) {
-              load_tile<T, kM, kD, kThreads, P::kAsync>(
-                  q_tile, queries - i0, static_cast<int>(a.width), plan.query_aligned,
-                  [&](int r) { return query + (i0 + r) * a.query.row_stride; });
-              load_tile<T, kM, kD, kThreads, P::kAsync>(
-                  g_tile, queries - i0, static_cast<int>(a.value_width), plan.gradient_aligned,
-                  [&](int r) { return gradient + (i0 + r) * plan.gradient.row_stride; });
+              load_matrix<P, kM, kD, kThreads>(q_tile, query, a.query.row_stride, i0, queries,
+                                               a.width, plan.query_aligned);
+              load_matrix<P, kM, kD, kThreads>(g_tile, gradient, plan.gradient.row_stride, i0,
+                                               queries, a.value_width, plan.gradient_aligned);
               fresh = false;
             }
-            load_tile<T, kN, kD, kThreads, P::kAsync>(
-                k_tile, length - j0, static_cast<int>(a.width), plan.keys_aligned,
-                [&](int r) { return key + (j0 + r) * a.key.row_stride; });
-            load_tile<T, kN, kD, kThreads, P::kAsync>(
-                v_tile, length - j0, static_cast<int>(a.value_width), plan.keys_aligned,
-                [&](int r) { return value + (j0 + r) * a.value.row_stride; });
+            load_matrix<P, kN, kD, kThreads>(k_tile, key, a.key.row_stride, j0, length, a.width,
+                                             plan.keys_aligned);
+            load_matrix<P, kN, kD, kThreads>(v_tile, value, a.value.row_stride, j0, length,
+                                             a.value_width, plan.keys_aligned);
             if (P::kAsync) {
               ptx::cp_async_commit();
               ptx::cp_async_wait<0>();
@@ -124,7 +120,7 @@ __global__ void __launch_bounds__(MaskShape<P, kD>::kThreads, 1)
               p.row = place_of(a, offset, b, h, i);
               p.j = j0 + (x >> 2) * 8 + (lane & 3) * 2 + (x & 1);
               p.visible = row < queries && p.j >= seen.lo && p.j < seen.hi;
-              p.lse = a.lse[at] * kLog2e;
+              p.sums = sums_of<P>(a, at);
               p.delta = plan.delta[at];
               return p;
             });

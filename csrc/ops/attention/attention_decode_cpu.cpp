@@ -3,10 +3,11 @@
 //
 // The rows of a group (heads times queries, at most 8 or so) meet tiles of 64 keys by dot products
 // along the head, then the tile's values by rank-one updates of outputs in L1. While a tile's keys
-// are read its values are fetched, and with the values the next tile's keys, so that memory is
-// never waited for and never idle. Where key heads are
-// few, their keys are cut into runs by shape; each run leaves its outputs, maxima and sums, which
-// are combined in order.
+// are read its values are fetched, and with the values the next tile's keys. One row of a usual
+// head size goes further: a tile's values and the next tile's keys are multiplied in one loop, so
+// that memory never waits for a softmax. Where key heads are few, the keys that a head's rows see
+// are cut into runs, as many as shapes say; each run leaves its outputs, maxima (of scores times
+// log2(e)) and sums, which are combined in order. A tile never crosses the edge of a page.
 #include "cpu/gemm_dot.h"
 #include "ops/attention/attention_cpu.h"
 
@@ -30,16 +31,15 @@ SEQLOOM_ALWAYS_INLINE void weigh_columns(int64_t k, const float* a, const T* b, 
                                          int last, Ahead ahead, const float* factor, float* c,
                                          int64_t ldc) {
   Tile<MR, NV> acc;
-#pragma GCC unroll 4
-  for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < NV; ++j)
-      acc.v[i][j] = load(c + i * ldc + j * kLanes) * VecF::broadcast(factor[i]);
+  tile_zero(acc);
   tile_multiply<MR, NV, NV == 1>(k, a, kTile, b, ldb, last, ahead, acc);
 #pragma GCC unroll 4
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < NV; ++j) store(c + i * ldc + j * kLanes, acc.v[i][j]);
+    for (int j = 0; j < NV; ++j) {
+      float* const at = c + i * ldc + j * kLanes;
+      store(at, fma(load(at), VecF::broadcast(factor[i]), acc.v[i][j]));
+    }
 }
 
 // `next` is the tile of keys that is read afterwards.
@@ -59,87 +59,210 @@ SEQLOOM_NOINLINE void weigh_rows(int64_t k, int64_t width, const float* a, const
                          ahead(j), factor, c + j, ldc);
 }
 
-// Rows of one key head against its keys [begin, end): outputs [count, width] not divided by the
-// sums, maxima and sums [count].
+// Where key or value j of a head lies.
 template <class T>
-SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_head, int64_t count,
-                                 int64_t begin, int64_t end, float* out, float* peak, float* sum) {
-  const int64_t out_width = round_up(a.value_width, kLanes),
-                query_width = round_up(a.width, kLanes);
-  const cpu::Scratch scratch(
-      static_cast<size_t>(Carve::bytes<Range>(count) + Carve::bytes<float>(count * query_width) +
-                          Carve::bytes<float>(count * kTile) + Carve::bytes<float>(count)));
-  Carve carve(scratch.as<char>());
-  Rows rows{b, kv_head, a.heads / a.kv_heads, 0, count, count, carve.take<Range>(count), 0, 0};
-  float* query = carve.take<float>(count * query_width);
-  float* weights = carve.take<float>(count * kTile);
-  float* factor = carve.take<float>(count);
-  fill_ranges(a, rows);
-  const VecF scale = VecF::broadcast(a.scale);
-  for (int64_t r = 0; r < count; ++r) {
-    const T* from =
-        head_of<T>(a.query, b, rows.range[r].head) + rows.range[r].query * a.query.row_stride;
-    for (int64_t c = 0; c < a.width; c += kLanes)
-      store(query + r * query_width + c,
-            load(from + c, static_cast<int>(min<int64_t>(a.width - c, kLanes))) * scale);
-    peak[r] = -kInfinity;
-    sum[r] = 0;
-  }
-  for (int64_t i = 0; i < count * out_width; i += kLanes) store(out + i, VecF::zero());
+SEQLOOM_ALWAYS_INLINE const T* row_at(const AttentionArgs& a, const AttentionOperand& x, int64_t b,
+                                      int64_t kv_head, int64_t j) {
+  if (a.table == nullptr) return head_of<T>(x, b, kv_head) + j * x.row_stride;
+  const int64_t page = a.table[b * a.table_width + (j >> a.page_shift)];
+  return head_of<T>(x, page, kv_head) + (j & ((int64_t{1} << a.page_shift) - 1)) * x.row_stride;
+}
 
-  begin = max(begin, rows.lo);
-  end = min(end, rows.hi);
-  const bool plain = !has_score_options(a);
-  const bool near = kTile * a.width * int64_t{sizeof(T)} <= 16384;
-  const T* keys = head_of<T>(a.key, b, kv_head);
-  const T* values = head_of<T>(a.value, b, kv_head);
-  for (int64_t j0 = begin; j0 < end; j0 += kTile) {
-    const int64_t live = min<int64_t>(kTile, end - j0);
-    const T* const tile = values + j0 * a.value.row_stride;
-    const T* const lines = keys + j0 * a.key.row_stride;
-    const auto distance = static_cast<int64_t>(reinterpret_cast<uintptr_t>(tile) -
-                                               reinterpret_cast<uintptr_t>(lines));
-    if (near)
-      dot_block(count, live, a.width, query, query_width, lines, a.key.row_stride,
-                FetchValues<true>{distance}, weights, kTile);
-    else
-      dot_block(count, live, a.width, query, query_width, lines, a.key.row_stride,
-                FetchValues<false>{distance}, weights, kTile);
-    const int padded = static_cast<int>(round_up(live, kLanes));
+// One row against a whole tile of keys while the values of the tile before it are weighed: out =
+// factor out + weights values, scores = query keys^T. Both are read side by side, so that memory is
+// busy throughout, and the dot products cover the latency of the sums. NV vectors wide.
+template <int NV, class T>
+SEQLOOM_NOINLINE void weigh_and_dot(const float* query, const T* keys, int64_t ldk, float* scores,
+                                    const float* weights, const T* values, int64_t ldv,
+                                    float factor, float* out) {
+  constexpr int kChains = NV <= 4 ? 2 : 1;
+  VecF q[NV], o[kChains][NV];
+#pragma GCC unroll 8
+  for (int c = 0; c < NV; ++c) {
+    q[c] = load(query + c * kLanes);
+    for (int chain = 0; chain < kChains; ++chain) o[chain][c] = VecF::zero();
+  }
+  for (int j = 0; j < kTile; j += 4) {
+    VecF dot[4];
+#pragma GCC unroll 4
+    for (int x = 0; x < 4; ++x) {
+      const T* const k = keys + (j + x) * ldk;
+      const T* const v = values + (j + x) * ldv;
+      const VecF weight = VecF::broadcast(weights[j + x]);
+      VecF* const to = o[x % kChains];
+      dot[x] = VecF::zero();
+#pragma GCC unroll 8
+      for (int c = 0; c < NV; ++c) {
+        dot[x] = fma(q[c], load(k + c * kLanes), dot[x]);
+        to[c] = fma(weight, load(v + c * kLanes), to[c]);
+      }
+    }
+    sum_lanes(dot[0], dot[1], dot[2], dot[3], scores + j);
+  }
+#pragma GCC unroll 8
+  for (int c = 0; c < NV; ++c) {
+    const VecF sum = kChains == 2 ? o[0][c] + o[kChains - 1][c] : o[0][c];
+    store(out + c * kLanes, fma(load(out + c * kLanes), VecF::broadcast(factor), sum));
+  }
+}
+
+// Keys [j0, j0 + live) of a head.
+template <class T>
+struct KeyTile {
+  int64_t j0, live;
+  const T *keys, *values;
+};
+
+// Rows of one key head against a run of its keys: outputs [count, width] not divided by the sums,
+// maxima and sums [count].
+template <class T>
+struct DecodeRun {
+  const AttentionArgs& a;
+  Rows rows;
+  float *out, *peak, *sum;
+  int64_t count, out_width, query_width, end;
+  float *query, *weights[2], *factor;
+
+  SEQLOOM_ALWAYS_INLINE KeyTile<T> tile_at(int64_t j0) const {
+    if (j0 >= end) return {j0, 0, nullptr, nullptr};
+    int64_t live = min<int64_t>(kTile, end - j0);
+    if (a.table != nullptr) {
+      const int64_t page = int64_t{1} << a.page_shift;
+      live = min(live, page - (j0 & (page - 1)));
+    }
+    return {j0, live, row_at<T>(a, a.key, rows.b, rows.kv_head, j0),
+            row_at<T>(a, a.value, rows.b, rows.kv_head, j0)};
+  }
+
+  SEQLOOM_NOINLINE void load_queries() const {
+    const VecF scale = VecF::broadcast(a.scale);
     for (int64_t r = 0; r < count; ++r) {
-      float* s = weights + r * kTile;
+      const T* from = head_of<T>(a.query, rows.b, rows.range[r].head) +
+                      rows.range[r].query * a.query.row_stride;
+      for (int64_t c = 0; c < a.width; c += kLanes)
+        store(query + r * query_width + c,
+              load(from + c, static_cast<int>(min<int64_t>(a.width - c, kLanes))) * scale);
+      peak[r] = -kInfinity;
+      sum[r] = 0;
+    }
+    for (int64_t i = 0; i < count * out_width; i += kLanes) store(out + i, VecF::zero());
+  }
+
+  SEQLOOM_NOINLINE void score(const KeyTile<T>& tile, float* to) const {
+    const auto distance = static_cast<int64_t>(reinterpret_cast<uintptr_t>(tile.values) -
+                                               reinterpret_cast<uintptr_t>(tile.keys));
+    if (kTile * a.width * int64_t{sizeof(T)} <= 16384)
+      dot_block(count, tile.live, a.width, query, query_width, tile.keys, a.key.row_stride,
+                FetchValues<true>{distance}, to, kTile);
+    else
+      dot_block(count, tile.live, a.width, query, query_width, tile.keys, a.key.row_stride,
+                FetchValues<false>{distance}, to, kTile);
+  }
+
+  // Products become weights; maxima, sums and factors follow.
+  SEQLOOM_NOINLINE void soften(const KeyTile<T>& tile, bool plain, float* to) const {
+    const int padded = static_cast<int>(round_up(tile.live, kLanes));
+    const VecF log2e = VecF::broadcast(kLog2e);
+    for (int64_t r = 0; r < count; ++r) {
+      float* s = to + r * kTile;
       Range range = rows.range[r];
-      range.hi = min(range.hi, end);
-      if (!plain || live < kTile || range.lo > j0 || range.hi < j0 + kTile)
-        score_row(a, b, range, j0, 0, padded, 1.0f, s, nullptr);
+      range.hi = min(range.hi, tile.j0 + tile.live);
+      if (!plain || tile.live < kTile || range.lo > tile.j0 || range.hi < tile.j0 + kTile)
+        score_row(a, rows.b, range, tile.j0, 0, padded, 1.0f, s, nullptr);
       VecF top = load(s);
       for (int c = kLanes; c < padded; c += kLanes) top = max(load(s + c), top);
-      const float here = reduce_max(top), now = here > peak[r] ? here : peak[r];
+      const float here = reduce_max(top) * kLog2e, now = here > peak[r] ? here : peak[r];
       const VecF base = VecF::broadcast(now == -kInfinity ? 0 : now);
-      factor[r] = get(exp(VecF::broadcast(peak[r]) - base), 0);
+      factor[r] = get(exp2_weight(VecF::broadcast(peak[r]) - base), 0);
       peak[r] = now;
       VecF total = VecF::zero();
       for (int c = 0; c < padded; c += kLanes) {
-        const VecF p = exp(load(s + c) - base);
+        const VecF p = exp2_weight(fms(load(s + c), log2e, base));
         total += p;
         store(s + c, p);
       }
       sum[r] = sum[r] * factor[r] + reduce_add(total);
     }
+  }
+
+  SEQLOOM_NOINLINE void weigh(const KeyTile<T>& tile, const KeyTile<T>& next,
+                              const float* by) const {
     const int64_t ld = a.value.row_stride, dv = a.value_width, ldk = a.key.row_stride;
-    const T* const next = lines + kTile * ldk;
+    const T* const fetched = next.live > 0 ? next.keys : tile.keys;
     int64_t r = 0;
     for (; r + 4 <= count; r += 4)
-      weigh_rows<4>(live, dv, weights + r * kTile, tile, ld, next, ldk, factor + r,
+      weigh_rows<4>(tile.live, dv, by + r * kTile, tile.values, ld, fetched, ldk, factor + r,
                     out + r * out_width, out_width);
     if (count - r >= 2) {
-      weigh_rows<2>(live, dv, weights + r * kTile, tile, ld, next, ldk, factor + r,
+      weigh_rows<2>(tile.live, dv, by + r * kTile, tile.values, ld, fetched, ldk, factor + r,
                     out + r * out_width, out_width);
       r += 2;
     }
     if (r < count)
-      weigh_rows<1>(live, dv, weights + r * kTile, tile, ld, next, ldk, factor + r,
+      weigh_rows<1>(tile.live, dv, by + r * kTile, tile.values, ld, fetched, ldk, factor + r,
                     out + r * out_width, out_width);
+  }
+
+  // The one row of a head of 64 or 128, tile after tile, both whole; false where it is not that.
+  SEQLOOM_ALWAYS_INLINE bool weigh_and_score(const KeyTile<T>& tile, const KeyTile<T>& next,
+                                             const float* by, float* to) const {
+    if constexpr (kLanes == 16) {
+      if (count != 1 || tile.live != kTile || next.live != kTile || a.width != a.value_width)
+        return false;
+      const int64_t ldk = a.key.row_stride, ldv = a.value.row_stride;
+      if (a.width == 4 * kLanes) {
+        weigh_and_dot<4>(query, next.keys, ldk, to, by, tile.values, ldv, *factor, out);
+        return true;
+      }
+      if (a.width == 8 * kLanes) {
+        weigh_and_dot<8>(query, next.keys, ldk, to, by, tile.values, ldv, *factor, out);
+        return true;
+      }
+    }
+    return false;
+  }
+};
+
+template <class T>
+SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_head, int64_t count,
+                                 int64_t run, int64_t runs, float* out, float* peak, float* sum) {
+  const int64_t out_width = round_up(a.value_width, kLanes),
+                query_width = round_up(a.width, kLanes);
+  const cpu::Scratch scratch(
+      static_cast<size_t>(Carve::bytes<Range>(count) + Carve::bytes<float>(count * query_width) +
+                          2 * Carve::bytes<float>(count * kTile) + Carve::bytes<float>(count)));
+  Carve carve(scratch.as<char>());
+  Rows rows{b, kv_head, a.heads / a.kv_heads, 0, count, count, carve.take<Range>(count), 0, 0};
+  fill_ranges(a, rows);
+  const int64_t span = max<int64_t>(rows.hi - rows.lo, 0);
+  const int64_t begin = rows.lo + span * run / runs, end = rows.lo + span * (run + 1) / runs;
+  float* const query = carve.take<float>(count * query_width);
+  float* const first = carve.take<float>(count * kTile);
+  float* const second = carve.take<float>(count * kTile);
+  const DecodeRun<T> it{a,
+                        rows,
+                        out,
+                        peak,
+                        sum,
+                        count,
+                        out_width,
+                        query_width,
+                        end,
+                        query,
+                        {first, second},
+                        carve.take<float>(count)};
+  it.load_queries();
+  const bool plain = !has_score_options(a);
+  KeyTile<T> tile = it.tile_at(begin);
+  if (tile.live > 0) it.score(tile, it.weights[0]);
+  for (int side = 0; tile.live > 0; side ^= 1) {
+    it.soften(tile, plain, it.weights[side]);
+    const KeyTile<T> next = it.tile_at(tile.j0 + tile.live);
+    if (!it.weigh_and_score(tile, next, it.weights[side], it.weights[side ^ 1])) {
+      it.weigh(tile, next, it.weights[side]);
+      if (next.live > 0) it.score(next, it.weights[side ^ 1]);
+    }
+    tile = next;
   }
 }
 
@@ -164,8 +287,8 @@ void decode(const AttentionArgs& a) {
   cpu::parallel_for(heads * runs, grain, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t head = item / runs, run = item % runs, at = (run * heads + head) * count;
-      decode_run<T>(a, head / a.kv_heads, head % a.kv_heads, count, run * a.keys / runs,
-                    (run + 1) * a.keys / runs, out + at * out_width, peak + at, sum + at);
+      decode_run<T>(a, head / a.kv_heads, head % a.kv_heads, count, run, runs, out + at * out_width,
+                    peak + at, sum + at);
     }
   });
 
@@ -173,13 +296,13 @@ void decode(const AttentionArgs& a) {
     float top = peak[r], total = 0;
     for (int64_t run = 1; run < runs; ++run) top = max(peak[run * rows + r], top);
     const VecF base = VecF::broadcast(top == -kInfinity ? 0 : top);
-    // Each run's share: exp(its maximum - the maximum of all).
+    // Each run's share: 2^(its maximum - the maximum of all).
     for (int64_t run = 0; run < runs; ++run) {
       float& share = peak[run * rows + r];
-      share = get(exp(VecF::broadcast(share) - base), 0);
+      share = get(exp2_weight(VecF::broadcast(share) - base), 0);
       total += share * sum[run * rows + r];
     }
-    const VecF factor = VecF::broadcast(total == 0 ? 0 : 1 / total);
+    const VecF divisor = VecF::broadcast(total == 0 ? 1 : total);  // of zeros then
     // Row r belongs to key head r / count; query heads are in the same order.
     T* to = static_cast<T*>(a.output) + r * a.value_width;
     for (int64_t c = 0; c < a.value_width; c += kLanes) {
@@ -187,10 +310,12 @@ void decode(const AttentionArgs& a) {
       for (int64_t run = 0; run < runs; ++run)
         x = fma(load(out + (run * rows + r) * out_width + c), VecF::broadcast(peak[run * rows + r]),
                 x);
-      store(to + c, x * factor, static_cast<int>(min<int64_t>(a.value_width - c, kLanes)));
+      store(to + c, x / divisor, static_cast<int>(min<int64_t>(a.value_width - c, kLanes)));
     }
-    if (a.lse != nullptr)
-      a.lse[r] = total == 0 ? kInfinity : top + get(log(VecF::broadcast(total)), 0);
+    if (a.sums != nullptr) {
+      a.sums[2 * r] = total == 0 ? kInfinity : top;
+      a.sums[2 * r + 1] = total == 0 ? 0 : 1 / total;
+    }
   }
 }
 

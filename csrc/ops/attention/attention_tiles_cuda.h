@@ -87,6 +87,15 @@ SEQLOOM_DEVICE void load_tile(unsigned char* tile, int live, int width, bool ali
   }
 }
 
+// A tile of the rows first, first + 1, .. of a matrix, as far as `end`.
+template <class P, int kRows, int kD, int kThreads>
+SEQLOOM_DEVICE void load_matrix(unsigned char* tile, const typename P::Element* matrix,
+                                int64_t stride, int first, int end, int64_t width, bool aligned) {
+  load_tile<typename P::Element, kRows, kD, kThreads, P::kAsync>(
+      tile, end - first, static_cast<int>(width), aligned,
+      [&](int r) { return matrix + (first + r) * stride; });
+}
+
 // ---- float16 and bfloat16: tensor cores ---------------------------------------------------------
 
 // kTuring: sm_75, which has half of the instruction (float16 alone) and no asynchronous copies.
@@ -199,8 +208,9 @@ struct FloatCore {
   SEQLOOM_DEVICE static float4 chunk_at(const unsigned char* tile, int offset) {
     return *reinterpret_cast<const float4*>(tile + offset);
   }
+  // Four products are added up on their own: long sums lose half as much as in one chain.
   SEQLOOM_DEVICE static float dot(float4 a, float4 b, float sum) {
-    return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
+    return sum + fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, a.x * b.x)));
   }
 
   template <int kN, int kD>

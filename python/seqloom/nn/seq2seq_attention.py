@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import ops
+from ..ops.attention import additive_attention_projected, project_keys
 from ..tensor import Tensor
 from . import init
 from .init import new_parameter
@@ -53,8 +54,17 @@ class AdditiveAttention(Module):
 
     Examples
     --------
+    A decoder projects its keys once for all steps:
+
     >>> import seqloom as sl
     >>> attention = sl.nn.AdditiveAttention(4, 6)
+    >>> keys = sl.ones(2, 5, 6)
+    >>> projected = attention.project_keys(keys)
+    >>> for step in range(3):
+    ...     context, weights = attention(sl.ones(2, 4), keys, projected_keys=projected)
+
+    Batches of different lengths:
+
     >>> context, weights = attention(sl.ones(2, 4), sl.ones(2, 5, 6), key_lengths=sl.tensor([5, 3]))
     >>> context.shape, weights.shape
     ((2, 6), (2, 5))
@@ -82,6 +92,15 @@ class AdditiveAttention(Module):
         init.xavier_uniform_(self.w_key)
         init.uniform_(self.v, -(self.hidden_dim**-0.5), self.hidden_dim**-0.5)
 
+    def project_keys(self, keys: Tensor) -> Tensor:
+        """``w_key keys`` [B, Tk, A], which does not change while a decoder walks on."""
+        if keys.ndim != 3 or keys.shape[2] != self.key_dim:
+            raise ValueError(
+                f"AdditiveAttention: keys must have shape [B, Tk, {self.key_dim}], got"
+                f" {list(keys.shape)}"
+            )
+        return project_keys(keys, self.w_key)
+
     def forward(
         self,
         query: Tensor,
@@ -89,6 +108,7 @@ class AdditiveAttention(Module):
         values: Tensor | None = None,
         key_lengths: Any = None,
         need_weights: bool = True,
+        projected_keys: Tensor | None = None,
     ) -> Looked:
         """
         Parameters
@@ -99,12 +119,26 @@ class AdditiveAttention(Module):
             What is averaged; keys by default.
         key_lengths : integers [B], optional
         need_weights : bool
+        projected_keys : [B, Tk, A], optional
+            What `project_keys` made of the keys.
 
         Returns
         -------
         (context, weights) : [B, Tq, Dv], [B, Tq, Tk] or None; without Tq where query has none
         """
         q = _queries("AdditiveAttention", query, keys, (self.query_dim, self.key_dim))
+        if projected_keys is not None:
+            wanted = (*keys.shape[:2], self.hidden_dim)
+            if projected_keys.shape != wanted:
+                raise ValueError(
+                    f"AdditiveAttention: projected_keys must have shape {list(wanted)}, got"
+                    f" {list(projected_keys.shape)}"
+                )
+            averaged = keys if values is None else values
+            result = additive_attention_projected(
+                q, projected_keys, averaged, self.w_query, self.v, key_lengths, need_weights
+            )
+            return _given(result, query, need_weights)
         result = ops.additive_attention(
             q, keys, self.w_query, self.w_key, self.v,
             values=values, key_lengths=key_lengths, return_weights=need_weights,

@@ -11,6 +11,7 @@ from .layout import *
 from .loss import *
 from .matmul import *
 from .norm import *
+from .paged import *
 from .quantized import *
 from .reduction import *
 from .rnn import *

@@ -219,9 +219,9 @@ def scaled_dot_product_attention(
     )
     numbers = (scale, offset, left, right, softcap or 0.0, *drop)
     arrays = (mask, lengths, offsets, slopes)
-    output, lse = _core.attention_forward(query, key, value, *arrays, *numbers, recorded)
+    output, sums = _core.attention_forward(query, key, value, *arrays, *numbers, recorded)
     if recorded:
-        saved = (query, key, value, output.detach(), lse, *arrays)
+        saved = (query, key, value, output.detach(), sums, *arrays)
         mask_gradient = mask is not None and mask._needs_grad
         inputs = (query, key, value, mask)
         record(output, _SDPA, inputs, _attention_backward, saved, (*numbers, mask_gradient))
@@ -426,7 +426,7 @@ def additive_attention(
                 f" {list(w.shape)}"
             )
     return additive_attention_projected(
-        query, _wide_linear(keys, w_key), keys if values is None else values, w_query, v,
+        query, project_keys(keys, w_key), keys if values is None else values, w_query, v,
         key_lengths, return_weights,
     )  # fmt: skip
 
@@ -439,6 +439,12 @@ def _wide_linear(x: Tensor, weight: Tensor) -> Tensor:
     return linear(_wide(x), _wide(weight))
 
 
+def project_keys(keys: Tensor, w_key: Tensor) -> Tensor:
+    """w_key keys [B, Tk, A], in float32 or wider, for `additive_attention_projected`."""
+    return _wide_linear(keys, w_key)
+
+
+@public
 def additive_attention_projected(
     query: Tensor,
     projected_keys: Tensor,
@@ -450,7 +456,7 @@ def additive_attention_projected(
 ) -> Any:
     """additive_attention with w_key keys given: a decoder projects its keys once for all steps.
 
-    `projected_keys` is [B, Tk, A] in float32, as ``linear(keys, w_key)`` gives it.
+    `projected_keys` is [B, Tk, A], as `project_keys` gives it.
     """
     batch, keys = query.shape[0], values.shape[1]
     lengths = _lengths("additive_attention", key_lengths, batch, keys, query.device)

@@ -149,6 +149,55 @@ def decode(
     )
 
 
+def paged_decode(
+    batch: int, heads: int, keys: int, width: int, page: int, *, kv_heads: int = 0, **changes: Any
+) -> Case:
+    """The same over a cache in pages; torch has to gather them first."""
+    kv = kv_heads or heads
+    pages = keys // page
+
+    def make(rng: np.random.Generator) -> dict[str, Any]:
+        return {
+            "query": normal(rng, batch, heads, 1, width),
+            "key_pages": normal(rng, batch * pages, kv, page, width),
+            "value_pages": normal(rng, batch * pages, kv, page, width),
+            "tables": rng.permutation(batch * pages).reshape(batch, pages),
+            "lengths": np.full(batch, keys),
+        }
+
+    def gathered(pool: Any, tables: Any) -> Any:
+        return pool[tables].swapaxes(1, 2).reshape(batch, kv, keys, width)
+
+    return Case(
+        family="attention",
+        name="paged_decode",
+        label=f"{batch}x{heads}x{keys}x{width}p{page}" + (f"_kv{kv}" if kv != heads else ""),
+        sizes={"batch": batch, "heads": heads, "length": keys, "width": width, "page": page},
+        make=make,
+        ours=lambda sl, query, key_pages, value_pages, tables, lengths: sl.ops.paged_attention(
+            query, key_pages, value_pages, tables, lengths
+        ),
+        needs=("ops.paged_attention",),
+        work=attention_work(batch, heads, 1, keys, width, float(keys), kv),
+        peers={
+            "torch": lambda torch, query, key_pages, value_pages, tables, lengths: (
+                torch.nn.functional.scaled_dot_product_attention(
+                    query,
+                    gathered(key_pages, tables),
+                    gathered(value_pages, tables),
+                    enable_gqa=kv != heads,
+                )
+            ),
+        },
+        reference=lambda ref, query, key_pages, value_pages, tables, lengths: (
+            ref.scaled_dot_product_attention.vjp(
+                query, gathered(key_pages, tables), gathered(value_pages, tables)
+            )
+        ),
+        **{"modes": ("fwd",), **changes},
+    )
+
+
 def additive(batch: int, queries: int, keys: int, width: int, hidden: int, **changes: Any) -> Case:
     """Bahdanau's attention; torch has no kernel for it, so its peer is the formula."""
 
@@ -279,6 +328,8 @@ def cases() -> Iterable[Case]:
     yield sdpa(1, 12, 16384, 64, causal=True, modes=("fwd",), dtypes=("f32",))
     for shape in ((1, 12, 1024, 64), (1, 12, 8192, 64), (8, 12, 1024, 64), (1, 32, 8192, 128)):
         yield decode(*shape, quick=("fwd/f32",) if shape == (1, 12, 8192, 64) else ())
+    for page in (16, 128):
+        yield paged_decode(8, 12, 1024, 64, page)
     yield additive(64, 30, 30, 256, 256)
     yield dot(64, 30, 30, 256)
     yield multihead(1, 128, 768, 12)
