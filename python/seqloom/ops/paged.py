@@ -83,6 +83,7 @@ def paged_attention(
     page = key_pages.shape[2] if key_pages.ndim == 4 else 0
     capacity = (tables.shape[1] if tables.ndim == 2 else 0) * page
     lengths = _lengths(_OP, key_lengths, batch, capacity, query.device)
+    assert lengths is not None
     if window is not None and (isinstance(window, bool) or not isinstance(window, int)):
         raise TypeError(f"{_OP}: window must be an integer, got {type(window).__name__}")
     if window is not None and window < 0:
@@ -98,7 +99,7 @@ def paged_attention(
             )
     # One query that is the last token sees every key: where it stands matters to options only.
     placed = queries > 1 or window is not None or slopes is not None
-    offsets = lengths - queries if placed and lengths is not None else None
+    offsets = lengths - queries if placed else None
     reach = _UNBOUNDED if window is None else min(window, _UNBOUNDED)
     output: Tensor = _core.paged_attention(
         query, key_pages, value_pages, tables.to(dtype=int64), lengths, offsets, slopes,
