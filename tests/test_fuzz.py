@@ -89,7 +89,7 @@ def run(call: Call, text: str, fits: bool, outcomes: Counter[str]) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_calls(name: str, device: str, outcomes: Counter[str]) -> None:
     @settings(
-        max_examples=max(4, CALLS // len(CASES)),
+        max_examples=max(4, -(-CALLS // len(CASES))),
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -38,7 +38,7 @@ def run_stack(
     code, steps = _CELLS[cell], host_lengths(_OPS[_CELLS[cell]], lengths)
     rows = [(x if i == 0 else None, *layer, None) for i, layer in enumerate(layers)]
     keep = any(_trains(row) for row in rows)
-    results = []
+    results: list[tuple[Tensor, ...]] = []
     for row, (y, h_n, c_n, saved, cells) in zip(
         rows, _core.rnn_forward_many(code, rows, steps, True, keep), strict=True
     ):
@@ -61,7 +61,9 @@ def run_directions(
     rows = [(x, *layer, None) for layer in layers]
     keep = any(_trains(row) for row in rows)
     done = _core.rnn_forward_many(code, rows, steps, False, keep)
-    results = [(y, h_n) if c_n is None else (y, h_n, c_n) for y, h_n, c_n, _, _ in done]
+    results: list[tuple[Tensor, ...]] = [
+        (y, h_n) if c_n is None else (y, h_n, c_n) for y, h_n, c_n, _, _ in done
+    ]
     if keep:
         kept: list[Tensor | None] = [steps]
         for row, (y, _, _, saved, cells) in zip(rows, done, strict=True):
