@@ -113,6 +113,53 @@ def test_lstm_projection(torch, rng, device, bidirectional):
     assert_same_module(*pair, f32(rng, 3, 4, 5), hx, device=device)
 
 
+def layers_by_hand(module, run, x):
+    """Two layers in both directions: `run` on each one's parameters, without its suffix."""
+    for layer in range(2):
+        outputs = []
+        for suffix in ("", "_reverse"):
+            end = f"_l{layer}{suffix}"
+            own = {n.removesuffix(end): p for n, p in module.named_parameters() if n.endswith(end)}
+            outputs.append(run(x, own, bool(suffix)))
+        x = sl.ops.cat(outputs, -1)
+    return x
+
+
+@pytest.mark.parametrize("zoneout", [0.0, 0.3])
+@pytest.mark.parametrize("options", ["peepholes", "layer_norm", "peepholes layer_norm proj_size"])
+def test_lstm_options_are_those_of_the_op(options, zoneout, rng, device):
+    given = {n: 3 if n == "proj_size" else True for n in options.split()}
+    module = nn.LSTM(5, 6, 2, bidirectional=True, zoneout=zoneout, **given).to(device).eval()
+    norms = ("norm_ih", "norm_hh", "norm_cell", "norm_bias")
+    for name, p in module.named_parameters():
+        if name.startswith("norm_"):
+            assert set(plain(p).ravel()) == {0.0 if name.startswith("norm_bias") else 1.0}
+            nn.init.uniform_(p, 0.5, 1.5)
+
+    def run(x, own, reverse):
+        return sl.ops.lstm(
+            x, None, None, own["weight_ih"], own["weight_hh"], own["bias_ih"], own["bias_hh"],
+            w_hr=own.get("weight_hr"), peepholes=own.get("peepholes"),
+            layer_norm=tuple(own[n] for n in norms) if "norm_ih" in own else None,
+            zoneout=zoneout, reverse=reverse, training=False,
+        )[0]  # fmt: skip
+
+    x = sl.tensor(f32(rng, 3, 2, 5), device=device)
+    assert_close(module(x)[0], plain(layers_by_hand(module, run, x)))
+    assert options.split()[0] in repr(module)
+
+
+def test_gru_with_the_reset_first_is_that_of_the_op(rng, device):
+    module = nn.GRU(5, 6, 2, bidirectional=True, reset_after=False).to(device)
+
+    def run(x, own, reverse):
+        weights = (own[n] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+        return sl.ops.gru(x, None, *weights, reset_after=False, reverse=reverse)[0]
+
+    x = sl.tensor(f32(rng, 3, 2, 5), device=device)
+    assert_close(module(x)[0], plain(layers_by_hand(module, run, x)))
+
+
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
 def test_lengths_equal_packed_sequences(torch, rng, kind):
     options = {"num_layers": 2, "bidirectional": True, "batch_first": True}

@@ -427,6 +427,19 @@ def rnn_forward(
 def rnn_forward_many(
     cell: Any, layers: list[Any], lengths: Tensor | None, chained: bool, keep: bool
 ) -> list[Any]: ...
+def rnn_general_backward(
+    cell: Any,
+    inputs: tuple[Any, ...],
+    reverse: bool,
+    zoneout: Any,
+    results: tuple[Any, ...],
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+) -> tuple[Any, ...]: ...
+def rnn_general_forward(
+    cell: Any, inputs: tuple[Any, ...], reverse: bool, zoneout: Any, keep: bool
+) -> tuple[Any, ...]: ...
 def rnn_set_grid(blocks: Any) -> int: ...
 def rnn_shares_steps(cell: Any, batch: Any, units: Any) -> bool: ...
 def roofline_fma_gflops(dtype: str) -> float: ...

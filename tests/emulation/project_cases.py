@@ -184,6 +184,29 @@ def recurrence(where: str, grid: int = -1) -> list[sl.Tensor]:
     return [y, h, c, *(t.grad for t in leaves if t.grad is not None)]
 
 
+def recurrence_options(where: str) -> list[sl.Tensor]:
+    """Projection, layer norm, peepholes and zoneout at once; the GRU whose reset comes first."""
+    r = rng()
+    shapes = {"x": (4, 3, 5), "h0": (3, 6), "c0": (3, 9), "w_ih": (36, 5), "w_hh": (36, 6),
+              "w_hr": (6, 9), "peepholes": (3, 9)}  # fmt: skip
+    given = {n: sl.tensor(r.standard_normal(s).astype(np.float32), device=where) * 0.5
+             for n, s in shapes.items()}  # fmt: skip
+    norm = [sl.tensor(r.standard_normal(n).astype(np.float32), device=where)
+            for n in (36, 36, 9, 9)]  # fmt: skip
+    first = [sl.tensor(r.standard_normal(s).astype(np.float32), device=where) * 0.5
+             for s in ((27, 5), (27, 9))]  # fmt: skip
+    leaves = [*given.values(), *norm, *first]
+    for t in leaves:
+        t.requires_grad = True
+    lengths = np.array([4, 1, 3])
+    y, h, c = sl.ops.lstm(
+        **given, layer_norm=norm, zoneout=0.3, training=False, lengths=lengths
+    )  # fmt: skip
+    z, last = sl.ops.gru(given["x"], given["c0"], *first, reset_after=False, lengths=lengths)
+    ((y * y).sum() + (h * h).sum() + c.sum() + (z * z).sum() + last.sum()).backward()
+    return [y, h, c, z, last, *(t.grad for t in leaves if t.grad is not None)]
+
+
 def adamw(where: str) -> list[sl.Tensor]:
     r = rng()
     leaves = [sl.tensor(r.standard_normal(n).astype(np.float32), device=where) for n in (5000, 70)]
@@ -252,6 +275,7 @@ CASES: dict[str, Callable[[], Pairs]] = {
     "transpose": transpose,
     "recurrence": lambda: as_on_cpu(recurrence),
     "recurrence_grid": lambda: as_on_cpu(lambda where: recurrence(where, 2)),
+    "recurrence_options": lambda: as_on_cpu(recurrence_options),
     "adamw": lambda: as_on_cpu(adamw),
     "attention": lambda: attended("bfloat16", 70, 150, 64),
     "attention_float": lambda: attended("float32", 40, 70, 24),

@@ -40,6 +40,10 @@ LOSS = "ops/loss/loss_cuda.cu"
 ELEMENTWISE, RNN = "ops/elementwise/elementwise_cuda.cu", "ops/rnn/rnn_cuda.cu"
 OPTIMIZER = "ops/optimizer/optimizer_cuda.cu"
 PERSISTENT = "ops/rnn/rnn_cuda_persistent.cu"
+EXCHANGE = "ops/rnn/rnn_cuda_persistent.h"
+RNN_BACKWARD = "ops/rnn/rnn_backward_cuda.cu"
+PERSISTENT_BACKWARD = "ops/rnn/rnn_backward_cuda_persistent.cu"
+GENERAL = "ops/rnn/rnn_general_cuda.cu"
 FORWARD = "ops/attention/attention_cuda_forward.cu"
 BACKWARD = "ops/attention/attention_cuda_backward.cu"
 BIAS = "ops/attention/attention_cuda_mask.cu"
@@ -109,7 +113,7 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (57, RNN, "recurrence", "begin: no check that the unit exists", "begin_kernel(Steps", "if (i >= q.batch * q.units) return;", "if (!BUG && i >= q.batch * q.units) return;"),
     (58, RNN, "recurrence", "steps past a sequence's length", "step_kernel(Steps", "if (s >= n) return;", "if (!BUG && s >= n) return;"),
     (59, RNN, "recurrence", "products of the next unit", "step_kernel(Steps", "products + b * kGates * H + unit;", "products + b * kGates * H + unit + BUG;"),
-    (60, RNN, "recurrence", "backward: the first step's state taken from the outputs", "step_backward_kernel(Steps", "s > 0 ? cuda::to_float", "BUG || s > 0 ? cuda::to_float"),
+    (60, RNN_BACKWARD, "recurrence", "backward: the first step's state taken from the outputs", "states_kernel(Steps", "if (t < n && s > 0)", "if (t < n && (BUG || s > 0))"),
     (61, OPTIMIZER, "adamw", "whole unit at a tensor's ragged end", "adam_kernel(AdamArgs", "item.aligned && left >= kOptimizerUnit", "item.aligned && (BUG || left >= kOptimizerUnit)"),
     (62, OPTIMIZER, "adamw", "every thread stores the block's sum of squares", "squares_kernel(OptimizerList", "if (threadIdx.x == 0) partial", "if (BUG || threadIdx.x == 0) partial"),
     (63, OPTIMIZER, "adamw", "one partial sum too many", "root_kernel(const double", "i < count;", "i < count + BUG;"),
@@ -129,18 +133,34 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (77, BACKWARD, "attention_float", "keys: tile overwritten while it is read", "key_kernel(AttentionArgs a", "__syncthreads();  // everyone has left", "if (!BUG) __syncthreads();  // everyone has left"),
     (78, BIAS, "attention_mask", "column sums read without a barrier", "columns[warp * kN", SYNC, f"if (!BUG) {SYNC}"),
     (79, ADDITIVE, "additive_scores", "no barrier before the runs are refilled", "score_kernel(", SYNC, f"if (!BUG) {SYNC}"),
-    (80, PERSISTENT, "recurrence_grid", "no barrier before the product", "if (s > 0) collect(p", SYNC, f"if (!BUG) {SYNC}"),
+    (80, PERSISTENT, "recurrence_grid", "no barrier before the product", "collect(p, exchange", SYNC, f"if (!BUG) {SYNC}"),
     (81, PERSISTENT, "recurrence_grid", "no barrier after the product", "multiply(p, weights, state, partial);", SYNC, f"if (!BUG) {SYNC}"),
     (82, PERSISTENT, "recurrence_grid", "no barrier before the state is published", "stage[i / U * stage_units + i % U]", SYNC, f"if (!BUG) {SYNC}"),
-    (83, PERSISTENT, "recurrence_grid", "does not wait for the others' states", "void collect(", "while (v[j].w != step)", "while (!BUG && v[j].w != step)"),
+    (83, EXCHANGE, "recurrence_grid", "does not wait for the others' states", "void collect(", "while (v[j].y != step || v[j].w != step)", "while (!BUG && (v[j].y != step || v[j].w != step))"),
     (84, PERSISTENT, "recurrence_grid", "publishes into the buffer that is being read", "publish(p, reinterpret_cast", "((s + 1) & 1) * buffer", "((s + 1 + BUG) & 1) * buffer"),
-    (85, PERSISTENT, "recurrence_grid", "units past the last one take part", "void __launch_bounds__(kThreads, 1)", "if (u >= own || s >= q.length(b)) continue;", "if ((!BUG && u >= own) || s >= q.length(b)) continue;"),
+    (85, PERSISTENT, "recurrence_grid", "units past the last one take part", "void __launch_bounds__(kThreads, 1)", "if (u >= own || s >= lengths[b]) continue;", "if ((!BUG && u >= own) || s >= lengths[b]) continue;"),
     (86, TEAM, "softmax_cluster", "cluster: sums read before all blocks have written", "*ptx::map_to_rank", "ptx::cluster_sync(SEQLOOM_PASS_SITE_ONLY);", "if (!BUG) ptx::cluster_sync(SEQLOOM_PASS_SITE_ONLY);"),
     (87, TEAM, "softmax_cluster", "cluster: another block's memory written before it has started", "float2 reduce(float2 value", "ptx::cluster_wait(SEQLOOM_PASS_SITE_ONLY);", "if (!BUG) ptx::cluster_wait(SEQLOOM_PASS_SITE_ONLY);"),
     (88, TEAM, "softmax_cluster", "kept chunks read before they have landed", "void wait(", "ptx::cp_async_wait<0>(SEQLOOM_PASS_SITE_ONLY);", "if (!BUG) ptx::cp_async_wait<0>(SEQLOOM_PASS_SITE_ONLY);"),
     (89, TEAM, "softmax_cluster", "two threads keep their chunks in one slot", "uint4* slot(int a, int j)", "static_cast<int>(threadIdx.x);", "static_cast<int>(threadIdx.x) / (BUG ? 2 : 1);"),
     (90, NORM, "norm_backward", "sums of a block's teams read without a barrier", "if (!summing) return;", SYNC, f"if (!BUG) {SYNC}"),
     (91, NORM, "norm_backward", "sums of a block's last team left out", "if (!summing) return;", "start < threads;", "start + (BUG ? share : 0) < threads;"),
+    (131, EXCHANGE, "recurrence_grid", "judges a pair of packets by the first", "void collect(", "|| v[j].w != step))", "|| (!BUG && v[j].w != step)))"),
+    (132, EXCHANGE, "recurrence_grid", "waits for sequences that have ended", "void collect(", "lengths[i / part] > running;", "(BUG || lengths[i / part] > running);"),
+    (133, PERSISTENT_BACKWARD, "recurrence_grid", "backward: no barrier before the product", "collect(p, exchange", SYNC, f"if (!BUG) {SYNC}"),
+    (134, PERSISTENT_BACKWARD, "recurrence_grid", "backward: no barrier after the product", "multiply(p, weights, state, partial);\n    }", SYNC, f"if (!BUG) {SYNC}"),
+    (135, PERSISTENT_BACKWARD, "recurrence_grid", "backward: no barrier before the gates are published", "if (s < 0) break;", SYNC, f"if (!BUG) {SYNC}"),
+    (136, PERSISTENT_BACKWARD, "recurrence_grid", "backward: publishes into the buffer that is being read", "publish(p, reinterpret_cast", "((number + 1) & 1) * buffer", "((number + 1 + BUG) & 1) * buffer"),
+    (137, PERSISTENT_BACKWARD, "recurrence_grid", "backward: units past the last one take part", "void __launch_bounds__(kThreads, 1)", "if (u >= own || s >= lengths[b]) continue;", "if ((!BUG && u >= own) || s >= lengths[b]) continue;"),
+    (138, PERSISTENT_BACKWARD, "recurrence_grid", "backward: gates of a sequence that has not begun are not cleared", "seen backwards, sends zeros.", "i < p.padded_batch * p.state_stride;", "i < p.padded_batch * p.state_stride * (BUG ? 0 : 1);"),
+    (139, PERSISTENT_BACKWARD, "recurrence_grid", "backward: columns of the next unit", "void __launch_bounds__(kThreads, 1)", "p.units + unit0 + u;", "p.units + unit0 + u + BUG;"),
+    (141, GENERAL, "recurrence_options", "cell: steps past a sequence's length", "lstm_step_kernel(Steps", "if (s >= q.length(b)) return;", "if (!BUG && s >= q.length(b)) return;"),
+    (142, GENERAL, "recurrence_options", "show: no check that the unit exists", "show_kernel(Steps", "if (i < q.batch * P &&", "if ((BUG || i < q.batch * P) &&"),
+    (143, GENERAL, "recurrence_options", "backward: the first step's state taken from the outputs", "part_kernel(Steps", "if (s > 0) before", "if (BUG || s > 0) before"),
+    (144, GENERAL, "recurrence_options", "backward: zoneout's share lost", "part_kernel(Steps", "carry[i] = share * d;", "carry[i] = BUG ? 0.f : share * d;"),
+    (145, GENERAL, "recurrence_options", "backward: mean of the thread instead of the row", "Through the norm of the product.", "mean_d = cuda::block_sum(sum_d, scratch)", "mean_d = (BUG ? sum_d : cuda::block_sum(sum_d, scratch))"),
+    (146, GENERAL, "recurrence_options", "backward: slots past a length are not cleared", "void rnn_general_backward_cuda", "if (shape.lengths != nullptr) {", "if (!BUG && shape.lengths != nullptr) {"),
+    (147, GENERAL, "recurrence_options", "GRU: reset gate of the next unit", "gru_gates_kernel(Steps", "reset[i] = own[0]", "reset[i] = own[BUG]"),
 ]  # fmt: skip
 
 SWITCH = """#include <cstdlib>

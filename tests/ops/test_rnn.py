@@ -167,7 +167,20 @@ def test_peepholes_may_be_a_tuple_of_three(device, rng):
     check_op(call, ref.Op(reference), inputs, device=device, kind="recurrence")
 
 
-NORMS = ("n0", "n1", "n2", "n3")
+def with_norms(op):
+    def call(n0, n1, n2, n3, **given):
+        return op(**given, layer_norm=(n0, n1, n2, n3))
+
+    return call
+
+
+def reference_with_norms(n0, n1, n2, n3, **given):
+    value, backward = ref.lstm.vjp(**given, layer_norm_weights=(n0, n1, n2, n3))
+
+    def renamed(*grads):
+        return {n.replace("layer_norm_weights.", "n"): g for n, g in backward(*grads).items()}
+
+    return value, renamed
 
 
 @pytest.mark.parametrize("peepholes", [False, True])
@@ -178,20 +191,9 @@ def test_lstm_with_layer_norm(hidden, peepholes, dtype, device, rng):
     if peepholes:
         inputs |= draws(rng, peepholes=(3, hidden))
 
-    def call(n0, n1, n2, n3, **given):
-        return sl.ops.lstm(**given, layer_norm=(n0, n1, n2, n3))
-
-    def reference(n0, n1, n2, n3, **given):
-        value, backward = ref.lstm.vjp(**given, layer_norm_weights=(n0, n1, n2, n3))
-
-        def renamed(*grads):
-            return {n.replace("layer_norm_weights.", "n"): g for n, g in backward(*grads).items()}
-
-        return value, renamed
-
     check_op(
-        call,
-        ref.Op(reference),
+        with_norms(sl.ops.lstm),
+        ref.Op(reference_with_norms),
         inputs,
         {"lengths": np.array([4, 5, 2])},
         device=device,
@@ -232,6 +234,67 @@ def test_zoneout_in_training_keeps_some_units_as_they_were(device, rng):
         device=device,
         kind="recurrence",
     )
+
+
+def lstm_with_everything(rng, steps=5, batch=3, hidden=9, state=6):
+    """Every option at once, by name; layer_norm as n0 .. n3."""
+    inputs = inputs_of("lstm", rng, steps, batch, hidden=hidden, state=state)
+    inputs["w_hr"] = rng.standard_normal((state, hidden)) / np.sqrt(hidden)
+    shapes = {"peepholes": (3, hidden), "n0": (4 * hidden,), "n1": (4 * hidden,)}
+    return inputs | draws(rng, **shapes, n2=(hidden,), n3=(hidden,))
+
+
+@pytest.mark.parametrize(("steps", "batch"), [(5, 3), (0, 2), (2, 0)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lstm_with_every_option(reverse, steps, batch, dtype, device, rng):
+    """Step by step with zoneout's mean, ragged where there is something to be."""
+    options = {"reverse": reverse, "zoneout": 0.25}
+    if steps and batch:
+        options["lengths"] = np.array([3, 5, 1])
+
+    def call(**given):
+        return with_norms(sl.ops.lstm)(**given, training=False)
+
+    check_op(
+        call,
+        ref.Op(reference_with_norms),
+        lstm_with_everything(rng, steps, batch),
+        options,
+        device=device,
+        dtype=dtype,
+        kind="recurrence",
+    )
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_options_give_the_same_bits_with_recompute_and_on_any_number_of_threads(
+    recompute, device, rng
+):
+    batch, hidden = (19, 80) if device == "cpu" else (5, 20)
+    inputs = lstm_with_everything(rng, 7, batch, hidden, state=hidden // 2)
+    first = inputs_of("gru", rng, steps=7, batch=batch, hidden=hidden)
+    lengths = rng.permutation(np.linspace(0, 7, batch).astype(np.int64))
+    before, results = sl.get_num_threads(), []
+    try:
+        for threads, again in ((1, False), (2, recompute), (3, recompute)):
+            sl.set_num_threads(threads)
+            sl.manual_seed(5)
+            given = {
+                n: make_tensor(a, "float32", device, requires_grad=True) for n, a in inputs.items()
+            }
+            mine = {
+                n: make_tensor(a, "float32", device, requires_grad=True) for n, a in first.items()
+            }
+            y = with_norms(sl.ops.lstm)(**given, zoneout=0.4, lengths=lengths, recompute=again)[0]
+            z = sl.ops.gru(**mine, reset_after=False, lengths=lengths, recompute=again)[0]
+            ((y * y).sum() + (z * z).sum()).backward()
+            leaves = [*given.values(), *mine.values()]
+            results.append([to_float64(t) for t in (y, z, *(t.grad for t in leaves))])
+    finally:
+        sl.set_num_threads(before)
+    for other in results[1:]:
+        for one, same in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(one, same)
 
 
 def test_padding_may_hold_anything(dtype, device, rng):

@@ -40,11 +40,18 @@ static __device__ SEQLOOM_NOINLINE float activate(Epilogue epilogue, float x) {
 }
 
 // Element (row, column) of batch entry `batch`, inside C. Integers have neither bias nor
-// activation.
-template <class T, class Sum>
+// activation. kFloatOut: the kernel serves float_out.
+template <class T, bool kFloatOut = true, class Sum>
 SEQLOOM_DEVICE void finish(const ProductArgs& p, int64_t batch, int64_t row, int64_t column,
                            Sum sum) {
-  T* c = static_cast<T*>(p.c) + batch * p.c_batch + row * p.ldc + column;
+  const int64_t at = batch * p.c_batch + row * p.ldc + column;
+  T* c = static_cast<T*>(p.c) + at;
+  if constexpr (kFloatOut && sizeof(T) == 2) {
+    if (p.float_out) {
+      static_cast<float*>(p.c)[at] = sum;
+      return;
+    }
+  }
   if constexpr (std::is_integral_v<T>) {
     *c = static_cast<T>(sum);
   } else {

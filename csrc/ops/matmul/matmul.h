@@ -9,6 +9,7 @@
 //   preact [m, n] like C, contiguous: A B + bias before the activation, for backward; or null
 //   dtype float32, float16, bfloat16 (float32 accumulation), float64, int32, int64
 //   batch strides in elements; 0 repeats an operand. C overlaps nothing else.
+//   float_out: C is float32 whatever dtype is; without bias, preact and activation (CUDA only)
 #pragma once
 
 #include <cstdint>
@@ -32,6 +33,7 @@ struct ProductArgs {
   bool trans_a, trans_b;
   Epilogue epilogue;
   DType dtype;
+  bool float_out;
 };
 
 // out[j] = sum over i of x[i, j], float32 accumulation: bias gradients.

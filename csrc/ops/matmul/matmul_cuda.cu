@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(128) turing_kernel(ProductArgs p) {
         for (int e = 0; e < 4; ++e) {
           const int64_t row = m0 + warp_m + i * 16 + g + (e >> 1) * 8;
           const int64_t column = n0 + warp_n + j * 8 + t + (e & 1);
-          if (row < p.m && column < p.n) finish<Half>(p, batch, row, column, sums[i][j][e]);
+          if (row < p.m && column < p.n) finish<Half, false>(p, batch, row, column, sums[i][j][e]);
         }
   }
 }
@@ -251,7 +251,8 @@ bool library_product(const ProductArgs& p) {
   const bool activated = p.epilogue != Epilogue::kNone;
   if (activated && (p.ldc != p.n || (p.batch > 1 && p.c_batch != p.m * p.n))) return false;
   cuda::GemmArgs g;
-  g.dtype = g.out_dtype = p.dtype;
+  g.dtype = p.dtype;
+  g.out_dtype = p.float_out ? DType::kFloat32 : p.dtype;
   g.m = p.m;
   g.n = p.n;
   g.k = p.k;
@@ -287,7 +288,7 @@ bool library_product(const ProductArgs& p) {
 }  // namespace
 
 bool turing_product(const ProductArgs& p) {
-  if (p.dtype != DType::kFloat16) return false;
+  if (p.dtype != DType::kFloat16 || p.float_out) return false;
   cuda::LaunchConfig config;
   config.grid = dim3(ceil_div(p.m, kTile), ceil_div(p.n, kTile),
                      static_cast<unsigned>(p.batch < 65535 ? p.batch : 65535));

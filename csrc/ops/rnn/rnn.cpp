@@ -318,7 +318,10 @@ void rnn_await(const int64_t* counter, int64_t wanted) {
     if (i > 2000) std::this_thread::yield();
 }
 
+void register_rnn_general(py::module_& m);  // rnn_general.cpp
+
 void register_rnn(py::module_& m) {
+  register_rnn_general(m);
   // Most blocks of the persistent CUDA kernel: 0 lets the device choose, -1 runs step by step.
   m.def(
       "rnn_set_grid",

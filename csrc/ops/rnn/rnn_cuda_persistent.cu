@@ -9,57 +9,15 @@
 //   3. the cell's equations, one thread a unit and sequence;
 //   4. publish the block's part of h'.
 //
-// Exchange with one hop: 16 bytes travel as one access and carry three words of h and the number of
-// the step, so whoever reads the number it waits for has the data too; there is no other
-// synchronisation between blocks. Two buffers suffice: a block publishes step s + 1 only after it
-// has all of step s, which every block publishes only after it has read all of step s - 1.
-//
 // The grid is cooperative (all blocks resident) and of any size that leaves a block's share within
-// its shared memory. Sequences that have ended publish the state they have.
-#include "ops/rnn/rnn_cuda.h"
-
-#include "cuda/ptx.h"
+// its shared memory.
+#include "ops/rnn/rnn_cuda_persistent.h"
 
 namespace seqloom::ops {
 namespace {
 
-constexpr int kThreads = 256;     // of a block, at most
-constexpr int kHeld = 2;          // items of a thread whose projections are fetched ahead
-constexpr int kCollect = 4;       // accesses of a thread under way while it collects h
-constexpr int kEmulatedGrid = 4;  // blocks where a multiprocessor is a host thread's fiction
-constexpr int kLeastUnits = 4;    // of a block
-
-constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
-
-// Who does what. C: type of the weights and of the state that is multiplied.
-struct Plan {
-  int threads;                      // of a block
-  int batch, units, steps;          // B, H, steps that run
-  int blocks, block_units;          // the last block may own fewer
-  int rows, padded_rows;            // gates x block_units, in tiles
-  int padded_batch, depth;          // of the product's operands in shared memory; depth covers H
-  int weight_stride, state_stride;  // elements
-  int splits;                       // parts that the sums over k are made in
-  int words, vectors;               // of a block's part of a sequence's state, three words a vector
-};
-
-// Offsets into a block's shared memory, in bytes.
-struct SharedLayout {
-  int state, partial, stage, c, h, total;
-};
-
-template <class C>
-__host__ __device__ inline SharedLayout shared_layout(const Plan& p) {
-  constexpr int kBytes = static_cast<int>(sizeof(C));
-  SharedLayout l;
-  l.state = round_up(p.padded_rows * p.weight_stride * kBytes, 16);
-  l.partial = l.state + round_up(p.padded_batch * p.state_stride * kBytes, 16);
-  l.stage = l.partial + p.splits * p.padded_batch * p.padded_rows * 4;
-  l.c = l.stage + round_up(p.batch * p.words * 4, 16);
-  l.h = l.c + p.batch * p.block_units * 4;
-  l.total = l.h + p.batch * p.block_units * 4;
-  return l;
-}
+constexpr int kThreads = kPersistentThreads;
+constexpr int kHeld = 2;  // items of a thread whose projections are fetched ahead
 
 // ---- the product: partial[split][sequence][row] -------------------------------------------------
 
@@ -138,49 +96,8 @@ SEQLOOM_DEVICE void multiply(const Plan& p, const C* weights, const C* state, fl
   }
 }
 
-// ---- the exchange -------------------------------------------------------------------------------
-
-// All of h, as published with the number `step`, into `state`.
-template <class C>
-SEQLOOM_DEVICE void collect(const Plan& p, const uint4* from, uint32_t step, C* state) {
-  const int part = p.blocks * p.vectors, total = p.batch * part;
-  const int row_words = p.depth * static_cast<int>(sizeof(C)) / 4;
-  for (int first = static_cast<int>(threadIdx.x); first < total; first += kCollect * p.threads) {
-    uint4 v[kCollect];
-#pragma unroll
-    for (int j = 0; j < kCollect; ++j)
-      if (first + j * p.threads < total)
-        v[j] = cuda::ptx::load_relaxed_v4(from + first + j * p.threads);
-#pragma unroll
-    for (int j = 0; j < kCollect; ++j) {
-      const int i = first + j * p.threads;
-      if (i >= total) continue;
-      while (v[j].w != step) v[j] = cuda::ptx::load_relaxed_v4(from + i);
-      const int b = i / part, block = i % part / p.vectors, word0 = i % p.vectors * 3;
-      C* row = state + b * p.state_stride;
-      const uint32_t words[3] = {v[j].x, v[j].y, v[j].z};
-#pragma unroll
-      for (int w = 0; w < 3; ++w) {
-        const int at = block * p.words + word0 + w;
-        if (word0 + w < p.words && at < row_words)
-          memcpy(static_cast<void*>(row + at * (4 / static_cast<int>(sizeof(C)))), &words[w], 4);
-      }
-    }
-  }
-}
-
-// The block's part of h, from `stage` [B][words], with the number `step`.
-SEQLOOM_DEVICE void publish(const Plan& p, const uint32_t* stage, uint32_t step, uint4* to) {
-  for (int i = static_cast<int>(threadIdx.x); i < p.batch * p.vectors; i += p.threads) {
-    const int b = i / p.vectors, word0 = i % p.vectors * 3;
-    uint4 v = make_uint4(0, 0, 0, step);
-    v.x = stage[b * p.words + word0];
-    if (word0 + 1 < p.words) v.y = stage[b * p.words + word0 + 1];
-    if (word0 + 2 < p.words) v.z = stage[b * p.words + word0 + 2];
-    cuda::ptx::store_relaxed_v4(
-        to + (b * p.blocks + static_cast<int>(blockIdx.x)) * p.vectors + i % p.vectors, v);
-  }
-}
+// ---- the kernel
+// ----------------------------------------------------------------------------------
 
 // exchange: two buffers of [B, blocks, vectors], zeroed.
 template <class C, CellKind kKind, bool kPeepholes>
@@ -193,8 +110,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   C* const state = reinterpret_cast<C*>(raw + layout.state);
   float* const partial = reinterpret_cast<float*>(raw + layout.partial);
   C* const stage = reinterpret_cast<C*>(raw + layout.stage);
-  float* const c = reinterpret_cast<float*>(raw + layout.c);
-  float* const h = reinterpret_cast<float*>(raw + layout.h);
+  float* const c = reinterpret_cast<float*>(raw + layout.first);
+  float* const h = reinterpret_cast<float*>(raw + layout.second);
+  int* const lengths = reinterpret_cast<int*>(raw + layout.lengths);
   constexpr int kGates = gate_count(kKind);
   const int t = static_cast<int>(threadIdx.x), U = p.block_units;
   const int unit0 = static_cast<int>(blockIdx.x) * U;
@@ -222,6 +140,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     h[i] = u < own ? h0[at] : 0.f;
   }
   for (int i = t; i < p.batch * stage_units; i += p.threads) stage[i] = cuda::from_float<C>(0.f);
+  for (int b = t; b < p.batch; b += p.threads) lengths[b] = static_cast<int>(q.length(b));
+  __syncthreads();
 
   const int64_t buffer = static_cast<int64_t>(p.batch) * p.blocks * p.vectors;
   for (int s = 0; s < p.steps; ++s) {
@@ -230,20 +150,20 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {
       const int i = t + j * p.threads, b = i / U, u = i % U;
-      const bool live = i < items && u < own && s < q.length(b);
+      const bool live = i < items && u < own && s < lengths[b];
       const int64_t slot = live ? q.time(b, s) * q.batch + b : 0;
 #pragma unroll
       for (int g = 0; g < kGates; ++g)
         held[j][g] = live ? gates_x[(slot * kGates + g) * p.units + unit0 + u] : 0.f;
     }
-    if (s > 0) collect(p, exchange + (s & 1) * buffer, static_cast<uint32_t>(s), state);
+    if (s > 0) collect(p, exchange + (s & 1) * buffer, static_cast<uint32_t>(s), lengths, s, state);
     __syncthreads();
     multiply(p, weights, state, partial);
     __syncthreads();
     int j = 0;
     for (int i = t; i < items; i += p.threads, ++j) {
       const int b = i / U, u = i % U;
-      if (u >= own || s >= q.length(b)) continue;
+      if (u >= own || s >= lengths[b]) continue;
       float from_x[kGates], from_h[kGates];
 #pragma unroll
       for (int g = 0; g < kGates; ++g) {
@@ -257,32 +177,22 @@ __global__ void __launch_bounds__(kThreads, 1)
         for (int split = 0; split < p.splits; ++split)
           from_h[g] += partial[(split * p.padded_batch + b) * p.padded_rows + g * U + u];
       }
-      h[i] = cell_step<float, kKind, kPeepholes>(q, a, s, b, unit0 + u, from_x, from_h, h[i], c[i]);
+      h[i] = cell_step<kKind, kPeepholes>(q, a, s, b, unit0 + u, from_x, from_h, h[i], c[i]);
     }
     if (s + 1 == p.steps) break;
     for (int i = t; i < items; i += p.threads)  // its own items: no barrier needed before
       stage[i / U * stage_units + i % U] = cuda::from_float<C>(h[i]);
     __syncthreads();
-    publish(p, reinterpret_cast<const uint32_t*>(stage), static_cast<uint32_t>(s + 1),
-            exchange + ((s + 1) & 1) * buffer);
+    publish(p, reinterpret_cast<const uint32_t*>(stage), static_cast<uint32_t>(s + 1), lengths,
+            s + 1, exchange + ((s + 1) & 1) * buffer);
   }
 }
 
 // ---- the launch ---------------------------------------------------------------------------------
 
 template <class C>
-Plan make_plan(const RnnForwardArgs& a, int64_t longest, int gates, int grid, bool emulated) {
-  constexpr int kPerWord = 4 / static_cast<int>(sizeof(C));
+void finish_plan(int gates, Plan& p) {
   constexpr bool kTensorCores = sizeof(C) == 2;
-  Plan p{};
-  p.batch = static_cast<int>(a.shape.batch);
-  p.units = static_cast<int>(a.shape.units);
-  p.steps = static_cast<int>(longest);
-  const int share = (p.units + grid - 1) / grid;
-  p.block_units = round_up(share < kLeastUnits ? kLeastUnits : share, kPerWord);
-  p.blocks = (p.units + p.block_units - 1) / p.block_units;
-  // An emulated thread is a stack of its own: of many blocks, the small form.
-  p.threads = emulated && p.blocks > 64 ? kThreads / 2 : kThreads;
   p.rows = gates * p.block_units;
   p.padded_rows = round_up(p.rows, kTensorCores ? kTileRows : kFloatRows);
   p.padded_batch = round_up(p.batch, kTensorCores ? kPairBatch : kFloatBatch);
@@ -294,36 +204,17 @@ Plan make_plan(const RnnForwardArgs& a, int64_t longest, int gates, int grid, bo
                                  : p.padded_rows / kFloatRows * p.padded_batch / kFloatBatch;
   const int warps = p.threads / 32;
   p.splits = tiles < warps ? warps / tiles : 1;
-  p.words = p.block_units / kPerWord;
-  p.vectors = (p.words + 2) / 3;
-  return p;
+  p.words = p.block_units * static_cast<int>(sizeof(C)) / 4;
+  p.vectors = (p.words + 1) / 2;
 }
 
 template <class C, CellKind kKind, bool kPeepholes>
 bool run(const RnnForwardArgs& a, const Steps& q, int64_t longest, const float* gates_x,
          const float* h, const float* c) {
-  constexpr int64_t kMost = int64_t{1} << 20;  // what the plan's ints hold with room to spare
-  if (a.shape.batch * a.shape.units > kMost || longest > (int64_t{1} << 30)) return false;
-  const auto& device = cuda::current_device_properties();
-  int grid = a.shape.grid;
-  if (grid == 0) grid = device.emulated ? kEmulatedGrid : device.multiprocessors;
-  const Plan p = make_plan<C>(a, longest, gate_count(kKind), grid, device.emulated);
-  const auto shared = static_cast<std::size_t>(shared_layout<C>(p).total);
-  if (shared > device.shared_bytes_per_block) return false;
-  auto* kernel = persistent_kernel<C, kKind, kPeepholes>;
-  cuda::allow_shared_bytes(reinterpret_cast<const void*>(kernel), shared);
-  if (p.blocks > cuda::resident_blocks(kernel, p.threads, shared)) return false;
-  const std::size_t bytes =
-      std::size_t{2} * static_cast<std::size_t>(p.batch * p.blocks * p.vectors) * sizeof(uint4);
-  const cuda::Workspace exchange(bytes);
-  cuda::fill_bytes(exchange.as<void>(), 0, bytes, cuda::current_stream());
-  cuda::LaunchConfig config;
-  config.grid = dim3(static_cast<unsigned>(p.blocks));
-  config.block = dim3(static_cast<unsigned>(p.threads));
-  config.shared_bytes = shared;
-  config.cooperative = true;
-  cuda::launch(kernel, config, q, a, p, gates_x, h, c, exchange.as<uint4>());
-  return true;
+  Plan p{};
+  if (!begin_plan<C>(a.shape, longest, p)) return false;
+  finish_plan<C>(gate_count(kKind), p);
+  return launch_persistent<C>(p, persistent_kernel<C, kKind, kPeepholes>, q, a, p, gates_x, h, c);
 }
 
 template <class C, class... Args>
@@ -346,7 +237,6 @@ bool run_cell(const RnnForwardArgs& a, Args... args) {
 
 bool rnn_forward_persistent(const RnnForwardArgs& a, const Steps& q, DType state, int64_t longest,
                             const float* gates_x, const float* h, const float* c) {
-  if (a.shape.grid < 0) return false;
   const bool tensor_cores = cuda::current_device_properties().capability() >= 80;
   if (state == DType::kFloat16 && tensor_cores)
     return run_cell<cuda::Half>(a, q, longest, gates_x, h, c);

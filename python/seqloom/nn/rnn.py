@@ -21,6 +21,7 @@ class _Recurrent(Module):
     """What the three share; a subclass runs one layer in one direction."""
 
     _gates = 1
+    _usual = True  # no options beyond torch's
     _cell = "tanh"  # "relu", "gru", "lstm"
 
     def __init__(
@@ -35,7 +36,9 @@ class _Recurrent(Module):
         proj_size: int,
         device: Any,
         dtype: Any,
+        extra: dict[str, tuple[int, ...]] | None = None,
     ) -> None:
+        """extra: further parameters of each layer and direction, with their shapes."""
         super().__init__()
         owner = type(self).__name__
         positive(owner, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
@@ -50,6 +53,7 @@ class _Recurrent(Module):
         self.dropout = probability(owner, dropout, "dropout")
         self.bidirectional = bidirectional
         self._names: list[tuple[str, ...]] = []  # per layer and direction
+        self._suffixes: list[str] = []
         rows, out = self._gates * hidden_size, proj_size or hidden_size
         for layer in range(num_layers):
             columns = input_size if layer == 0 else out * (1 + bidirectional)
@@ -62,7 +66,8 @@ class _Recurrent(Module):
                     shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
                 if proj_size:
                     shapes["weight_hr"] = (proj_size, hidden_size)
-                for kind, shape in shapes.items():
+                self._suffixes.append(f"_l{layer}{suffix}")
+                for kind, shape in (shapes | (extra or {})).items():
                     p = new_parameter(*shape, device=device, dtype=dtype)
                     setattr(self, f"{kind}_l{layer}{suffix}", p)
                 kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
@@ -73,8 +78,11 @@ class _Recurrent(Module):
 
     def reset_parameters(self) -> None:
         bound = 1 / math.sqrt(self.hidden_size)
-        for p in self.parameters():
-            init.uniform_(p, -bound, bound)
+        for name, p in self.named_parameters():
+            if name.startswith("norm_"):
+                init.constant_(p, 0.0 if name.startswith("norm_bias") else 1.0)
+            else:
+                init.uniform_(p, -bound, bound)
 
     def _weights(self, index: int) -> list[Parameter | None]:
         """w_ih, w_hh, b_ih, b_hh, w_hr of one layer and direction."""
@@ -86,6 +94,11 @@ class _Recurrent(Module):
         """h0, c0, w_ih, w_hh, b_ih, b_hh of one layer and direction without projection."""
         start = [] if states is None else [s[index] for s in states]
         return (*start, *[None] * (2 - len(start)), *self._weights(index)[:4])
+
+    def _extra(self, kind: str, index: int) -> Parameter:
+        """One of the further parameters of a layer and direction."""
+        found: Parameter = getattr(self, kind + self._suffixes[index])
+        return found
 
     def _one(
         self, x: Tensor, states: tuple[Tensor | None, ...], index: int, lengths: Any, reverse: bool
@@ -114,7 +127,8 @@ class _Recurrent(Module):
         directions = 1 + self.bidirectional
         last: list[tuple[Tensor, ...]] = []
         drops = self.training and self.dropout > 0
-        at_once = not self.proj_size and run_at_once(self._cell, x, self.hidden_size)
+        usual = self._usual and not self.proj_size
+        at_once = usual and run_at_once(self._cell, x, self.hidden_size)
         if at_once and directions == 1 and self.num_layers > 1 and not drops:
             layers = tuple(self._layer(i, states) for i in range(self.num_layers))
             done = run_stack(self._cell, x, layers, lengths)
@@ -173,6 +187,10 @@ class _Recurrent(Module):
             "dropout": (self.dropout, 0.0),
             "bidirectional": (self.bidirectional, False),
             "proj_size": (self.proj_size, 0),
+            "peepholes": (getattr(self, "peepholes", False), False),
+            "layer_norm": (getattr(self, "layer_norm", False), False),
+            "zoneout": (getattr(self, "zoneout", 0.0), 0.0),
+            "reset_after": (getattr(self, "reset_after", True), True),
         }
         changed = "".join(f", {k}={v}" for k, (v, usual) in options.items() if v != usual)
         return f"{self.input_size}, {self.hidden_size}{changed}"
@@ -267,6 +285,8 @@ class GRU(_Recurrent):
     dropout : float
         Between layers, in training.
     bidirectional : bool
+    reset_after : bool
+        False: the reset gate comes before the product with the state, Cho's first formula.
 
     Attributes
     ----------
@@ -294,11 +314,14 @@ class GRU(_Recurrent):
         bidirectional: bool = False,
         device: Any = None,
         dtype: Any = None,
+        *,
+        reset_after: bool = True,
     ) -> None:
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0,
             device, dtype,
         )  # fmt: skip
+        self.reset_after = self._usual = reset_after
 
     def _one(
         self, x: Tensor, states: tuple[Tensor | None, ...], index: int, lengths: Any, reverse: bool
@@ -306,7 +329,10 @@ class GRU(_Recurrent):
         w_ih, w_hh, b_ih, b_hh, _ = self._weights(index)
         assert w_ih is not None
         assert w_hh is not None
-        return ops.gru(x, states[0], w_ih, w_hh, b_ih, b_hh, lengths=lengths, reverse=reverse)
+        return ops.gru(
+            x, states[0], w_ih, w_hh, b_ih, b_hh,
+            reset_after=self.reset_after, lengths=lengths, reverse=reverse,
+        )  # fmt: skip
 
     def forward(
         self, x: Tensor, hx: Tensor | None = None, lengths: Any = None
@@ -339,11 +365,18 @@ class LSTM(_Recurrent):
     bidirectional : bool
     proj_size : int
         When positive, outputs are projected to this size P before they recur.
+    peepholes : bool
+        The gates see the cell: i and f before the step, o after it.
+    layer_norm : bool
+        Of the input's and the state's share of the gates, and of the cell before it is shown.
+    zoneout : float
+        Probability with which a unit of the state keeps its old value; the mean in evaluation.
 
     Attributes
     ----------
     weight_ih_l0 [4 H, I], weight_hh_l0 [4 H, P or H], bias_ih_l0, bias_hh_l0 [4 H],
-    weight_hr_l0 [P, H], ... : Parameter
+    weight_hr_l0 [P, H], peepholes_l0 [3, H], norm_ih_l0, norm_hh_l0 [4 H], norm_cell_l0,
+    norm_bias_l0 [H], ... : Parameter
 
     Examples
     --------
@@ -368,11 +401,24 @@ class LSTM(_Recurrent):
         proj_size: int = 0,
         device: Any = None,
         dtype: Any = None,
+        *,
+        peepholes: bool = False,
+        layer_norm: bool = False,
+        zoneout: float = 0.0,
     ) -> None:
+        gates, units = (4 * hidden_size,), (hidden_size,)
+        extra: dict[str, tuple[int, ...]] = {}
+        if peepholes:
+            extra["peepholes"] = (3, hidden_size)
+        if layer_norm:
+            extra |= {"norm_ih": gates, "norm_hh": gates, "norm_cell": units, "norm_bias": units}
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            proj_size, device, dtype,
+            proj_size, device, dtype, extra,
         )  # fmt: skip
+        self.peepholes, self.layer_norm = peepholes, layer_norm
+        self.zoneout = probability("LSTM", zoneout, "zoneout")
+        self._usual = not (peepholes or layer_norm or self.zoneout)
 
     def _one(
         self, x: Tensor, states: tuple[Tensor | None, ...], index: int, lengths: Any, reverse: bool
@@ -380,9 +426,12 @@ class LSTM(_Recurrent):
         w_ih, w_hh, b_ih, b_hh, w_hr = self._weights(index)
         assert w_ih is not None
         assert w_hh is not None
+        norms = ("norm_ih", "norm_hh", "norm_cell", "norm_bias")
         return ops.lstm(
-            x, states[0], states[1], w_ih, w_hh, b_ih, b_hh,
-            w_hr=w_hr, lengths=lengths, reverse=reverse,
+            x, states[0], states[1], w_ih, w_hh, b_ih, b_hh, w_hr=w_hr,
+            peepholes=self._extra("peepholes", index) if self.peepholes else None,
+            layer_norm=tuple(self._extra(n, index) for n in norms) if self.layer_norm else None,
+            zoneout=self.zoneout, lengths=lengths, reverse=reverse, training=self.training,
         )  # fmt: skip
 
     def forward(

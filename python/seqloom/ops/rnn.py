@@ -145,9 +145,9 @@ def rnn(
         raise ValueError(f"rnn: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
     steps = host_lengths("rnn", lengths)
     if is_double(x):
-        from ._rnn_general import rnn_general
+        from ._rnn_double import rnn_double
 
-        return rnn_general(x, h0, w_ih, w_hh, b_ih, b_hh, nonlinearity, steps, reverse)
+        return rnn_double(x, h0, w_ih, w_hh, b_ih, b_hh, nonlinearity, steps, reverse)
     y, h_n, _ = _run(
         _CELLS[nonlinearity], x, h0, None, w_ih, w_hh, b_ih, b_hh, None, steps, reverse, recompute
     )
@@ -202,10 +202,14 @@ def gru(
     0.5
     """
     steps = host_lengths("gru", lengths)
-    if not reset_after or is_double(x):
-        from ._rnn_general import gru_general
+    if is_double(x):
+        from ._rnn_double import gru_double
 
-        return gru_general(x, h0, w_ih, w_hh, b_ih, b_hh, reset_after, steps, reverse)
+        return gru_double(x, h0, w_ih, w_hh, b_ih, b_hh, reset_after, steps, reverse)
+    if not reset_after:
+        from ._rnn_general import gru_first
+
+        return gru_first(x, h0, w_ih, w_hh, b_ih, b_hh, steps, reverse, recompute)
     y, h_n, _ = _run(
         _CELLS["gru"], x, h0, None, w_ih, w_hh, b_ih, b_hh, None, steps, reverse, recompute
     )
@@ -310,6 +314,7 @@ def lstm(
             zoneout,
             steps,
             reverse,
+            recompute,
             training,
         )
     y, h_n, c_n = _run(

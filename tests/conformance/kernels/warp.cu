@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Conformance of warp collectives, matrix instructions, atomics and cp.async.
 #include "../registry.h"
+#include "cuda/ptx_packets.h"
 
 namespace seqloom_test {
 namespace {
@@ -142,11 +143,10 @@ CONFORMANCE(
       ptx::store_release(out + 1, in[1]);
       out[2] = ptx::load_relaxed(out) + ptx::load_acquire(out + 1);
       ptx::store_relaxed(out + 3, 0);
-      ptx::store_relaxed_v4(reinterpret_cast<uint4*>(out + 4),
-                            make_uint4(in[4], in[5], in[6], in[7]));
+      ptx::store_packets(reinterpret_cast<uint4*>(out + 4), make_uint4(in[4], in[5], in[6], in[7]));
     } __syncthreads();
     ptx::add_release(out + 3, 1); __syncthreads(); if (thread() == 1) {
-      const uint4 v = ptx::load_relaxed_v4(reinterpret_cast<const uint4*>(out + 4));
+      const uint4 v = ptx::load_packets(reinterpret_cast<const uint4*>(out + 4), in[7]);
       out[0] += v.x ^ v.y ^ v.z ^ v.w;
       out[1] += ptx::fetch_add_acq_rel(out + 3, 2);
     })
