@@ -10,6 +10,7 @@
 #include "ops/rnn/rnn_cuda.h"
 
 namespace seqloom::ops {
+namespace {  // each .cu has kernels of its own
 
 constexpr int kStepThreads = 128;
 
@@ -149,4 +150,5 @@ inline int64_t longest(const int64_t* lengths, int64_t batch, int64_t steps) {
   return n;
 }
 
+}  // namespace
 }  // namespace seqloom::ops
