@@ -64,33 +64,9 @@ SEQLOOM_DEVICE uint32_t fetch_add_acq_rel(uint32_t* p, uint32_t value SEQLOOM_SI
 #endif
 }
 
-// A 128-bit payload that carries its own validity (a flag word beside the data) needs one
-// indivisible access; sm_70 and newer do aligned 16-byte accesses of one thread as one.
-SEQLOOM_DEVICE uint4 load_relaxed_v4(const uint4* p SEQLOOM_SITE) {
-#if defined(__CUDACC__)
-  uint4 v;
-  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(p)
-               : "memory");
-  return v;
-#else
-  return emulation::load_ordered(p, emulation::kRelaxed, site);
-#endif
-}
-SEQLOOM_DEVICE void store_relaxed_v4(uint4* p, uint4 v SEQLOOM_SITE) {
-#if defined(__CUDACC__)
-  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(v.x), "r"(v.y),
-               "r"(v.z), "r"(v.w)
-               : "memory");
-#else
-  emulation::store_ordered(p, v, emulation::kRelaxed, site);
-#endif
-}
+// ---- barriers of part of a block ----------------------------------------------------------------
 
-// ---- barriers of part of a block
-// ----------------------------------------------------------------- Barrier `id` (1-15; 0 is
-// __syncthreads) of `threads` threads, a multiple of 32.
+// Barrier `id` (1-15; 0 is __syncthreads) of `threads` threads, a multiple of 32.
 SEQLOOM_DEVICE void named_barrier_sync(int id, int threads SEQLOOM_SITE) {
 #if defined(__CUDACC__)
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
