@@ -163,9 +163,10 @@ void run_outer(const GemmArgs& g) {
   cpu::parallel_for(tasks, max<int64_t>(1, kTaskWork / max<int64_t>(work, 1)), run);
 }
 
-// Which products go this way: few rows of C are not worth packing A for.
+// Which products go this way. Few rows of C are not worth packing A for, and many columns would
+// fetch and pack a large A once for every block of them: there one transposed copy is cheaper.
 SEQLOOM_ALWAYS_INLINE bool is_outer(const GemmArgs& g) {
-  return g.trans_a && g.m > 4 * kMR && g.k > 0;
+  return g.trans_a && g.m > 4 * kMR && g.n <= 2 * kBlockColumns && g.k > 0;
 }
 
 }  // namespace seqloom::SEQLOOM_ISA_NS
