@@ -492,3 +492,42 @@ def test_bad_options(options, message):
         Trainer(TinyLM(), "sorting", [], batch_size=1, steps=1)
     with pytest.raises(ValueError, match="patience must be at least 1"):
         EarlyStopping(0)
+
+
+@pytest.mark.parametrize("shared", ["loader", "dataset"])
+@pytest.mark.parametrize("cut", [6, 13])
+def test_training_and_evaluation_may_read_the_same_data(tmp_path, shared, cut):
+    """An evaluation in the middle of an epoch moves neither the order nor what a resume finds."""
+
+    def trainer(out=None, one=True, stop=None):
+        class Stop(Callback):
+            def on_step(self, trainer, row):
+                if trainer.step == stop:
+                    trainer.stop("enough", final=False)
+
+        def data():
+            return RandomWindows(corpus(), 8, seed=3)
+
+        def loader(windows):
+            return Loader(windows, 8, shuffle=True, seed=5)
+
+        sl.manual_seed(7)
+        model, windows = TinyLM(), data()
+        train = loader(windows)
+        judged = train if shared == "loader" else loader(windows)
+        if not one:
+            judged = loader(data())
+        return Trainer(
+            model, "next-token", train, judged, epochs=3, eval_every=5, save_every=1, log_every=1,
+            out=out, progress=False, callbacks=[Stop()],
+        )  # fmt: skip
+
+    whole = trainer()
+    whole.train()
+    apart = trainer(one=False)
+    apart.train()
+    np.testing.assert_array_equal(weights(whole.model), weights(apart.model))
+    trainer(tmp_path / "run", stop=cut).train()
+    again = trainer(tmp_path / "run")
+    again.train(resume=True)
+    np.testing.assert_array_equal(weights(again.model), weights(whole.model))

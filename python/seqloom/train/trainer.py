@@ -436,8 +436,9 @@ class Trainer:
         if loader is None:
             raise ValueError("Trainer.evaluate: needs eval_data")
         if isinstance(loader, Loader):
-            # Every evaluation sees the same batches, masked tokens included.
-            loader.load_state_dict({**loader.state_dict(), "epoch": 0, "batch": 0})
+            # Every evaluation sees the same batches, masked tokens included, and the training's
+            # position stays where it is, although both may read one dataset.
+            loader = loader.apart()
         training = self.model.training
         self.model.eval()
         totals: dict[str, float] = {}
