@@ -531,3 +531,17 @@ def test_training_and_evaluation_may_read_the_same_data(tmp_path, shared, cut):
     again = trainer(tmp_path / "run")
     again.train(resume=True)
     np.testing.assert_array_equal(weights(again.model), weights(whole.model))
+
+
+def test_what_a_callback_measures_is_logged_and_outlives_a_resume(tmp_path):
+    class Mine(Callback):
+        def on_evaluate(self, trainer, metrics):
+            if trainer.step >= 20:
+                metrics["eval_mine"] = trainer.step / 2
+
+    tiny_trainer(tmp_path, steps=20, callbacks=[Mine()]).train()
+    trainer = tiny_trainer(tmp_path, steps=40, callbacks=[Mine()])
+    rows = trainer.train(resume=True, allow_changes=True)
+    read = CSVLog.read(tmp_path / "log.csv")
+    assert read == rows
+    assert [row.get("eval_mine") for row in read if "eval_loss" in row] == [None, 10, 15, 20]
