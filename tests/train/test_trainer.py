@@ -309,6 +309,7 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_works(tmp_path, how):
         tiny_trainer(tmp_path, steps=20, keep=3).train(resume=True)
     assert str(newest) in str(caught.value)
     assert f"an older checkpoint to resume from is {older}" in str(caught.value)
+    assert "once the damaged one is deleted" in str(caught.value)
     again = tiny_trainer(tmp_path, steps=20, keep=3, eval_every=100)
     again.train(resume=older)
     assert again.step == 20
@@ -488,6 +489,18 @@ def test_bad_options(options, message):
         for value in (1.5, True, "3"):
             with pytest.raises(TypeError, match=f"{name} must be an integer"):
                 tiny_trainer(**{name: value})
+    for name, value, message in (
+        ("lr", "fast", "lr must be a number, got str"),
+        ("min_lr_ratio", "a", "min_lr_ratio must be a number, got str"),
+        ("warmup_steps", 1.5, "warmup_steps must be an integer, got float"),
+        ("callbacks", [print], "callbacks must be Callbacks, got builtin_function"),
+        ("extras", [1], "extras must have save_pretrained, got int"),
+        ("early_stopping", "soon", "patience must be an integer, got str"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            tiny_trainer(**{name: value})
+    with pytest.raises(ValueError, match="warmup_steps must not be negative"):
+        tiny_trainer(steps=None, seconds=1, warmup_steps=-1000)
     with pytest.raises(ValueError, match="task must be one of next-token"):
         Trainer(TinyLM(), "sorting", [], batch_size=1, steps=1)
     with pytest.raises(ValueError, match="patience must be at least 1"):

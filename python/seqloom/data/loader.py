@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -143,6 +144,11 @@ class Loader:
         shuffle_buffer: int = 4096,
     ) -> None:
         self._streaming = not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"))
+        if batch_size is not None and (
+            isinstance(batch_size, bool) or not isinstance(batch_size, Integral)
+        ):
+            kind = type(batch_size).__name__
+            raise TypeError(f"Loader: batch_size must be an integer, got {kind}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"Loader: batch_size must be positive, got {batch_size}")
         if batches is not None and (batch_size is not None or shuffle or self._streaming):
