@@ -15,6 +15,7 @@ from train_support import TinyLM, corpus, tiny_trainer, weights
 
 import seqloom as sl
 from seqloom.data import DataError, LMWindows, Loader, RandomWindows, Reader, read_text
+from seqloom.optim import SGD
 from seqloom.train import (
     Callback,
     CSVLog,
@@ -558,3 +559,36 @@ def test_what_a_callback_measures_is_logged_and_outlives_a_resume(tmp_path):
     read = CSVLog.read(tmp_path / "log.csv")
     assert read == rows
     assert [row.get("eval_mine") for row in read if "eval_loss" in row] == [None, 10, 15, 20]
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    """They come out of searches and configurations, and must not fail at the first checkpoint."""
+
+    def options(whole, real):
+        return {
+            "steps": whole(20), "warmup_steps": whole(2), "accumulate": whole(2), "keep": whole(1),
+            "eval_every": whole(10), "lr": real(0.0625), "clip_norm": real(0.5),
+            "weight_decay": real(0.125), "min_lr_ratio": real(0.25),
+        }  # fmt: skip
+
+    expected = tiny_trainer(**options(int, float))
+    expected.train()
+    kinds = np.int64, np.float32
+    whole = tiny_trainer(tmp_path, **options(*kinds))
+
+    class Stop(Callback):
+        def on_step(self, trainer, row):
+            if trainer.step == 7:
+                trainer.stop("enough", final=False)
+
+    whole.callbacks.append(Stop())
+    whole.train()
+    again = tiny_trainer(tmp_path, **options(*kinds))
+    again.train(resume=True)
+    np.testing.assert_array_equal(weights(again.model), weights(expected.model))
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    other = SGD(TinyLM().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="optimizer must hold parameters of the model"):
+        tiny_trainer(optimizer=other, lr=None)

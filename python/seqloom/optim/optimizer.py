@@ -77,6 +77,8 @@ class Optimizer:
                 raise ValueError(f"{owner}: a parameter must be in one group and once")
             taken.add(id(p))
         group = {**self.defaults, **param_group, "params": params}
+        # NumPy's numbers would round schedules to their width, and no JSON takes them.
+        group = {n: v.item() if isinstance(v, np.generic) else v for n, v in group.items()}
         self._check(group)
         self.param_groups.append(group)
 

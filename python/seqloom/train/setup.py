@@ -95,6 +95,9 @@ def optimizer_of(
     if isinstance(optimizer, Optimizer):
         if lr is not None:
             raise ValueError("Trainer: lr belongs to an optimizer that is given by its name")
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if held.isdisjoint(id(p) for p in model.parameters()):
+            raise ValueError("Trainer: optimizer must hold parameters of the model")
         return optimizer
     if optimizer not in OPTIMIZERS:
         raise ValueError(
