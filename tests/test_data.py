@@ -150,6 +150,10 @@ def test_other_unreadable_files(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("a line\nanother one\n")
     with pytest.raises(DataError, match="there is no encoding 'klingon'"):
         list(read_text(tmp_path / "a.txt", encoding="klingon"))
+    with pytest.raises(DataError, match="there is no encoding 'rot13'"):  # bytes to bytes
+        list(read_text(tmp_path / "a.txt", encoding="rot13"))
+    with pytest.raises(TypeError, match="read_text: paths must be a path or many, got int"):
+        read_text(5)
     (tmp_path / "b.txt").write_bytes(b"\xff")
     with pytest.raises(DataError, match="line 1: not valid ascii"):
         list(read_text(tmp_path / "b.txt", encoding="ascii"))
@@ -178,6 +182,7 @@ def test_other_unreadable_files(tmp_path, monkeypatch):
         ("a,b\n1,2,3\n", {}, "line 2: 3 fields, but 2 columns"),
         ("a,a\n", {}, "line 1: a column name occurs twice"),
         ("a,b\n1,2\n", {"columns": ["c"]}, "has no column 'c', only a, b"),
+        ("1,2\n", {"columns": ["c"], "header": ["a", "b"]}, "has no column 'c', only a, b"),
         ('a,b\n1,"2\n', {}, "line 2: unexpected end of data"),
         ('a,b\n1,"2"3\n', {}, "line 2: .* expected after"),
         ("a\n" + "x" * 200_000 + "\n", {}, "line 2: field larger than field limit"),
@@ -187,8 +192,9 @@ def test_bad_csv(tmp_path, text, options, message):
     (tmp_path / "bad.csv").write_text(text)
     with pytest.raises(DataError, match=rf"read_csv: .*bad\.csv: {message}"):
         list(read_csv(tmp_path / "bad.csv", **options))
-    with pytest.raises(ValueError, match="delimiter must be one character"):
-        read_csv(tmp_path / "bad.csv", delimiter="ab")
+    for delimiter in ("ab", "\n", '"', ""):
+        with pytest.raises(ValueError, match="delimiter must be one character"):
+            read_csv(tmp_path / "bad.csv", delimiter=delimiter)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,8 @@ def test_another_loader_refuses_the_position():
     ("args", "kwargs", "error", "message"),
     [
         (([1], 0), {}, ValueError, "batch_size must be positive"),
+        (([1], 2.5), {}, TypeError, "batch_size must be an integer, got float"),
+        (([1], "4"), {}, TypeError, "batch_size must be an integer, got str"),
         (([1], 1), {"prefetch": -1}, ValueError, "prefetch must not be negative"),
         (([1], 1), {"shuffle_buffer": 0}, ValueError, "shuffle_buffer must be positive"),
         ((3, 1), {}, TypeError, "must be map-style or iterable, got int"),

@@ -268,6 +268,14 @@ WRONG = {
     "AdamW: betas must be in [0, 1), got (0.9, 1)": lambda: optim.AdamW(
         [parameter()], betas=(0.9, 1)
     ),
+    "AdamW: betas must be two numbers, got (0.9,)": lambda: optim.AdamW(
+        [parameter()], betas=(0.9,)
+    ),
+    "AdamW: betas must be two numbers, got 0.9": lambda: optim.AdamW([parameter()], betas=0.9),
+    "SGD: lr must be a number, got str": lambda: optim.SGD([parameter()], lr="fast"),
+    "step must not be negative, got -5": lambda: optim.AdamW([parameter()]).load_state_dict(
+        {"state": {0: {"step": -5}}, "param_groups": [{"params": [0]}]}
+    ),
     "SGD: nesterov needs a positive momentum": lambda: optim.SGD([parameter()], nesterov=True),
     "Adafactor: d must be at least 1": lambda: optim.Adafactor([parameter()], d=0.5),
     "SGD: a parameter must be in one group and once": lambda: optim.SGD([SHARED, SHARED]),

@@ -230,6 +230,8 @@ def test_other_encodings(tmp_path, capsys):
     capsys.readouterr()
     assert gpt(tmp_path / "c", path, "--steps", 1, "--encoding", "klingon") == 2
     assert "there is no encoding 'klingon'" in capsys.readouterr().err
+    assert gpt(tmp_path / "e", path, "--steps", 1, "--encoding", "rot13") == 2
+    assert "there is no encoding 'rot13'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from train_support import TinyLM, corpus, tiny_trainer, weights
 
 import seqloom as sl
 from seqloom.data import DataError, LMWindows, Loader, RandomWindows, Reader, read_text
+from seqloom.optim import SGD
 from seqloom.train import (
     Callback,
     CSVLog,
@@ -309,6 +310,7 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_works(tmp_path, how):
         tiny_trainer(tmp_path, steps=20, keep=3).train(resume=True)
     assert str(newest) in str(caught.value)
     assert f"an older checkpoint to resume from is {older}" in str(caught.value)
+    assert "once the damaged one is deleted" in str(caught.value)
     again = tiny_trainer(tmp_path, steps=20, keep=3, eval_every=100)
     again.train(resume=older)
     assert again.step == 20
@@ -488,7 +490,105 @@ def test_bad_options(options, message):
         for value in (1.5, True, "3"):
             with pytest.raises(TypeError, match=f"{name} must be an integer"):
                 tiny_trainer(**{name: value})
+    for name, value, message in (
+        ("lr", "fast", "lr must be a number, got str"),
+        ("min_lr_ratio", "a", "min_lr_ratio must be a number, got str"),
+        ("warmup_steps", 1.5, "warmup_steps must be an integer, got float"),
+        ("callbacks", [print], "callbacks must be Callbacks, got builtin_function"),
+        ("extras", [1], "extras must have save_pretrained, got int"),
+        ("early_stopping", "soon", "patience must be an integer, got str"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            tiny_trainer(**{name: value})
+    with pytest.raises(ValueError, match="warmup_steps must not be negative"):
+        tiny_trainer(steps=None, seconds=1, warmup_steps=-1000)
     with pytest.raises(ValueError, match="task must be one of next-token"):
         Trainer(TinyLM(), "sorting", [], batch_size=1, steps=1)
     with pytest.raises(ValueError, match="patience must be at least 1"):
         EarlyStopping(0)
+
+
+@pytest.mark.parametrize("shared", ["loader", "dataset"])
+@pytest.mark.parametrize("cut", [6, 13])
+def test_training_and_evaluation_may_read_the_same_data(tmp_path, shared, cut):
+    """An evaluation in the middle of an epoch moves neither the order nor what a resume finds."""
+
+    def trainer(out=None, one=True, stop=None):
+        class Stop(Callback):
+            def on_step(self, trainer, row):
+                if trainer.step == stop:
+                    trainer.stop("enough", final=False)
+
+        def data():
+            return RandomWindows(corpus(), 8, seed=3)
+
+        def loader(windows):
+            return Loader(windows, 8, shuffle=True, seed=5)
+
+        sl.manual_seed(7)
+        model, windows = TinyLM(), data()
+        train = loader(windows)
+        judged = train if shared == "loader" else loader(windows)
+        if not one:
+            judged = loader(data())
+        return Trainer(
+            model, "next-token", train, judged, epochs=3, eval_every=5, save_every=1, log_every=1,
+            out=out, progress=False, callbacks=[Stop()],
+        )  # fmt: skip
+
+    whole = trainer()
+    whole.train()
+    apart = trainer(one=False)
+    apart.train()
+    np.testing.assert_array_equal(weights(whole.model), weights(apart.model))
+    trainer(tmp_path / "run", stop=cut).train()
+    again = trainer(tmp_path / "run")
+    again.train(resume=True)
+    np.testing.assert_array_equal(weights(again.model), weights(whole.model))
+
+
+def test_what_a_callback_measures_is_logged_and_outlives_a_resume(tmp_path):
+    class Mine(Callback):
+        def on_evaluate(self, trainer, metrics):
+            if trainer.step >= 20:
+                metrics["eval_mine"] = trainer.step / 2
+
+    tiny_trainer(tmp_path, steps=20, callbacks=[Mine()]).train()
+    trainer = tiny_trainer(tmp_path, steps=40, callbacks=[Mine()])
+    rows = trainer.train(resume=True, allow_changes=True)
+    read = CSVLog.read(tmp_path / "log.csv")
+    assert read == rows
+    assert [row.get("eval_mine") for row in read if "eval_loss" in row] == [None, 10, 15, 20]
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    """They come out of searches and configurations, and must not fail at the first checkpoint."""
+
+    def options(whole, real):
+        return {
+            "steps": whole(20), "warmup_steps": whole(2), "accumulate": whole(2), "keep": whole(1),
+            "eval_every": whole(10), "lr": real(0.0625), "clip_norm": real(0.5),
+            "weight_decay": real(0.125), "min_lr_ratio": real(0.25),
+        }  # fmt: skip
+
+    expected = tiny_trainer(**options(int, float))
+    expected.train()
+    kinds = np.int64, np.float32
+    whole = tiny_trainer(tmp_path, **options(*kinds))
+
+    class Stop(Callback):
+        def on_step(self, trainer, row):
+            if trainer.step == 7:
+                trainer.stop("enough", final=False)
+
+    whole.callbacks.append(Stop())
+    whole.train()
+    again = tiny_trainer(tmp_path, **options(*kinds))
+    again.train(resume=True)
+    np.testing.assert_array_equal(weights(again.model), weights(expected.model))
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    other = SGD(TinyLM().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="optimizer must hold parameters of the model"):
+        tiny_trainer(optimizer=other, lr=None)

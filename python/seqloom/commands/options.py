@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import importlib
 import io
 import math
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from seqloom.cli import CommandError
+from seqloom.data.readers import is_encoding
 
 sl: Any = importlib.import_module("seqloom")
 
@@ -102,10 +102,8 @@ def seed(text: str) -> int:
 
 def encoding(text: str) -> str:
     """An argparse type: an encoding that Python knows."""
-    try:
-        codecs.lookup(text)
-    except (LookupError, ValueError):
-        raise argparse.ArgumentTypeError(f"there is no encoding {text!r}") from None
+    if not is_encoding(text):
+        raise argparse.ArgumentTypeError(f"there is no encoding {text!r}")
     return text
 
 

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -142,6 +144,11 @@ class Loader:
         shuffle_buffer: int = 4096,
     ) -> None:
         self._streaming = not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"))
+        if batch_size is not None and (
+            isinstance(batch_size, bool) or not isinstance(batch_size, Integral)
+        ):
+            kind = type(batch_size).__name__
+            raise TypeError(f"Loader: batch_size must be an integer, got {kind}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"Loader: batch_size must be positive, got {batch_size}")
         if batches is not None and (batch_size is not None or shuffle or self._streaming):
@@ -233,6 +240,27 @@ class Loader:
         self.epoch, self._batch = counts
         self._resume = True
         self._turn += 1  # an iteration in progress no longer moves the position
+
+    def apart(self) -> Loader:
+        """A loader of the same batches, at its beginning; iterating it leaves this one's position.
+
+        Examples
+        --------
+        >>> loader = Loader(range(6), batch_size=2)
+        >>> batches = iter(loader)
+        >>> next(batches).tolist(), [batch.tolist() for batch in loader.apart()][0]
+        ([0, 1], [0, 1])
+        >>> next(batches).tolist()
+        [2, 3]
+        """
+        other = copy.copy(self)
+        if hasattr(self.dataset, "set_epoch"):  # two epochs at once are two datasets
+            other.dataset = copy.copy(self.dataset)
+            if self._seen is not None and self._seen[0] is self.dataset:
+                other._seen = (other.dataset, self._seen[1])
+        other.epoch = other._batch = other._turn = 0
+        other._resume, other._plan_of = False, None
+        return other
 
     def __len__(self) -> int:
         """Batches per epoch (a stream doesn't know)."""

@@ -7,7 +7,6 @@ can't be read is a `DataError` that names the file and the line (and the byte, f
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
 import io
@@ -67,12 +66,29 @@ def as_paths(paths: Paths, what: str) -> list[str]:
         ...
     ValueError: read_text: paths must name at least one file
     """
+    if not isinstance(paths, (str, os.PathLike, Iterable)):
+        raise TypeError(f"{what}: paths must be a path or many, got {type(paths).__name__}")
     many = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     if not many:
         raise ValueError(f"{what}: paths must name at least one file")
     for path in many:
         check_regular_file(path, what)
     return [os.fspath(path) for path in many]
+
+
+def is_encoding(name: str) -> bool:
+    """Whether Python reads text in this encoding; some of its codecs are for other things.
+
+    Examples
+    --------
+    >>> is_encoding("latin-1"), is_encoding("rot13"), is_encoding("klingon")
+    (True, False, False)
+    """
+    try:
+        io.TextIOWrapper(io.BytesIO(), encoding=name)
+    except (LookupError, ValueError):
+        return False
+    return True
 
 
 def _open(path: str, what: str) -> IO[bytes]:
@@ -109,10 +125,8 @@ def _utf8_lines(handle: IO[bytes], where: str) -> Iterator[tuple[int, str]]:
 
 def _other_lines(handle: IO[bytes], encoding: str, where: str) -> Iterator[tuple[int, str]]:
     number = 0
-    try:
-        codecs.lookup(encoding)
-    except LookupError:
-        raise DataError(f"{where}: there is no encoding {encoding!r}") from None
+    if not is_encoding(encoding):
+        raise DataError(f"{where}: there is no encoding {encoding!r}")
     try:
         with io.TextIOWrapper(handle, encoding=encoding, newline="\n") as lines:
             for line in lines:
@@ -249,8 +263,10 @@ def read_csv(
     [{'label': '1', 'text': 'good, really'}, {'label': '0', 'text': 'bad'}]
     """
     names = as_paths(paths, "read_csv")
-    if not isinstance(delimiter, str) or len(delimiter) != 1:
-        raise ValueError(f"read_csv: delimiter must be one character, got {delimiter!r}")
+    if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n':
+        raise ValueError(
+            f"read_csv: delimiter must be one character, no quote or line end, got {delimiter!r}"
+        )
 
     def start() -> Iterator[dict[str, str]]:
         for path in names:
@@ -273,6 +289,8 @@ def _csv_rows(
         strict=True,
     )
     names = None if header is None else list(header)
+    if names is not None:
+        _must_have(names, columns, where)
     while True:
         try:
             row = next(rows)
@@ -287,11 +305,7 @@ def _csv_rows(
             names = row
             if len(set(names)) != len(names):
                 raise DataError(f"{where}: line {rows.line_num}: a column name occurs twice")
-            for column in columns or ():
-                if column not in names:
-                    raise DataError(
-                        f"{where}: has no column {column!r}, only {', '.join(names)[:200]}"
-                    )
+            _must_have(names, columns, where)
             continue
         if len(row) != len(names):
             raise DataError(
@@ -299,6 +313,12 @@ def _csv_rows(
             )
         record = dict(zip(names, row, strict=True))
         yield record if columns is None else {name: record[name] for name in columns}
+
+
+def _must_have(names: Sequence[str], columns: Sequence[str] | None, where: str) -> None:
+    for column in columns or ():
+        if column not in names:
+            raise DataError(f"{where}: has no column {column!r}, only {', '.join(names)[:200]}")
 
 
 def read_jsonl(

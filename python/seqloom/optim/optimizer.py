@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,8 @@ class Optimizer:
                 raise ValueError(f"{owner}: a parameter must be in one group and once")
             taken.add(id(p))
         group = {**self.defaults, **param_group, "params": params}
+        # NumPy's numbers would round schedules to their width, and no JSON takes them.
+        group = {n: v.item() if isinstance(v, np.generic) else v for n, v in group.items()}
         self._check(group)
         self.param_groups.append(group)
 
@@ -86,14 +89,19 @@ class Optimizer:
             ("weight_decay", 0.0, math.inf),
             ("momentum", 0.0, math.inf),
         ):
-            value = group.get(name)
-            if value is not None and not low <= value <= high:
+            value: Any = group.get(name)
+            if value is None:
+                continue
+            kind = type(value).__name__
+            if kind != "Tensor" and not isinstance(value, Real):
+                raise TypeError(f"{type(self).__name__}: {name} must be a number, got {kind}")
+            if not low <= value <= high:
                 raise ValueError(f"{type(self).__name__}: {name} must not be negative, got {value}")
-        for beta in group.get("betas", ()):
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(
-                    f"{type(self).__name__}: betas must be in [0, 1), got {group['betas']}"
-                )
+        betas: Any = group.get("betas", (0.0, 0.0))
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise TypeError(f"{type(self).__name__}: betas must be two numbers, got {betas!r}")
+        if not all(0.0 <= beta < 1.0 for beta in betas):
+            raise ValueError(f"{type(self).__name__}: betas must be in [0, 1), got {betas}")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or with ``set_to_none=False`` fill them with zeros."""
@@ -207,6 +215,8 @@ class Optimizer:
     @staticmethod
     def _loaded(name: str, value: Any, p: Tensor) -> Any:
         if name == "step":
+            if not value >= 0:
+                raise ValueError(f"load_state_dict: step must not be negative, got {value}")
             return int(value)
         if isinstance(value, Tensor):
             held = value

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 from .optimizer import Optimizer
@@ -85,7 +86,7 @@ class Schedule:
 
 def _count(op: str, **counts: Any) -> None:
     for name, n in counts.items():
-        if isinstance(n, bool) or not isinstance(n, int):
+        if isinstance(n, bool) or not isinstance(n, Integral):
             raise TypeError(f"{op}: {name} must be an integer, got {type(n).__name__}")
         if n < 0:
             raise ValueError(f"{op}: {name} must not be negative, got {n}")
@@ -162,7 +163,9 @@ def linear(
     [0.75]
     """
     _count("linear", warmup_steps=warmup_steps, total_steps=total_steps)
-    return Schedule(optimizer, functools.partial(_linear, warmup_steps, total_steps, min_ratio))
+    return Schedule(
+        optimizer, functools.partial(_linear, warmup_steps, total_steps, float(min_ratio))
+    )
 
 
 def cosine(
@@ -178,7 +181,9 @@ def cosine(
     0.5
     """
     _count("cosine", warmup_steps=warmup_steps, total_steps=total_steps)
-    return Schedule(optimizer, functools.partial(_cosine, warmup_steps, total_steps, min_ratio))
+    return Schedule(
+        optimizer, functools.partial(_cosine, warmup_steps, total_steps, float(min_ratio))
+    )
 
 
 def inverse_sqrt(

@@ -148,6 +148,19 @@ def _unpack(optimizer: Optimizer, packed: Mapping[str, Any], arrays: Mapping[str
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
+def plain(value: Any) -> Any:
+    """What JSON takes in place of a number of NumPy's, for `json.dumps(default=plain)`.
+
+    Examples
+    --------
+    >>> json.dumps({"clip_norm": np.float32(0.5)}, default=plain)
+    '{"clip_norm": 0.5}'
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"checkpoint: {type(value).__name__} is no JSON data")
+
+
 # ---- writing and reading -------------------------------------------------------------------------
 
 
@@ -195,7 +208,8 @@ def save_checkpoint(
         save_weights(folder / ARRAYS, arrays)
         files = {p.name: _checksum(p) for p in sorted(folder.iterdir()) if p.is_file()}
         whole = {"format": FORMAT, "version": VERSION, **state, "optimizer": packed, "files": files}
-        whole["checksum"] = _checksum_of_state(json.loads(json.dumps(whole)))
+        whole = json.loads(json.dumps(whole, default=plain))
+        whole["checksum"] = _checksum_of_state(whole)
         write_json(folder / STATE, whole, indent=None)
 
 

@@ -33,7 +33,7 @@ def _value(text: str) -> Any:
 
 
 class CSVLog:
-    """Rows of a fixed set of columns; every row is on its way to the disk when `write` returns.
+    """Rows under named columns; every row is on its way to the disk when `write` returns.
 
     Examples
     --------
@@ -47,7 +47,11 @@ class CSVLog:
 
     def __init__(self, path: PathLike, columns: Sequence[str], rows: Sequence[Row] = ()) -> None:
         """Begin a file with these rows, which replaces one that is there."""
-        self.path, self.columns = Path(path), list(columns)
+        self.path = Path(path)
+        self._begin([*columns, *(name for row in rows for name in row)], rows)
+
+    def _begin(self, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        self.columns = list(dict.fromkeys(columns))
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(self.columns)
@@ -74,7 +78,12 @@ class CSVLog:
         ]
 
     def write(self, row: Row) -> None:
-        """Append a row; columns that the file lacks are left out."""
+        """Append a row; columns that the file lacks are added to it."""
+        fresh = [name for name in row if name not in self.columns]
+        if fresh:
+            held = self.read(self.path)
+            self.close()
+            self._begin([*self.columns, *fresh], held)
         try:
             self._writer.writerow([_cell(row[c]) if c in row else "" for c in self.columns])
             self._file.flush()

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..weights import CheckpointError
 from . import checkpoint
 
@@ -59,7 +61,10 @@ def _judged_by(trainer: Trainer) -> dict[str, Any] | None:
 
 
 def _json(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
+    def told(other: Any) -> Any:
+        return other.item() if isinstance(other, np.generic) else str(other)
+
+    return json.loads(json.dumps(value, default=told))
 
 
 def differences(theirs: Any, ours: Any, name: str = "") -> list[tuple[str, str]]:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from ..data import Loader
@@ -20,6 +21,7 @@ from ..optim import (
     inverse_sqrt,
     linear,
 )
+from .callbacks import Callback
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adamw": AdamW,
@@ -28,6 +30,44 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adafactor": Adafactor,
 }
 SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
+
+
+def check_numbers(**options: Any) -> None:
+    """Refuse what is no number before a training has begun; `warmup_steps` counts.
+
+    Examples
+    --------
+    >>> check_numbers(lr="fast")
+    Traceback (most recent call last):
+        ...
+    TypeError: Trainer: lr must be a number, got str
+    """
+    for name, value in options.items():
+        if value is None:
+            continue
+        kind, what = (Integral, "an integer") if name == "warmup_steps" else (Real, "a number")
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise TypeError(f"Trainer: {name} must be {what}, got {type(value).__name__}")
+        if name == "warmup_steps" and value < 0:
+            raise ValueError(f"Trainer: warmup_steps must not be negative, got {value}")
+
+
+def check_parts(callbacks: Sequence[Any], extras: Sequence[Any]) -> None:
+    """Refuse callbacks and extras that would fail hours later, at the first checkpoint.
+
+    Examples
+    --------
+    >>> check_parts([], ["tokenizer"])
+    Traceback (most recent call last):
+        ...
+    TypeError: Trainer: extras must have save_pretrained, got str
+    """
+    for part in callbacks:
+        if not isinstance(part, Callback):
+            raise TypeError(f"Trainer: callbacks must be Callbacks, got {type(part).__name__}")
+    for part in extras:
+        if not callable(getattr(part, "save_pretrained", None)):
+            raise TypeError(f"Trainer: extras must have save_pretrained, got {type(part).__name__}")
 
 
 def parameter_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -55,6 +95,9 @@ def optimizer_of(
     if isinstance(optimizer, Optimizer):
         if lr is not None:
             raise ValueError("Trainer: lr belongs to an optimizer that is given by its name")
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if held.isdisjoint(id(p) for p in model.parameters()):
+            raise ValueError("Trainer: optimizer must hold parameters of the model")
         return optimizer
     if optimizer not in OPTIMIZERS:
         raise ValueError(

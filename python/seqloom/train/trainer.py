@@ -21,7 +21,7 @@ from . import checkpoint, resuming
 from .callbacks import Callback, EarlyStopping, Row
 from .logs import CSVLog, Progress, TensorBoardLog
 from .precision import precision_of
-from .setup import loader_of, optimizer_of, schedule_of
+from .setup import check_numbers, check_parts, loader_of, optimizer_of, schedule_of
 from .task import Context, Task
 from .tasks import task_of
 
@@ -168,6 +168,10 @@ class Trainer:
                 raise TypeError(f"Trainer: {name} must be {kind}, got {type(value).__name__}")
             if not value > 0 or (name == "seconds" and value == math.inf):
                 raise ValueError(f"Trainer: {name} must be positive, got {value}")
+        check_numbers(
+            lr=lr, weight_decay=weight_decay, min_lr_ratio=min_lr_ratio, warmup_steps=warmup_steps
+        )
+        check_parts(callbacks, extras)
         if not 0 <= min_lr_ratio <= 1:
             raise ValueError(f"Trainer: min_lr_ratio must be in [0, 1], got {min_lr_ratio}")
         if not isinstance(best_metric, str):
@@ -212,7 +216,9 @@ class Trainer:
         self.callbacks = list(callbacks)
         if early_stopping is not None:
             self.callbacks.append(
-                EarlyStopping(early_stopping) if isinstance(early_stopping, int) else early_stopping
+                early_stopping
+                if isinstance(early_stopping, Callback)
+                else EarlyStopping(early_stopping)
             )
         self.extras, self._tensorboard, self._progress = list(extras), tensorboard, progress
         self.device = device or str(next(model.parameters()).device)
@@ -436,8 +442,9 @@ class Trainer:
         if loader is None:
             raise ValueError("Trainer.evaluate: needs eval_data")
         if isinstance(loader, Loader):
-            # Every evaluation sees the same batches, masked tokens included.
-            loader.load_state_dict({**loader.state_dict(), "epoch": 0, "batch": 0})
+            # Every evaluation sees the same batches, masked tokens included, and the training's
+            # position stays where it is, although both may read one dataset.
+            loader = loader.apart()
         training = self.model.training
         self.model.eval()
         totals: dict[str, float] = {}
@@ -518,7 +525,8 @@ class Trainer:
                 if len(found) < 2 or isinstance(error, resuming.OtherTrainingError):
                     raise
                 raise CheckpointError(
-                    f"{error}; an older checkpoint to resume from is {found[-2][1]}"
+                    f"{error}; an older checkpoint to resume from is {found[-2][1]} (a plain "
+                    "resume takes it once the damaged one is deleted)"
                 ) from None
         checkpoint.sweep(self.checkpoint_folder)
 
