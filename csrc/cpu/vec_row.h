@@ -16,14 +16,9 @@ namespace seqloom::SEQLOOM_ISA_NS {
 constexpr int64_t kRowPiece = 512;   // elements between looks for a new maximum
 constexpr int64_t kRowAhead = 1024;  // elements by which to fetch ahead of the exponentials
 
-// Whether an output of this size is stored past the caches: a line that is written whole need not
-// be read first, which saves a third of the traffic of a forward pass to memory. An output that
-// fits in the last level of the caches together with its input causes no such traffic: the memory
-// of the result before it is there to be written again, and the result for whoever reads it next.
-constexpr int64_t kLeastStreamed = int64_t{4} << 20;
-SEQLOOM_ALWAYS_INLINE bool bypasses_caches(int64_t bytes) {
-  return bytes >= kLeastStreamed && bytes >= static_cast<int64_t>(cpu::cache_sizes().l3 / 2);
-}
+// Outputs from this size on, too large for L2, are stored past the caches: a line that is written
+// whole need not be read first, which saves a third of the traffic of a forward pass.
+constexpr int64_t kStreamedBytes = int64_t{4} << 20;
 
 // f(i, count) for each vector of a row, the last with a ragged count.
 template <class F>

@@ -135,7 +135,7 @@ void forward_row(const ops::NormArgs& a, const T* h, T* y, int64_t r, bool strea
 template <class T>
 void forward_rows(const ops::NormArgs& a) {
   const bool streaming =
-      bypasses_caches(a.rows * a.n * static_cast<int64_t>(sizeof(T))) && a.y != a.x;
+      a.rows * a.n * static_cast<int64_t>(sizeof(T)) >= kStreamedBytes && a.y != a.x;
   cpu::parallel_for(
       a.rows, max<int64_t>(1, kGrain / a.n), [&a, streaming](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; ++r) {
@@ -156,7 +156,7 @@ void forward_rows(const ops::NormArgs& a) {
 // Whether dx goes past the caches.
 template <class T>
 bool streams(const ops::NormBackwardArgs& a) {
-  return bypasses_caches(a.rows * a.n * static_cast<int64_t>(sizeof(T))) && a.dx != a.dy &&
+  return a.rows * a.n * static_cast<int64_t>(sizeof(T)) >= kStreamedBytes && a.dx != a.dy &&
          a.dx != a.dsum;
 }
 

@@ -54,7 +54,7 @@ SEQLOOM_ALWAYS_INLINE void finish_kept(const T* x, const float* e, const float* 
 
 template <class T>
 void forward_rows(const T* x, T* y, int64_t rows, int64_t n, bool log) {
-  const bool streaming = bypasses_caches(rows * n * static_cast<int64_t>(sizeof(T))) && x != y;
+  const bool streaming = rows * n * static_cast<int64_t>(sizeof(T)) >= kStreamedBytes && x != y;
   cpu::parallel_for(rows, max<int64_t>(1, kGrain / n), [=](int64_t begin, int64_t end) {
     // Exponentials wait in y for their sum, or, when y is narrow or bypasses the caches, apart.
     const bool apart = sizeof(T) != sizeof(float) || streaming;
@@ -177,7 +177,7 @@ SEQLOOM_ALWAYS_INLINE void backward_row(const T* dy, const T* y, T* dx, int64_t 
 
 template <bool Log, class T>
 void backward_rows(const T* dy, const T* y, T* dx, int64_t rows, int64_t n) {
-  const bool streaming = bypasses_caches(rows * n * static_cast<int64_t>(sizeof(T))) && dx != dy;
+  const bool streaming = rows * n * static_cast<int64_t>(sizeof(T)) >= kStreamedBytes && dx != dy;
   cpu::parallel_for(rows, max<int64_t>(1, kGrain / n), [=](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const int64_t at = r * n;
