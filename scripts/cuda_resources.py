@@ -6,9 +6,9 @@
     python scripts/cuda_resources.py --check    the same, but fail where the file is out of date
     python scripts/cuda_resources.py FILE.cu    only these files
 
-Fails when a kernel spills registers, or cannot be launched with the block size of its
-__launch_bounds__ (without them: 1024 threads) because registers or shared memory run out. Needs
-nvcc, no GPU.
+Fails when a kernel, or a function that it calls, spills registers, or when a kernel cannot be
+launched with the block size of its __launch_bounds__ (without them: 1024 threads) because registers
+or shared memory run out. Needs nvcc, no GPU.
 
 A kernel whose instructions an architecture lacks is a trap there (cuda/ptx.h) or empty, and no
 launcher chooses it; its row says so in the column "runs" and is not judged. The dynamic shared
@@ -81,6 +81,22 @@ def stand_ins_of(ptx: str) -> dict[str, str]:
     return found
 
 
+def functions_called_by(ptx: str, entry: str) -> set[str]:
+    """What this entry calls that was not inlined, directly or not."""
+    function = re.compile(
+        r"^(?:\.\w+\s+)*\.(?:entry|func)\s+(?:\([^)]*\)\s*)?([\w$]+)\s*\([^;]*?\{.*?^\}",
+        re.S | re.M,
+    )
+    call = re.compile(r"\bcall(?:\.uni)?\s+(?:\([^)]*\)\s*,\s*)?([\w$]+)\s*[,;]")
+    calls = {body[1]: set(call.findall(body[0])) for body in function.finditer(ptx)}
+    found: set[str] = set()
+    new = {entry}
+    while new:
+        new = set().union(*(calls.get(name, set()) for name in new)) - found
+        found |= new
+    return found
+
+
 def kernels_of(source: Path, architecture: str, folder: Path) -> list[dict[str, object]]:
     ptx = folder / f"{source.stem}.{architecture}.ptx"
     subprocess.run(
@@ -95,28 +111,35 @@ def kernels_of(source: Path, architecture: str, folder: Path) -> list[dict[str, 
     ).stderr  # fmt: skip
     text = ptx.read_text()
     threads, stand_ins = threads_of(text), stand_ins_of(text)
-    rows, name = {}, ""
+    rows, name, function = {}, "", ""
+    spills: dict[str, tuple[int, int]] = {}  # of functions that are called, not inlined
     for line in log.splitlines():
         if found := re.search(r"Compiling entry function '(\w+)'", line):
             name = found[1]
             rows[name] = {"file": source.relative_to(ROOT).as_posix(), "architecture": architecture,
                           "threads": threads[name], "shared_bytes": 0,
                           "runs": stand_ins.get(name, "yes")}  # fmt: skip
+        elif found := re.search(r"Function properties for (\S+)", line):
+            function = found[1]
         elif found := re.search(
             r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line
         ):
-            # Functions that are called, not inlined, are listed too; the kernel comes first.
-            row = rows.get(name)
-            if row is not None and "stack_bytes" not in row:
-                row.update(
+            if function == name:
+                rows[name].update(
                     stack_bytes=int(found[1]),
                     spill_store_bytes=int(found[2]),
                     spill_load_bytes=int(found[3]),
                 )
+            else:
+                spills[function] = int(found[2]), int(found[3])
         elif found := re.search(r"Used (\d+) registers", line):
             rows[name]["registers"] = int(found[1])
             if shared := re.search(r"(\d+) bytes smem", line):
                 rows[name]["shared_bytes"] = int(shared[1])
+    for entry, row in rows.items() if any(map(any, spills.values())) else ():
+        for called in functions_called_by(text, entry) & spills.keys():
+            row["spill_store_bytes"] += spills[called][0]
+            row["spill_load_bytes"] += spills[called][1]
     for row, readable in zip(rows.values(), demangle(list(rows)), strict=True):
         row["kernel"] = short(readable)
     return list(rows.values())

@@ -30,6 +30,7 @@ FLOAT_EDGES = [0x00000000, 0x80000000, 0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC
                0x00000001, 0x807FFFFF, 0x00800000, 0x7F7FFFFF, 0xFF7FFFFF, 0x3F800000, 0x3F7FFFFF,
                0x3F800001, 0x477FE000, 0x477FF000, 0x387FC000, 0x33800000, 0x33000001, 0x42B00000,
                0xC2D00000, 0x3F801000, 0x3F803000]  # fmt: skip
+INTEGER_EDGES = [0, 1, 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 0x0000FFFF, 0xFFFF0000, 0xFFFFFFFE]
 HALF_EDGES = [
     0x0000,
     0x8000,
@@ -76,7 +77,10 @@ def words_of(kernel: Kernel) -> np.ndarray:
     kind, *flags = kernel.inputs.split()
     edges = "edges" in flags
     if kind == "bits":
-        return r.integers(0, 1 << 32, n, np.uint64).astype(np.uint32)
+        w = r.integers(0, 1 << 32, n, np.uint64).astype(np.uint32)
+        if n == 256:  # a word a thread, each by itself: others fold all of them into one
+            w[: len(INTEGER_EDGES)] = INTEGER_EDGES
+        return w
     if kind == "small":
         return r.standard_normal(n).astype(np.float32).view(np.uint32)
     if kind == "float":

@@ -116,3 +116,50 @@ def test_matrix_instructions_agree_with_float64(runner):
                 assert got[lane * 4 + i] == pytest.approx(
                     want[g + i // 2 * 8, t * 2 + i % 2], rel=1e-5, abs=1e-4
                 ), kernel.name
+
+
+# name, element, columns, A in registers, A and B transposed, bytes of a swizzled row
+WGMMA = re.compile(
+    r"^WGMMA\((\w+), \w+, \"(\w+)\", (\d+), (\w+), (\d), (\d), k(\w+)\)", re.MULTILINE
+)
+
+
+def shared_operand(stored: np.ndarray, extent: int, transposed: bool, row: int) -> np.ndarray:
+    """extent x 16 values of a shared tile, by the canonical layouts of the PTX manual."""
+    mn, k = np.ogrid[:extent, :16]
+    if row == 16:  # blocks of 8 x 16 bytes: along M or N first, then along K
+        at = mn // 8 * 128 + k // 8 * (extent // 8 * 128)
+        at = at + (k % 8 * 16 + mn % 8 * 2 if transposed else mn % 8 * 16 + k % 8 * 2)
+    elif transposed:
+        width = row // 2
+        at = mn // width * (16 * row) + k // 8 * (8 * row) + k % 8 * row + mn % width * 2
+    else:
+        at = mn // 8 * (8 * row) + mn % 8 * row + k * 2
+    at = at ^ (at >> 7 & row // 16 - 1) << 4
+    return np.resize(stored, at.max() // 2 + 1)[at // 2]
+
+
+def test_warpgroup_instructions_agree_with_float64(runner):
+    """The same for wgmma: descriptors, swizzles and both directions against a dense product."""
+    found = {m[1]: m for m in WGMMA.finditer(kernels_text())}
+    kernels = [k for k in runner.kernels if k.name in found]
+    assert len(kernels) == len(found) > 20
+    thread, register = np.ogrid[:128, :4]
+    rows = thread // 32 * 16 + thread % 32 // 4
+    for kernel in kernels:
+        _, kind, columns, registers, trans_a, trans_b, swizzle = found[kernel.name].groups()
+        n, row = int(columns), 16 if swizzle == "None" else int(swizzle)
+        words = common.words_of(kernel)
+        values = [common.halves_to_float(w.copy(), kind) for w in (words[:512], words[512:])]
+        b = shared_operand(values[1], n, trans_b == "1", row)
+        if registers == "true":
+            a = np.zeros((64, 16))
+            at = rows + register % 2 * 8, thread % 4 * 2 + register // 2 * 8
+            a[at], a[at[0], at[1] + 1] = np.moveaxis(values[0].reshape(128, 4, 2), 2, 0)
+        else:
+            a = shared_operand(values[0], 64, trans_a == "1", row)
+        place = np.arange(n // 2)
+        column = place // 4 * 8 + thread % 4 * 2 + place % 2
+        want = (a @ b.T)[rows + place // 2 % 2 * 8, column] + place
+        got = runner.run(kernel).view(np.float32).reshape(n // 2, 128).T
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4, err_msg=kernel.name)
