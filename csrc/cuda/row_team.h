@@ -107,7 +107,8 @@ struct RowTeam {
     live = row < layout.rows;
   }
 
-  // The value of all threads of the row, to all of them. Every thread must call it.
+  // The value of all threads of the row, to all of them; a barrier of the row, as sync() is. Every
+  // thread must call it.
   template <class Op>
   SEQLOOM_DEVICE float2 reduce(float2 value SEQLOOM_SITE) {
     value = fold<Op>(value, lanes_ SEQLOOM_PASS_SITE);
@@ -118,6 +119,8 @@ struct RowTeam {
       __syncthreads(SEQLOOM_PASS_SITE_ONLY);
       value = lane_index() < warps_ ? parts[lane_index()] : Op::identity();
       value = fold<Op>(value, 32 SEQLOOM_PASS_SITE);
+    } else {
+      __syncwarp(kFullWarp SEQLOOM_PASS_SITE);  // shuffles order no memory
     }
     if (kShared && blocks_ > 1) {
       if (!met_) {  // every block has started: its shared memory may be written

@@ -23,7 +23,8 @@
 // It needs what forward read, its output, shift and share; scores and dropout are computed again.
 // Shift and share are kept apart because their sum, the log-sum-exp, would be rounded: by half a
 // spacing of float32 at its own size, which is then the relative error of every weight of the row.
-// A rounded shift cancels in share.
+// A rounded shift cancels in share; from 2^31 on, where it would be rounded by 64 and more, so are
+// the products.
 //
 // Paged: keys and values lie in pages of 2^page_shift rows, [pages, Hkv, page, D], and key j of
 // batch b is row j % page of page table[b, j / page]. Forward only; no mask, no dropout.

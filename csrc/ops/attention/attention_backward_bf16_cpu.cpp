@@ -225,7 +225,6 @@ SEQLOOM_NOINLINE void strip_gradients(const AttentionBackwardArgs& args, Work& w
     zero_outside(begin, end, ds);
   }
   const bool masked = !plain || !view.full;
-  const VecF log2e = VecF::broadcast(kLog2e);
   const VecF hidden = VecF::broadcast(-kInfinity);
   const VecF scale = VecF::broadcast(keep_scale(a));
   for (int i = 0; i < kStrip; ++i, p += kTile, ds += kTile) {
@@ -233,6 +232,8 @@ SEQLOOM_NOINLINE void strip_gradients(const AttentionBackwardArgs& args, Work& w
     const VecF shift = VecF::broadcast(w.shift[r]), share = VecF::broadcast(w.share[r]);
     const VecF delta = VecF::broadcast(w.delta[r]);
     if (SEQLOOM_LIKELY(!masked && a.dropout == 0)) {
+      const bool coarse = round_coarse_row(w.shift[r], kLog2e, begin, end, p);
+      const VecF log2e = VecF::broadcast(coarse ? 1 : kLog2e);
 #pragma GCC unroll 4
       for (int c = begin; c < end; c += kLanes) {
         const VecF weight = exp2_weight(fms(load(p + c), log2e, shift)) * share;
@@ -249,6 +250,8 @@ SEQLOOM_NOINLINE void strip_gradients(const AttentionBackwardArgs& args, Work& w
       score_row(a, w.rows.b, range, j0, begin, end, 1.0f, p, a.softcap > 0 ? slope : nullptr);
     }
     if (a.dropout > 0) dropout_row(a, w.rows.b, range, j0, begin, end, keep);
+    const bool coarse = round_coarse_row(w.shift[r], kLog2e, begin, end, p);
+    const VecF log2e = VecF::broadcast(coarse ? 1 : kLog2e);
     for (int c = begin; c < end; c += kLanes) {
       // Hidden pairs are zero whatever their values hold.
       const VecF score = load(p + c);

@@ -105,9 +105,10 @@ void strip_weights(const AttentionArgs& a, Part<M>& part, int64_t r0, int64_t j0
     store(fresh + i, base, n);
   }
 
-  const VecF slope = VecF::broadcast(scale);
   for (int i = 0; i < kStrip; ++i) {
-    const float* row = s + i * kTile;
+    float* row = s + i * kTile;
+    const bool coarse = round_coarse_row(fresh[i], scale, begin, end, row);
+    const VecF slope = VecF::broadcast(coarse ? 1 : scale);
     M* to = part.weights + (r0 + i) * kTile;
     const VecF base = VecF::broadcast(fresh[i]);
     float* total = part.sum + (r0 + i) * kLanes;

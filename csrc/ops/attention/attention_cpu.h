@@ -53,6 +53,8 @@ SEQLOOM_ALWAYS_INLINE VecF exp2_weight(VecF x) {
                     n);
 }
 constexpr float kLog2e = 1.44269504f;
+constexpr float kLargest = 1.7014118e38f;  // 2^127: its product with log2(e) is finite
+constexpr float kCoarse = 2147483648.0f;   // 2^31
 
 SEQLOOM_ALWAYS_INLINE int64_t offset_of(const AttentionArgs& a, int64_t b) {
   return a.offsets != nullptr ? a.offsets[b] : a.offset;
@@ -91,6 +93,17 @@ SEQLOOM_ALWAYS_INLINE float load_mask_value(const AttentionArgs& a, int64_t at) 
     default:
       return static_cast<const float*>(a.mask)[at];
   }
+}
+
+// Where the shift of a row is 2^31 or more it is rounded by 64 or more, which the exact product of
+// a score would leave in the exponent. Scores lie as far apart there, so rounded products do: equal
+// to the shift, weight one, or far below it. Puts them into s and tells whether it did.
+SEQLOOM_ALWAYS_INLINE bool round_coarse_row(float shift, float scale, int begin, int end,
+                                            float* s) {
+  if (SEQLOOM_LIKELY(shift > -kCoarse && shift < kCoarse)) return false;
+  const VecF factor = VecF::broadcast(scale);
+  for (int c = begin; c < end; c += kLanes) store(s + c, load(s + c) * factor);
+  return true;
 }
 
 // Turns scale * q . k in s[begin, end) of the tile that starts at key j0 into scores, hidden pairs
@@ -137,7 +150,8 @@ inline SEQLOOM_NOINLINE void score_row(const AttentionArgs& a, int64_t b, const 
     } else if (a.mask != nullptr) {
       const VecF m = broadcast_mask ? VecF::broadcast(load_mask_value(a, row))
                                     : load_mask_values(a, row + j0 + c, live);
-      x = x + m;
+      // Finite in powers of two, too: a row of the least numbers is not one that sees nothing.
+      x = max(VecF::broadcast(-kLargest), x + m);
       seen = seen & (m != hidden);  // true for NaN
     }
     store(s + c, select(seen, x, hidden));

@@ -162,7 +162,6 @@ struct DecodeRun {
   // Products become weights; maxima, sums and factors follow.
   SEQLOOM_NOINLINE void soften(const KeyTile<T>& tile, bool plain, float* to) const {
     const int padded = static_cast<int>(round_up(tile.live, kLanes));
-    const VecF log2e = VecF::broadcast(kLog2e);
     for (int64_t r = 0; r < count; ++r) {
       float* s = to + r * kTile;
       Range range = rows.range[r];
@@ -175,9 +174,11 @@ struct DecodeRun {
       const VecF base = VecF::broadcast(now == -kInfinity ? 0 : now);
       factor[r] = get(exp2_weight(VecF::broadcast(peak[r]) - base), 0);
       peak[r] = now;
+      const bool coarse = round_coarse_row(now, kLog2e, 0, padded, s);
+      const VecF slope = VecF::broadcast(coarse ? 1 : kLog2e);
       VecF total = VecF::zero();
       for (int c = 0; c < padded; c += kLanes) {
-        const VecF p = exp2_weight(fms(load(s + c), log2e, base));
+        const VecF p = exp2_weight(fms(load(s + c), slope, base));
         total += p;
         store(s + c, p);
       }
