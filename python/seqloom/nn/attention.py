@@ -246,7 +246,9 @@ class MultiheadAttention(Module):
         same = key is query, value is key
         if not batched:
             query, key, value = (x.unsqueeze(0) for x in (query, key, value))
-            key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+            if key_padding_mask is not None:
+                _check_mask("key_padding_mask", key_padding_mask)
+                key_padding_mask = key_padding_mask.unsqueeze(0)
         elif not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         key = query if same[0] else key  # one product projects what is the same
