@@ -60,6 +60,18 @@ def test_offsets_that_would_overflow(return_weights, far):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("return_weights", [False, True])
+@pytest.mark.parametrize("name", ["key", "value", "attn_mask", "alibi_slopes"])
+def test_arrays_of_another_device(name, return_weights, device):
+    if device == "cpu":
+        pytest.skip("needs two devices")
+    more = {"attn_mask": sl.ones(5, 7, device=device), "alibi_slopes": sl.ones(4, device=device)}
+    given = ones(device) | more
+    given[name] = given[name].cpu()
+    with pytest.raises(ValueError, match=f"scaled_dot_product_attention: {name} must be on the"):
+        SDPA(**given, return_weights=return_weights)
+
+
 @pytest.mark.parametrize("softcap", [1e-300, 1e-45, 1e39, 1e300, float("inf"), 10**400])
 def test_softcaps_that_float32_cannot_hold(softcap):
     """Rounded to zero such a cap would be none at all, rounded to infinity it would give NaN."""

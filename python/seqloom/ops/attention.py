@@ -319,6 +319,12 @@ def _compose(
     kv_heads, keys, value_width = value.shape[1:]
     group = heads // max(kv_heads, 1)
     rows = (batch, kv_heads, group * queries)
+    others = {"key": key, "value": value, "attn_mask": mask, "alibi_slopes": slopes}
+    for name, t in others.items():
+        if t is not None and t.device != query.device:
+            raise ValueError(
+                f"{_SDPA}: {name} must be on the device of query = {query.device}, got {t.device}"
+            )
     if mask is not None:
         _check_mask(mask, (batch, heads, queries, keys))
     start = np.asarray(offset if isinstance(offset, int) else offset.cpu().numpy())
