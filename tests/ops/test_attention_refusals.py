@@ -113,6 +113,34 @@ def test_padding_masks_of_modules_are_tensors():
         module(x, x, x, key_padding_mask=np.zeros(3, bool))
 
 
+MODULES = {
+    "AdditiveAttention": lambda: sl.nn.AdditiveAttention(4, 4),
+    "dot": lambda: sl.nn.DotAttention(),
+    "general": lambda: sl.nn.DotAttention("general", 4, 4),
+    "concat": lambda: sl.nn.DotAttention("concat", 4, 4),
+}
+
+
+@pytest.mark.parametrize(
+    "bad", [np.ones((2, 5, 4), np.float32), [1.0], None], ids=["array", "list", "none"]
+)
+@pytest.mark.parametrize("name", MODULES)
+def test_decoder_modules_take_tensors(name, bad):
+    module = MODULES[name]()
+    owner = type(module).__name__
+    with refuses(TypeError, owner):
+        module(bad, sl.ones(2, 5, 4))
+    with refuses(TypeError, owner):
+        module(sl.ones(2, 4), bad)
+    with refuses(ValueError, owner):
+        module(sl.ones(2, 4), sl.tensor(1.0))
+    if name == "AdditiveAttention" and bad is not None:
+        with refuses(TypeError, owner):
+            module(sl.ones(2, 4), sl.ones(2, 5, 4), projected_keys=bad)
+        with refuses(TypeError, owner):
+            module.project_keys(bad)
+
+
 def test_values_of_additive_attention_keep_their_dtype(rng):
     arrays = [rng.standard_normal(s) for s in ((1, 2, 3), (1, 4, 3), (5, 3), (5, 3), (5,))]
     values = rng.standard_normal((1, 4, 2))

@@ -13,7 +13,7 @@ from .. import _core
 from ..autograd import Node, record
 from ..dtypes import float32, float64, int64
 from ..tensor import Tensor, from_numpy
-from ._arrays import public
+from ._arrays import on_tensors, public
 from .activation import _dropout_backward
 from .elementwise import where
 from .matmul import linear, matmul
@@ -475,7 +475,7 @@ def additive_attention(
                 f"{op}: {name} must have shape [A, D] = [{units}, {x.shape[2]}], got"
                 f" {list(w.shape)}"
             )
-    return additive_attention_projected(
+    return on_tensors(additive_attention_projected)(
         query, project_keys(keys, w_key), keys if values is None else values, w_query, v,
         key_lengths, return_weights,
     )  # fmt: skip
