@@ -207,6 +207,17 @@ ATTENTION = {
         {"attn_mask": np.linspace(-1, 1, 80, dtype=np.float32).reshape(4, 4, 5)},
     ),
     "other widths": ({"kdim": 6, "vdim": 3}, {}),
+    "learned key": ({"add_bias_kv": True}, {}),
+    "learned key, other widths": ({"add_bias_kv": True, "kdim": 6}, {"need_weights": False}),
+    "zero key": ({"add_zero_attn": True, "batch_first": True}, {"average_attn_weights": False}),
+    "both, bool masks": (
+        {"add_bias_kv": True, "add_zero_attn": True},
+        {"attn_mask": causal(5)[:4], "key_padding_mask": padding(3, 5)},
+    ),
+    "both, number mask": (
+        {"add_bias_kv": True, "add_zero_attn": True},
+        {"attn_mask": np.linspace(-1, 1, 80, dtype=np.float32).reshape(4, 4, 5)},
+    ),
 }
 
 
@@ -238,6 +249,26 @@ def test_multihead_self_attention(torch, rng, device):
     y, w = mine(a, a, a, key_padding_mask=hidden)
     assert not plain(w).any()
     assert_close(y, np.broadcast_to(plain(mine.out_proj.bias), y.shape))
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_more_keys_stand_outside_the_causal_mask(torch, rng, device, numbers):
+    options = {"add_bias_kv": True, "add_zero_attn": True, "batch_first": True}
+    mine, theirs = (m.MultiheadAttention(8, 2, **options) for m in (nn, torch.nn))
+    same_weights(mine, theirs)
+    mine.to(device)
+    x, mask = f32(rng, 2, 5, 8), f32(rng, 5, 5) if numbers else None
+    a, b = sl.tensor(x, device=device), torch.tensor(x)
+    given = None if mask is None else sl.tensor(mask, device=device)
+    y, w = mine(a, a, a, attn_mask=given, is_causal=True)
+    hidden = causal(5) if mask is None else np.where(causal(5), np.float32(-np.inf), mask)
+    ty, tw = theirs(b, b, b, attn_mask=torch.tensor(hidden))
+    assert_close(y, ty)
+    assert_close(w, tw)
+    all_hidden = sl.tensor(np.ones((2, 5), bool), device=device)
+    _, w = mine(a, a, a, key_padding_mask=all_hidden)
+    assert not plain(w)[..., :5].any()
+    np.testing.assert_allclose(plain(w)[..., 5:].sum(-1), 1, rtol=1e-6)
 
 
 LAYERS = {

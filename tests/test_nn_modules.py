@@ -297,7 +297,6 @@ WRONG = {
     "LSTM: hx must be a pair": lambda: nn.LSTM(2, 3)(sl.ones(4, 1, 2), sl.ones(1, 1, 3)),
     "GRUCell: x must have shape [B, I]": lambda: nn.GRUCell(2, 3)(sl.ones(1, 3)),
     "must be a multiple of num_heads = 3, got 8": lambda: nn.MultiheadAttention(8, 3),
-    "add_bias_kv must be False": lambda: nn.MultiheadAttention(8, 2, add_bias_kv=True),
     "key must have shape [T, B, E]": lambda: nn.MultiheadAttention(8, 2)(
         sl.ones(2, 1, 8), sl.ones(2, 1, 7), sl.ones(2, 1, 8)
     ),

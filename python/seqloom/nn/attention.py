@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import ops
-from ..tensor import Tensor
+from ..creation import ones, zeros
+from ..tensor import Tensor, from_numpy
 from . import init
 from .activation import probability
 from .init import new_parameter
@@ -74,6 +77,14 @@ def _check_mask(name: str, mask: Any) -> None:
         )
 
 
+def _causal(mask: Tensor | None, lengths: tuple[int, int], device: str) -> Tensor:
+    """`mask` (True = attend, or numbers) where query i sees the keys up to i."""
+    seen = from_numpy(np.tri(*lengths, dtype=bool)).to(device=device)
+    if mask is None or _is_bool(mask):
+        return seen if mask is None else seen & mask
+    return ops.where(seen, mask, float("-inf"))
+
+
 class MultiheadAttention(Module):
     """Attention of several heads between linear maps.
 
@@ -85,7 +96,7 @@ class MultiheadAttention(Module):
         On the attention weights, in training.
     bias : bool
     add_bias_kv, add_zero_attn : bool
-        Of torch's signature; only False is supported.
+        One more key and value that every query sees: learned, or zeros. Weights get a column each.
     kdim, vdim : int, optional
         Widths of key and value where they differ from `embed_dim`.
     batch_first : bool
@@ -97,6 +108,7 @@ class MultiheadAttention(Module):
         Or, with kdim or vdim, q_proj_weight [E, E], k_proj_weight [E, kdim] and
         v_proj_weight [E, vdim].
     in_proj_bias : Parameter [3 E] or None
+    bias_k, bias_v : Parameter [1, 1, E] or None
     out_proj : Linear
 
     Examples
@@ -130,9 +142,6 @@ class MultiheadAttention(Module):
                 f"MultiheadAttention: embed_dim must be a multiple of num_heads = {num_heads}, got"
                 f" {embed_dim}"
             )
-        for name, value in (("add_bias_kv", add_bias_kv), ("add_zero_attn", add_zero_attn)):
-            if value:
-                raise ValueError(f"MultiheadAttention: {name} must be False, got {value!r}")
         self.embed_dim, self.num_heads = embed_dim, num_heads
         self.head_dim = embed_dim // num_heads
         self.kdim = embed_dim if kdim is None else kdim
@@ -150,6 +159,9 @@ class MultiheadAttention(Module):
         self.k_proj_weight = None if same else new(e, self.kdim)
         self.v_proj_weight = None if same else new(e, self.vdim)
         self.in_proj_bias = new(3 * e) if bias else None
+        self.bias_k = new(1, 1, e) if add_bias_kv else None
+        self.bias_v = new(1, 1, e) if add_bias_kv else None
+        self.add_zero_attn = add_zero_attn
         self.out_proj = Linear(e, e, bias, device, dtype)
         self.reset_parameters()
 
@@ -161,6 +173,9 @@ class MultiheadAttention(Module):
             init.zeros_(self.in_proj_bias)
         if self.out_proj.bias is not None:
             init.zeros_(self.out_proj.bias)
+        for b in (self.bias_k, self.bias_v):
+            if b is not None:
+                init.xavier_normal_(b)
 
     def _heads(self, x: Tensor) -> Tensor:
         """[B, T, E] to [B, H, T, E / H]."""
@@ -193,6 +208,16 @@ class MultiheadAttention(Module):
             y = ops.linear(x, weight, bias)
             parts += [y] if last - first == 1 else y.chunk(last - first, -1)
         return [self._heads(p) for p in parts]
+
+    def _more_keys(self, keys: Tensor, bias: Tensor | None) -> Tensor:
+        """Keys or values [B, H, Tk, D] with the rows behind them that every query sees."""
+        batch, shape = keys.shape[0], (1, self.num_heads, 1, self.head_dim)
+        parts = [keys]
+        if bias is not None:
+            parts.append(bias.to(dtype=keys.dtype).reshape(*shape).expand(batch, *shape[1:]))
+        if self.add_zero_attn:
+            parts.append(zeros(batch, *shape[1:], dtype=keys.dtype, device=keys.device))
+        return ops.cat(parts, 2)
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         widths = (self.embed_dim, self.kdim, self.vdim)
@@ -246,7 +271,9 @@ class MultiheadAttention(Module):
         same = key is query, value is key
         if not batched:
             query, key, value = (x.unsqueeze(0) for x in (query, key, value))
-            key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+            if key_padding_mask is not None:
+                _check_mask("key_padding_mask", key_padding_mask)
+                key_padding_mask = key_padding_mask.unsqueeze(0)
         elif not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         key = query if same[0] else key  # one product projects what is the same
@@ -254,6 +281,14 @@ class MultiheadAttention(Module):
         batch, tq, tk = query.shape[0], query.shape[1], key.shape[1]
         mask = merged_mask(query, self.num_heads, attn_mask, key_padding_mask, batch, (tq, tk))
         q, k, v = self._projected(query, key, value)
+        if self.bias_k is not None or self.add_zero_attn:
+            k, v = self._more_keys(k, self.bias_k), self._more_keys(v, self.bias_v)
+            if is_causal:
+                mask, is_causal = _causal(mask, (tq, tk), query.device), False
+            if mask is not None:
+                fill = ones if _is_bool(mask) else zeros
+                more = (*mask.shape[:-1], k.shape[2] - tk)
+                mask = ops.cat([mask, fill(*more, dtype=mask.dtype, device=mask.device)], -1)
         weights: Tensor | None = None
         result = ops.scaled_dot_product_attention(
             q, k, v, mask,

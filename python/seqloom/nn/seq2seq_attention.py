@@ -17,8 +17,15 @@ from .parameter import Parameter
 Looked = tuple[Tensor, "Tensor | None"]
 
 
+def _check_tensors(owner: str, **given: Any) -> None:
+    for name, x in given.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{owner}: {name} must be a Tensor, got {type(x).__name__}")
+
+
 def _queries(owner: str, query: Tensor, keys: Tensor, widths: tuple[int | None, int]) -> Tensor:
     """The query as [B, Tq, Dq], with the shapes checked."""
+    _check_tensors(owner, query=query, keys=keys)
     q = query.unsqueeze(1) if query.ndim == 2 else query
     if keys.ndim != 3 or keys.shape[2] != widths[1]:
         raise ValueError(
@@ -94,6 +101,7 @@ class AdditiveAttention(Module):
 
     def project_keys(self, keys: Tensor) -> Tensor:
         """``w_key keys`` [B, Tk, A], which does not change while a decoder walks on."""
+        _check_tensors("AdditiveAttention", keys=keys)
         if keys.ndim != 3 or keys.shape[2] != self.key_dim:
             raise ValueError(
                 f"AdditiveAttention: keys must have shape [B, Tk, {self.key_dim}], got"
@@ -128,6 +136,7 @@ class AdditiveAttention(Module):
         """
         q = _queries("AdditiveAttention", query, keys, (self.query_dim, self.key_dim))
         if projected_keys is not None:
+            _check_tensors("AdditiveAttention", projected_keys=projected_keys)
             wanted = (*keys.shape[:2], self.hidden_dim)
             if projected_keys.shape != wanted:
                 raise ValueError(
@@ -240,7 +249,8 @@ class DotAttention(Module):
         -------
         (context, weights) : [B, Tq, Dv], [B, Tq, Tk] or None; without Tq where query has none
         """
-        width = keys.shape[-1] if self.key_dim is None else self.key_dim
+        _check_tensors("DotAttention", keys=keys)
+        width = (keys.shape or (0,))[-1] if self.key_dim is None else self.key_dim
         wanted = width if self.score == "dot" else self.query_dim
         q = _queries("DotAttention", query, keys, (wanted, width))
         if self.v is not None and self.weight is not None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from .. import _core
 from ..autograd import Node, record
 from ..dtypes import float32, float64, int64
 from ..tensor import Tensor, from_numpy
-from ._arrays import public
+from ._arrays import on_tensors, public
 from .activation import _dropout_backward
 from .elementwise import where
 from .matmul import linear, matmul
@@ -23,6 +24,7 @@ __all__ = ["additive_attention", "dot_attention", "scaled_dot_product_attention"
 _SDPA = "scaled_dot_product_attention"
 _UNBOUNDED = 1 << 40
 _WIDEST_ON_CUDA = 256  # head size of the fused kernels
+_CAPS = (2.0**-126, 2.0**126)  # where a softcap and its reciprocal are numbers of float32
 Gradients = tuple["Tensor | None", ...]
 
 
@@ -38,7 +40,24 @@ def _tensor(op: str, name: str, value: Any) -> Tensor:
 def _number(op: str, name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{op}: {name} must be a number that fits in a float") from None
+
+
+def _cap(op: str, value: Any) -> float:
+    cap = _number(op, "softcap", value)
+    if not _CAPS[0] <= cap <= _CAPS[1]:
+        raise ValueError(f"{op}: softcap must be positive, in [2^-126, 2^126], got {cap}")
+    return cap
+
+
+def _floating(op: str, name: str, value: Tensor) -> None:
+    if not value.dtype.is_floating_point:
+        raise TypeError(
+            f"{op}: {name} must be float32, float16, bfloat16 or float64, got {value.dtype.name}"
+        )
 
 
 def _integers(op: str, name: str, value: Any, batch: int, device: str) -> Tensor | None:
@@ -76,11 +95,15 @@ def _window(window: Any, is_causal: bool) -> tuple[int, int]:
             raise TypeError(
                 f"{_SDPA}: window must be an integer or a pair, got {type(window).__name__}"
             )
-        if len(sides) != 2 or any(not isinstance(n, int) or n < 0 for n in sides):
+        try:
+            steps = [operator.index(n) for n in sides]  # of NumPy too
+        except TypeError:
+            raise TypeError(f"{_SDPA}: window must be integers, got {window}") from None
+        if len(steps) != 2 or min(steps) < 0:
             raise ValueError(
                 f"{_SDPA}: window must be one or two integers that are not negative, got {window}"
             )
-        left, right = (min(n, _UNBOUNDED) for n in sides)
+        left, right = (min(n, _UNBOUNDED) for n in steps)
     return left, 0 if is_causal else right
 
 
@@ -183,9 +206,7 @@ def scaled_dot_product_attention(
         keys = key.shape[2] if key.ndim == 4 else 0
         lengths = _lengths(_SDPA, key_lengths, batch, keys, query.device)
     if softcap is not None:
-        softcap = _number(_SDPA, "softcap", softcap)
-        if not 0 < softcap < math.inf:
-            raise ValueError(f"{_SDPA}: softcap must be positive, got {softcap}")
+        softcap = _cap(_SDPA, softcap)
     if alibi_slopes is not None:
         slopes = _tensor(_SDPA, "alibi_slopes", alibi_slopes).detach()
         if slopes.shape != (heads,):
@@ -239,6 +260,7 @@ def _attention_backward(node: Node, gradient: Tensor) -> Gradients:
 
 
 def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
+    _floating(_SDPA, "query", query)
     batch, heads, _, width = query.shape
     if key.ndim != 4 or key.shape[0] != batch or key.shape[3] != width:
         raise ValueError(
@@ -263,6 +285,21 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
             )
 
 
+def _check_mask(mask: Tensor, scores: tuple[int, ...]) -> None:
+    sizes = zip(reversed(mask.shape), reversed(scores), strict=False)
+    if mask.ndim > 4 or any(n not in (1, wanted) for n, wanted in sizes):
+        raise ValueError(
+            f"{_SDPA}: attn_mask must broadcast to [B, Hq, Tq, Tk] = {list(scores)}, got"
+            f" {list(mask.shape)}"
+        )
+
+
+def _without_padding(x: Tensor, lengths: Any) -> Tensor:
+    """x [B, H, Tk, D] with zeros past the lengths: a weight of zero times NaN would be NaN."""
+    kept = np.arange(x.shape[2]) < lengths[:, None]
+    return where(from_numpy(kept[:, None, :, None]).to(device=x.device), x, 0.0)
+
+
 def _compose(
     query: Tensor,
     key: Tensor,
@@ -282,6 +319,20 @@ def _compose(
     kv_heads, keys, value_width = value.shape[1:]
     group = heads // max(kv_heads, 1)
     rows = (batch, kv_heads, group * queries)
+    others = {"key": key, "value": value, "attn_mask": mask, "alibi_slopes": slopes}
+    for name, t in others.items():
+        if t is not None and t.device != query.device:
+            raise ValueError(
+                f"{_SDPA}: {name} must be on the device of query = {query.device}, got {t.device}"
+            )
+    if mask is not None:
+        _check_mask(mask, (batch, heads, queries, keys))
+    start = np.asarray(offset if isinstance(offset, int) else offset.cpu().numpy())
+    if start.size and max(int(start.max()), -int(start.min())) > _UNBOUNDED:
+        raise ValueError(f"{_SDPA}: causal_offset must be within 2^40, got {start.tolist()}")
+    held = None if lengths is None else lengths.cpu().numpy()
+    if held is not None:
+        key, value = _without_padding(key, held), _without_padding(value, held)
     wide = float64 if query.dtype is float64 else float32
     q, k = query.to(dtype=wide) * scale, key.to(dtype=wide)
     scores = matmul(q.reshape(*rows, width), k.transpose(-1, -2))
@@ -289,12 +340,11 @@ def _compose(
     if softcap is not None:
         scores = (scores / softcap).tanh() * softcap
 
-    start = np.asarray(offset if isinstance(offset, int) else offset.cpu().numpy())
     start = start.reshape(-1, 1, 1)
     distance = np.arange(keys) - (np.arange(queries)[:, None] + start)  # [B or 1, Tq, Tk]
     seen = (distance >= -left) & (distance <= right)
-    if lengths is not None:
-        seen = seen & (np.arange(keys) < lengths.cpu().numpy()[:, None, None])
+    if held is not None:
+        seen = seen & (np.arange(keys) < held[:, None, None])
     visible = from_numpy(np.ascontiguousarray(seen[:, None])).to(device=query.device)
     if slopes is not None:
         away = from_numpy(np.ascontiguousarray(distance[:, None])).to(
@@ -326,8 +376,7 @@ def _masked_softmax(scores: Tensor, visible: Tensor | None) -> Tensor:
         return scores
     anything = visible.any(dim=-1, keepdim=True)
     lowest = where(anything, -math.inf, 0.0).to(dtype=scores.dtype)
-    zero = 0.0
-    return where(visible, softmax(where(visible, scores, lowest)), zero)
+    return where(visible, softmax(where(visible, scores, lowest)), 0.0)
 
 
 # ---- attention of recurrent decoders ------------------------------------------------------------
@@ -359,7 +408,7 @@ def _attend(scores: Tensor, values: Tensor, lengths: Tensor | None, return_weigh
     """Context [B, Tq, Dv] (and weights) of scores [B, Tq, Tk]."""
     visible = _visible_keys(lengths, scores.shape[-1], scores.device)
     weights = _masked_softmax(scores, visible)
-    context = matmul(weights, _wide(values)).to(dtype=values.dtype)
+    context = matmul(weights, values.to(dtype=weights.dtype)).to(dtype=values.dtype)
     return (context, weights.to(dtype=values.dtype)) if return_weights else context
 
 
@@ -413,8 +462,9 @@ def additive_attention(
                 f"{op}: {name} must have the dtype of query = {query.dtype.name}, got"
                 f" {t.dtype.name}"
             )
+    _floating(op, "query", query)
     if values is not None:
-        _tensor(op, "values", values)
+        _floating(op, "values", _tensor(op, "values", values))
     _check_decoder(op, query, keys, values)
     units = v.shape[0] if v.ndim == 1 else -1
     if v.ndim != 1:
@@ -425,7 +475,7 @@ def additive_attention(
                 f"{op}: {name} must have shape [A, D] = [{units}, {x.shape[2]}], got"
                 f" {list(w.shape)}"
             )
-    return additive_attention_projected(
+    return on_tensors(additive_attention_projected)(
         query, project_keys(keys, w_key), keys if values is None else values, w_query, v,
         key_lengths, return_weights,
     )  # fmt: skip
@@ -521,6 +571,7 @@ def dot_attention(
                 f"{op}: {name} must have the dtype of query = {query.dtype.name}, got"
                 f" {given.dtype.name}"
             )
+    _floating(op, "query", query)
     _check_decoder(op, query, keys, values)
     if weight is not None and weight.shape != (query.shape[2], keys.shape[2]):
         raise ValueError(

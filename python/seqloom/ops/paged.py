@@ -9,7 +9,7 @@ from .. import _core
 from ..dtypes import float32, int64
 from ..tensor import Tensor
 from ._arrays import public
-from .attention import _UNBOUNDED, _integers, _lengths, _number, _tensor
+from .attention import _UNBOUNDED, _cap, _integers, _lengths, _number, _tensor
 
 __all__ = ["paged_attention"]
 
@@ -88,8 +88,7 @@ def paged_attention(
         raise TypeError(f"{_OP}: window must be an integer, got {type(window).__name__}")
     if window is not None and window < 0:
         raise ValueError(f"{_OP}: window must not be negative, got {window}")
-    if softcap is not None and not 0 < (softcap := _number(_OP, "softcap", softcap)) < math.inf:
-        raise ValueError(f"{_OP}: softcap must be positive, got {softcap}")
+    softcap = None if softcap is None else _cap(_OP, softcap)
     slopes = None
     if alibi_slopes is not None:
         slopes = _tensor(_OP, "alibi_slopes", alibi_slopes).detach().to(dtype=float32)
