@@ -20,6 +20,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -204,7 +205,8 @@ def make_module(build: Path, jobs: int) -> Path:
     """A package folder whose _core has all errors in it; its path goes to PYTHONPATH."""
     overlay = build / "mutations"
     sources = overlay / "csrc"
-    sources.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(sources, ignore_errors=True)  # what no longer has an error would hide the header
+    sources.mkdir(parents=True)
     (sources / "mutation_switch.h").write_text("#pragma once\n" + SWITCH)
     files = sorted({m[1] for m in MUTATIONS})
     for file in files:
