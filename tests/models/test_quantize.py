@@ -30,13 +30,15 @@ def relative(a, b):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_logits_stay_near_those_of_the_float_model(kind, loss, dtype, device, rng):
     model = small().to(device=device, dtype=dtype)
-    few, many = rng.integers(0, 300, (1, 4)), rng.integers(0, 300, (3, 20))
+    batches = [rng.integers(0, 300, shape) for shape in ((1, 4), (1, 7), (3, 20))]
     with sl.no_grad():
-        before = [model(ids).cpu().to(dtype="float32") for ids in (few, many)]
+        before = [model(ids).cpu().to(dtype="float32") for ids in batches]
         assert sl.models.quantize_model(model, kind) is model
-        after = [model(ids).cpu().to(dtype="float32") for ids in (few, many)]
-    for a, b in zip(after, before, strict=True):
-        assert loss / 100 < relative(a, b) < loss
+        after = [model(ids).cpu().to(dtype="float32") for ids in batches]
+    for ids, a, b in zip(batches, after, before, strict=True):
+        # Beyond four rows int8 rounds the activations, too.
+        more = 1.2 if kind == "int8" and ids.size > 4 else 1.0
+        assert loss / 100 < relative(a, b) < more * loss
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
