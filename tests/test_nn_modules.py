@@ -210,9 +210,38 @@ def test_containers():
     table["b"] = nn.Tanh()
     assert list(table) == ["a", "b"]
     assert "b" in table
+    assert [n for n, _ in net[1:].append(nn.ReLU()).named_children()] == ["last", "1"]
+    net[0] = nn.SiLU()
+    assert [type(m).__name__ for m in net] == ["SiLU", "Tanh"]
     for wrong in (lambda: nn.ModuleList([1]), lambda: nn.Sequential(len)):
         with pytest.raises(TypeError, match="items must be Modules"):
             wrong()
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.Sequential(nn.Linear(3, 3)),
+        nn.ModuleList([nn.Linear(3, 3)]),
+        nn.ModuleDict({"0": nn.Linear(3, 3)}),
+    ],
+    ids=lambda net: type(net).__name__,
+)
+def test_items_are_attributes_that_can_be_replaced(net):
+    key = "0" if isinstance(net, nn.ModuleDict) else 0
+    assert getattr(net, "0") is net[key]
+    for _, parent in list(net.named_modules()):
+        for name, child in list(parent.named_children()):
+            setattr(parent, name, nn.Sequential(child, nn.ReLU()))
+    assert [n for n, _ in net.named_children()] == ["0"]
+    assert list(net.state_dict()) == ["0.0.weight", "0.0.bias"]
+    assert copy.deepcopy(net)[key][0].weight.shape == (3, 3)
+    with pytest.raises(TypeError, match="items must be Modules"):
+        setattr(net, "0", None)
+    with pytest.raises(AttributeError, match="no attribute 'absent'"):
+        net.absent  # noqa: B018
+    sl.models.quantize_model(net, "int8")
+    assert type(net[key][0]).__name__ == "QuantizedLinear"
 
 
 # ---- initialisers, clipping -------------------------------------------------------------------

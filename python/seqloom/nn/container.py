@@ -15,7 +15,35 @@ def _checked(owner: str, module: Any) -> Module:
     return module
 
 
-class ModuleList(Module):
+class _Container(Module):
+    """Items answer to their names as attributes too: what walks over a model and replaces children
+    by ``setattr(parent, name, other)`` reaches them.
+    """
+
+    def _named(self) -> dict[str, Module]:
+        raise NotImplementedError
+
+    def _replace(self, name: str, module: Module) -> None:
+        raise NotImplementedError
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        yield from super().named_children()
+        yield from list(self._named().items())
+
+    def __getattr__(self, name: str) -> Any:
+        if "_items" in self.__dict__ and name in (named := self._named()):
+            return named[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = self.__dict__
+        if name not in own and "_items" in own and name in self._named():
+            self._replace(name, _checked(type(self).__name__, value))
+        else:
+            super().__setattr__(name, value)
+
+
+class ModuleList(_Container):
     """A list whose modules belong to whoever holds it, named 0, 1, 2...
 
     Examples
@@ -31,9 +59,11 @@ class ModuleList(Module):
         self._items: list[Module] = []
         self.extend(modules)
 
-    def named_children(self) -> Iterator[tuple[str, Module]]:
-        yield from super().named_children()
-        yield from ((str(i), m) for i, m in enumerate(list(self._items)))
+    def _named(self) -> dict[str, Module]:
+        return {str(i): m for i, m in enumerate(self._items)}
+
+    def _replace(self, name: str, module: Module) -> None:
+        self._items[int(name)] = module
 
     def append(self, module: Module) -> ModuleList:
         self._items.append(_checked(type(self).__name__, module))
@@ -67,7 +97,7 @@ class ModuleList(Module):
         del self._items[index]
 
 
-class Sequential(Module):
+class Sequential(_Container):
     """Modules called one after the other.
 
     Parameters
@@ -90,9 +120,11 @@ class Sequential(Module):
             named = {str(i): m for i, m in enumerate(modules)}
         self._items = {name: _checked("Sequential", m) for name, m in named.items()}
 
-    def named_children(self) -> Iterator[tuple[str, Module]]:
-        yield from super().named_children()
-        yield from list(self._items.items())
+    def _named(self) -> dict[str, Module]:
+        return self._items
+
+    def _replace(self, name: str, module: Module) -> None:
+        self._items[name] = module
 
     def forward(self, x: Any) -> Any:
         for module in self._items.values():
@@ -100,7 +132,10 @@ class Sequential(Module):
         return x
 
     def append(self, module: Module) -> Sequential:
-        self._items[str(len(self._items))] = _checked("Sequential", module)
+        number = len(self._items)
+        while str(number) in self._items:  # a slice keeps the names that its modules had
+            number += 1
+        self._items[str(number)] = _checked("Sequential", module)
         return self
 
     def __len__(self) -> int:
@@ -110,11 +145,15 @@ class Sequential(Module):
         return iter(list(self._items.values()))
 
     def __getitem__(self, index: int | slice) -> Any:
-        found = list(self._items.values())[index]
-        return Sequential(*found) if isinstance(found, list) else found
+        if isinstance(index, slice):
+            return Sequential(dict(list(self._items.items())[index]))
+        return list(self._items.values())[index]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        self._items[list(self._items)[index]] = _checked("Sequential", module)
 
 
-class ModuleDict(Module):
+class ModuleDict(_Container):
     """A dict whose modules belong to whoever holds it, under their keys.
 
     Examples
@@ -130,9 +169,11 @@ class ModuleDict(Module):
         self._items: dict[str, Module] = {}
         self.update(modules or {})
 
-    def named_children(self) -> Iterator[tuple[str, Module]]:
-        yield from super().named_children()
-        yield from list(self._items.items())
+    def _named(self) -> dict[str, Module]:
+        return self._items
+
+    def _replace(self, name: str, module: Module) -> None:
+        self._items[name] = module
 
     def update(self, modules: Mapping[str, Module]) -> None:
         for name, m in modules.items():
