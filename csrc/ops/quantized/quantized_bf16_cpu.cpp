@@ -270,23 +270,27 @@ void multiply_int8(const QuantizedLinearArgs& a) {
   }
 }
 
-// Few rows: W is streamed, in tasks of some 256 KB, a multiple of four in number.
+// Few rows: W is streamed. Each start of four streams waits for memory and misses some prefetching,
+// so pieces are long: tasks of some 512 KB, as many for each thread, and as many columns at a time
+// as there is room for their sums. No column's sum depends on where the cuts lie.
 template <class Weights>
 void multiply_bytes(const QuantizedLinearArgs& a) {
   const SplitRows<Weights> x(a);
   const GemmArgs g = product_of(a, 0, a.n);
   const Weights weights(a);
-  constexpr int64_t kColumns = 128;
+  constexpr int64_t kSums = 4096;
+  const int64_t block = kSums / a.m / 4 * 4;
   const int64_t bytes = a.n * max<int64_t>(1, weights.row_bytes), work = a.m * a.n * a.k;
-  const int64_t cuts = max<int64_t>(1, min(4 * ceil_div(bytes, 1 << 20), work >> 17));
+  const int64_t threads = cpu::num_threads(), pieces = ceil_div(bytes, 1 << 19);
+  const int64_t cuts = max<int64_t>(1, min(ceil_div(pieces, threads) * threads, work >> 17));
   const auto run = [&](int64_t begin, int64_t end) {
-    alignas(64) float sums[ops::kFewRows * kColumns];
+    alignas(64) float sums[kSums];
     for (int64_t cut = begin; cut < end; ++cut) {
       const int64_t j1 = cut + 1 < cuts ? (cut + 1) * a.n / cuts / 4 * 4 : a.n;
-      for (int64_t j = cut * a.n / cuts / 4 * 4; j < j1; j += kColumns) {
-        const int64_t columns = min(kColumns, j1 - j);
-        byte_streams(weights, x, j, columns, a.m, sums, kColumns);
-        finish_tile(g, 0, 0, a.m, j, columns, sums, kColumns, x.scales(), weights.column_scales);
+      for (int64_t j = cut * a.n / cuts / 4 * 4; j < j1; j += block) {
+        const int64_t columns = min(block, j1 - j);
+        byte_streams(weights, x, j, columns, a.m, sums, block);
+        finish_tile(g, 0, 0, a.m, j, columns, sums, block, x.scales(), weights.column_scales);
       }
     }
   };
