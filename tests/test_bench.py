@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bench_support import noise, report, row
-from seqloom.bench import comparison, environment
+from seqloom.bench import comparison, environment, timing
 from seqloom.bench.comparison import compare, percent, regressions
 from seqloom.bench.record import OURS, BadFile, csv_rows, load, merge, save
 from seqloom.bench.roofline import Roofline, best_time, numpy_copy
@@ -168,6 +168,37 @@ def test_wait_is_read_from_the_scheduler(tmp_path):
     share = wait_fraction({"1": 0}, {"1": 50_000, "2": 50_000}, 1e-3, 2)
     assert share == pytest.approx(0.05)
     assert wait_fraction(None, {"1": 1}, 1.0, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("waited", "ran", "cpus", "share"),
+    [
+        (0.4, 1.6, 2, 0.2),  # a neighbour had the rest
+        (1.0, 2.0, 2, 0.0),  # three threads of our own on two CPUs
+        (1.0, 1.9, 2, 0.05),  # the same, and a neighbour
+        (0.4, 1.6, 16, 0.2),
+        (0.1, 2.01, 2, 0.0),  # clocks are read one after the other
+    ],
+)
+def test_waiting_for_ones_own_threads_is_no_disturbance(waited, ran, cpus, share):
+    found = wait_fraction({"1": 0}, {"1": int(1e9 * waited)}, 1.0, 2, ran, cpus)
+    assert found == pytest.approx(share)
+
+
+def test_more_rounds_are_taken_while_too_few_samples_count(monkeypatch):
+    seen = iter([0.5, 0.5, 0.0, 0.5, 0.0, 0.0, 0.0])
+    monkeypatch.setattr(timing, "wait_fraction", lambda *_: next(seen, 0.0))
+    monkeypatch.setattr(timing, "_PATIENCE", float("inf"))
+    contestant = Contestant("a", [lambda: None], CountingClock(10.0, [], "a"))
+    found = measure([contestant], threads=1, budget=0.0, min_rounds=3, max_rounds=40)
+    assert len(found.samples("a")) == 3
+    assert len(contestant.seconds) == 6
+    assert not found.noisy
+    seen = iter([0.5] * 9)
+    contestant = Contestant("a", [lambda: None], CountingClock(10.0, [], "a"))
+    options = {"threads": 1, "budget": 0.0, "min_rounds": 3, "max_rounds": 40}
+    assert measure([contestant], **options, patient=False).noisy == ["a"]
+    assert len(contestant.seconds) == 3
 
 
 def test_a_busy_neighbour_is_noticed():

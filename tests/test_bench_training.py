@@ -30,7 +30,7 @@ def test_a_training_step_is_checked_with_all_its_gradients(name, dtype):
     case = CASES[name]()
     inputs = case.make(np.random.default_rng(0))
     library = Seqloom("cpu", sl.get_num_threads(), sl)
-    verdict = verify(case, library, inputs, "fwd", dtype)
+    verdict = verify(case, library, inputs, "train", dtype)
     assert verdict is not None
     assert verdict.ok, verdict
 
@@ -40,4 +40,4 @@ def test_a_training_step_is_checked_with_all_its_gradients(name, dtype):
         return type(case.ours.judged(context, reference))(value, truth, layers)
 
     wrong = replace(case, ours=replace(case.ours, judged=faulty))
-    assert not verify(wrong, library, inputs, "fwd", dtype).ok
+    assert not verify(wrong, library, inputs, "train", dtype).ok

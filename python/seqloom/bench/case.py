@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Inputs = dict[str, Any]
 
-MODES = ("fwd", "bwd", "fwdbwd")
+# Forward, backward, both; a whole training step; an optimizer's step.
+MODES = ("fwd", "bwd", "fwdbwd", "train", "step")
 ITEM_SIZE = {"f32": 4, "f16": 2, "bf16": 2, "int8": 1, "int4": 0.5}
 DTYPE_NAMES = {
     "f32": "float32", "f16": "float16", "bf16": "bfloat16", "int8": "int8", "int4": "int4",

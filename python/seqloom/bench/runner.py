@@ -194,6 +194,7 @@ class Runner:
             max_rounds=self.settings.max_rounds,
             sample_seconds=5e-3 if self.settings.quick else 1e-2,
             settle=8e-3 if self.settings.quick else 1.2e-2,
+            patient=not self.settings.quick,
         )
         row.seconds, row.wait, row.kept = timings.seconds, timings.wait, timings.kept
         row.noisy = timings.noisy
