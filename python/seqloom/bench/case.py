@@ -99,7 +99,8 @@ class Case:
     the first output. `reference` is called as ``f(reference_package, **inputs)`` on float64 (and,
     to see what the formula loses, on float32) arrays and returns ``(value, backward)`` where
     ``backward(dy)`` maps the names in `wrt` to gradients. Either may be a `Part`.
-    `work` is called as ``f(mode, item_size)``.
+    `work` is called as ``f(mode, item_size)``. `quick` and `quick_cuda` name the rows
+    (``mode/dtype``) of the short runs on a CPU and on a GPU.
     """
 
     family: str
@@ -119,6 +120,7 @@ class Case:
     keep_f32: tuple[str, ...] = ()
     cache: str = "cold"
     quick: tuple[str, ...] = ()
+    quick_cuda: tuple[str, ...] = ()
     compiled: bool = False
     unit: str = ""
     per_call: float = 0.0

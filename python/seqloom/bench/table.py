@@ -131,6 +131,30 @@ def absent_lines(rows: Iterable[Row]) -> list[str]:
     return lines
 
 
+def brief_lines(report: Report) -> list[str]:
+    """One line a row: time, rate, share of the roofline, and the fastest peer's time over ours."""
+    from seqloom.bench.environment import describe
+
+    header = (
+        f"{'case':<42} {'mode':<6} {'dtype':<5} {'p50':>8} {'rate':>13} {'roof':>5}  fastest peer"
+    )
+    lines = [*describe(report.env), "", header, "-" * WIDTH]
+    for row in report.rows:
+        title = f"{row.name} {row.label}" + (" warm" if row.cache == "warm" else "")
+        head = f"{title:<42} {row.mode:<6} {row.dtype:<5}"
+        c = cells(row)
+        if row.status != "timed" or not c:
+            if row.status != "absent":
+                lines.append(f"{head} {row.status}: {row.note}"[:WIDTH])
+            continue
+        rate = f"{c['bandwidth']} GB/s"
+        if row.bound == "compute":
+            rate = f"{c['rate']} GFLOP/s"
+        best = next(iter(peer_texts(row)), "-")
+        lines.append(f"{head} {c['p50']:>8} {rate:>13} {c['roof']:>5}  {best}"[:WIDTH])
+    return lines
+
+
 def report_lines(report: Report) -> list[str]:
     """A whole report, for results that are read back from a file."""
     from seqloom.bench.environment import describe

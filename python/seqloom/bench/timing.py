@@ -182,8 +182,8 @@ def keep_samples(
 ) -> tuple[list[bool], bool]:
     """Which samples count, and whether the machine was too noisy to choose.
 
-    Samples of which others took more than `limit` are dropped. Where fewer than a third (or fewer than
-    three) would remain, all are kept and the contestant is called noisy.
+    Samples of which others took more than `limit` are dropped. Where fewer than a third (or fewer
+    than three) would remain, all are kept and the contestant is called noisy.
     """
     kept = [wait is None or wait <= limit for wait in waits]
     if sum(kept) < max(min(3, len(kept)), math.ceil(len(kept) / 3)):
@@ -204,8 +204,8 @@ def measure(
 ) -> Timings:
     """Time the contestants in interleaved rounds until the budget or `max_rounds` is spent.
 
-    Slow calls may take `_SLOW` budgets to reach `min_rounds`, and a disturbed machine `_PATIENCE`
-    budgets (unless not `patient`) to give enough samples that count, after three rounds in any case.
+    Slow calls may take `_SLOW` budgets to reach `min_rounds`, a disturbed machine `_PATIENCE` of
+    them (where `patient`) to give enough samples that count. There are three rounds in any case.
     """
     for contestant in contestants:
         _calibrate(contestant, sample_seconds, settle)

@@ -7,8 +7,10 @@ import argparse
 import contextlib
 import importlib
 import os
+import signal
 import sys
 import textwrap
+import threading
 import time
 from typing import Any
 
@@ -30,7 +32,7 @@ QUICK_SECONDS = 50.0
 USAGE = """seqloom bench [CASE...] [options]
        seqloom bench run [CASE...] [options]
        seqloom bench list [CASE...]
-       seqloom bench show FILE.json
+       seqloom bench show FILE.json [--brief]
        seqloom bench compare OLD.json NEW.json [--fail-above 5%%]
        seqloom bench plot FILE.json --out F.png
        seqloom bench env"""
@@ -100,7 +102,7 @@ def _run_parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="a choice of rows in at most a minute")
     add("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     add("--dtype", type=_words(DTYPES), default=(), help="f32,bf16,...; default: all of a case")
-    add("--mode", type=_words(None, choices=MODES), default=(), help="fwd,bwd,fwdbwd")
+    add("--mode", type=_words(None, choices=MODES), default=(), help=",".join(MODES))
     add("--threads", type=_threads, default=0, help="default: every CPU of this process")
     caches = parser.add_mutually_exclusive_group()
     caches.add_argument("--warm", action="store_const", const="warm", dest="cache", default="",
@@ -155,8 +157,10 @@ def run_cases(arguments: list[str]) -> int:
     settings = _settings(options)
     jobs = plan(cases, settings)
     if kept is not None and options.missing:
-        done = {row.id for row in kept.rows if row.samples() and not row.noisy}
-        jobs = [job for job in jobs if job.row_id(settings) not in done]
+        timed = {row.id: bool(row.noisy) for row in kept.rows if row.samples()}
+        # Disturbed rows come last: they may be disturbed again.
+        jobs = [job for job in jobs if timed.get(job.row_id(settings), True)]
+        jobs.sort(key=lambda job: job.row_id(settings) in timed)
         if not jobs:
             print("every row has been timed")
             return 0
@@ -165,6 +169,9 @@ def run_cases(arguments: list[str]) -> int:
     started = time.monotonic()
     total = options.total or (QUICK_SECONDS if settings.quick else None)
     _limit_cpus(settings.threads)
+    if threading.current_thread() is threading.main_thread():
+        # Whoever ends a run early keeps what has been measured.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     env_block = environment.collect(
         library, threads=settings.threads, device=settings.device, machine=options.machine
     )
@@ -182,11 +189,16 @@ def run_cases(arguments: list[str]) -> int:
         except (Unsupported, RuntimeError) as error:
             raise CommandError(f"{settings.device}: {error}") from None
 
+        measured: list[record.Row] = []
+
         def tell(row: record.Row) -> None:
             bar.step()
             bar.clear()
             if row.status != "absent":
                 print("\n".join(table.row_lines(row)), flush=True)
+            measured.append(row)
+            if options.json:
+                _save(options.json, Report(env_block, roofline.to_json(), measured), kept)
 
         rows = run_all(
             runner,
@@ -194,18 +206,20 @@ def run_cases(arguments: list[str]) -> int:
             on_start=lambda job: bar.show(job.title()),
             on_row=tell,
             deadline=started + total if total else None,
+            shared=settings.quick,
         )
     print("-" * table.WIDTH)
     for line in (*table.absent_lines(rows), *table.legend_lines()):
         print(line)
-    return _finish(options, Report(env_block, roofline.to_json(), rows), old, kept)
+    status = _finish(options, Report(env_block, roofline.to_json(), rows), old, kept)
+    return 130 if any(row.note == record.INTERRUPTED for row in rows) else status
 
 
 def _finish(
     options: argparse.Namespace, report: Report, old: Report | None, kept: Report | None
 ) -> int:
     if options.json:
-        record.save(record.merge(kept, report) if kept is not None else report, options.json)
+        _save(options.json, report, kept)
     if options.csv:
         record.save_csv(report, options.csv)
     if options.plot:
@@ -215,6 +229,10 @@ def _finish(
         print()
         status = max(status, _show_comparison(old, report, options.fail_above))
     return status
+
+
+def _save(path: str, report: Report, kept: Report | None) -> None:
+    record.save(record.merge(kept, report) if kept is not None else report, path)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -299,7 +317,10 @@ def _print_list(cases: list[Case]) -> int:
 def show(arguments: list[str]) -> int:
     parser = command_parser("bench show", example="seqloom bench show results.json")
     parser.add_argument("file", metavar="FILE.json")
-    print("\n".join(table.report_lines(record.load(parser.parse_args(arguments).file))))
+    parser.add_argument("--brief", action="store_true", help="one line a row")
+    options = parser.parse_args(arguments)
+    lines = table.brief_lines if options.brief else table.report_lines
+    print("\n".join(lines(record.load(options.file))))
     return 0
 
 

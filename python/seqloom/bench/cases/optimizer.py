@@ -86,5 +86,5 @@ def adamw(shapes: list[tuple[int, int]], label: str, **changes: Any) -> Case:
 
 @register("optimizer")
 def cases() -> Iterable[Case]:
-    yield adamw(GPT2_SHAPES, "124M")
+    yield adamw(GPT2_SHAPES, "124M", quick_cuda=("step/f32",))
     yield adamw([(768, 768)] * 8, "5M", quick=("step/f32",))

@@ -276,7 +276,7 @@ def seq2seq(hidden: int, length: int, batch: int, vocabulary: int) -> Case:
 @register("training")
 def cases() -> Iterable[Case]:
     yield gpt(6, 384, 256, 12, 65)
-    yield replace(gpt(12, 768, 1024, 8, 50257), devices=("cuda",))
+    yield replace(gpt(12, 768, 1024, 8, 50257), devices=("cuda",), quick_cuda=("train/bf16",))
     yield lstm_lm(2, 512, 64, 32, 10000)
     yield lstm_lm(1, 256, 32, 16, 1000, quick=("train/f32",))
     yield seq2seq(256, 30, 64, 8000)
