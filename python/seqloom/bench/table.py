@@ -136,22 +136,32 @@ def brief_lines(report: Report) -> list[str]:
     from seqloom.bench.environment import describe
 
     header = (
-        f"{'case':<42} {'mode':<6} {'dtype':<5} {'p50':>8} {'rate':>13} {'roof':>5}  fastest peer"
+        f"{'case':<38} {'mode':<6} {'dtype':<5} {'p50':>8} {'rate':>12} {'roof':>5} best peer"
     )
     lines = [*describe(report.env), "", header, "-" * WIDTH]
     for row in report.rows:
         title = f"{row.name} {row.label}" + (" warm" if row.cache == "warm" else "")
-        head = f"{title:<42} {row.mode:<6} {row.dtype:<5}"
-        c = cells(row)
-        if row.status != "timed" or not c:
-            if row.status != "absent":
-                lines.append(f"{head} {row.status}: {row.note}"[:WIDTH])
+        if row.status == "absent":
+            continue
+        if len(title) > 38:
+            lines.append(title[:WIDTH])
+            title = ""
+        head = f"{title:<38} {row.mode:<6} {row.dtype:<5}"
+        ours, c = row.summary(), cells(row)
+        if row.status != "timed" or ours is None:
+            lines.append(f"{head} {row.status}: {row.note}"[:WIDTH])
             continue
         rate = f"{c['bandwidth']} GB/s"
         if row.bound == "compute":
-            rate = f"{c['rate']} GFLOP/s"
-        best = next(iter(peer_texts(row)), "-")
-        lines.append(f"{head} {c['p50']:>8} {rate:>13} {c['roof']:>5}  {best}"[:WIDTH])
+            work = row.flops / ours.p50
+            rate = f"{digits(work / 1e12)} TFLOP/s" if work > 1e12 else f"{c['rate']} GFLOP/s"
+        others = sorted((s.p50, peer) for peer in row.peers if (s := row.summary(peer)) is not None)
+        best = "-"
+        if others:
+            peer = others[0][1]
+            marks = ("*" if peer in row.noisy else "") + ("" if row.differs(peer) else "~")
+            best = f"{peer} {digits(others[0][0] / ours.p50)}x{marks}"
+        lines.append(f"{head} {c['p50']:>8} {rate:>12} {c['roof']:>5} {best}"[:WIDTH])
     return lines
 
 
