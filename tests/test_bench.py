@@ -22,6 +22,7 @@ from seqloom.bench.stats import mann_whitney, summarize
 from seqloom.bench.timing import (
     Contestant,
     HostClock,
+    judge,
     keep_samples,
     measure,
     wait_fraction,
@@ -156,6 +157,19 @@ def test_a_machine_that_is_never_quiet_is_called_noisy_and_nothing_is_dropped():
     kept, noisy = keep_samples([0.5] * 6 + [0.0] * 3)
     assert sum(kept) == 3
     assert not noisy
+
+
+def test_who_always_waits_while_others_do_not_waits_for_itself():
+    def contestant(name, wait):
+        return Contestant(name, [], HostClock(), wait=list(wait))
+
+    calm, crowded = contestant("calm", [0.0] * 8 + [0.5]), contestant("crowded", [0.2, 0.3] * 5)
+    assert judge([calm, crowded])["crowded"] == ([True] * 10, False)
+    assert judge([crowded])["crowded"][1]  # nobody to compare with
+    assert judge([crowded, contestant("too", [0.2, 0.4] * 5)])["crowded"][1]
+    few = contestant("few", [0.0, 0.4, 0.4, 0.0, 0.4, 0.4, 0.4])  # no more than a neighbour does
+    assert judge([contestant("calm", [0.0, 0.4, 0.0, 0.0, 0.4, 0.0, 0.0]), few])["few"][1]
+    assert judge([calm, contestant("short", [0.2] * 4)])["short"][1]
 
 
 def test_wait_is_read_from_the_scheduler(tmp_path):
@@ -353,6 +367,8 @@ def test_the_slower_of_memory_and_arithmetic_is_the_bound():
     assert roof.bound(1e10, 1e9, "f32", "cold") == (pytest.approx(1.0), "memory")
     assert roof.bound(1e6, 1e12, "f32", "cold") == (pytest.approx(1.0), "compute")
     assert roof.bound(0, 2e12, "bf16", "cold")[0] == pytest.approx(1.0)
+    assert roof.compute("int4") == roof.compute("f16") == 1e12
+    assert Roofline(0, 0, 0, {"f32": 1.0, "int8": 4.0}).compute("int4") == 4.0
     assert roof.bound(1000, 0, "f32", "warm")[0] == pytest.approx(1e-8)
     assert roof.bound(2000, 0, "f32", "warm")[0] == pytest.approx(2e-7)
 

@@ -76,7 +76,7 @@ def test_a_gpu_has_a_short_run_of_its_own():
 
 
 def jobs_and_runner(count=3):
-    settings = Settings(threads=1, peers=(), seconds=0.01, min_rounds=3, max_rounds=3)
+    settings = Settings(threads=1, peers=(), seconds=1.0, min_rounds=3, max_rounds=3)
     jobs = [Job(softmax.softmax(2 + k, 8), "fwd", "f32") for k in range(count)]
     return jobs, Runner(sl, settings, Roofline(1e10, 1e10, 0, {"f32": 1e11}), Peers("cpu", 1, ()))
 
@@ -116,6 +116,8 @@ def test_a_run_out_of_time_takes_no_more_rows_and_shortens_none(monkeypatch):
     assert given == [None]
     run_all(bench, jobs, deadline=time.monotonic() + 60, shared=True)
     assert given[1:] == [bench.settings.seconds] * 3
+    run_all(bench, jobs, deadline=time.monotonic() + 0.2, shared=True)
+    assert given[4] > given[-1] == 0.05  # inputs and checks are paid for by later rows
 
 
 def test_a_terminated_run_writes_its_rows_and_says_so(tmp_path, capsys, monkeypatch):

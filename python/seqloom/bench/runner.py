@@ -283,6 +283,7 @@ def run_all(
     An interrupt ends the run early: what has been measured is returned.
     """
     rows: list[Row] = []
+    beside = 0.0  # what rows have taken beyond their rounds: inputs, checks, compilation
     for index, job in enumerate(jobs):
         if on_start is not None:
             on_start(job)
@@ -292,12 +293,13 @@ def run_all(
             continue
         if deadline is not None and shared:
             share = (deadline - time.monotonic()) / (len(jobs) - index)
-            # Preparation, checks and the settling between contestants take the other part.
-            seconds = min(runner.settings.seconds, max(0.05, 0.45 * share))
+            seconds = min(runner.settings.seconds, max(0.05, share - beside / max(1, index)))
+        start = time.monotonic()
         try:
             row = runner.run(job, seconds)
         except KeyboardInterrupt:
             return rows + [runner.skip(left, INTERRUPTED) for left in jobs[index:]]
+        beside += time.monotonic() - start - (seconds or 0.0)
         rows.append(row)
         if on_row is not None:
             on_row(row)

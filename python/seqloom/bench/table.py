@@ -135,9 +135,7 @@ def brief_lines(report: Report) -> list[str]:
     """One line a row: time, rate, share of the roofline, and the fastest peer's time over ours."""
     from seqloom.bench.environment import describe
 
-    header = (
-        f"{'case':<38} {'mode':<6} {'dtype':<5} {'p50':>8} {'rate':>12} {'roof':>5} best peer"
-    )
+    header = f"{'case':<38} {'mode':<6} {'dtype':<5} {'p50':>8} {'rate':>12} {'roof':>5} best peer"
     lines = [*describe(report.env), "", header, "-" * WIDTH]
     for row in report.rows:
         title = f"{row.name} {row.label}" + (" warm" if row.cache == "warm" else "")

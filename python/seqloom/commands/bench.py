@@ -28,7 +28,7 @@ DTYPES = {
     "float32": "f32", "float16": "f16", "bfloat16": "bf16", "f32": "f32", "f16": "f16",
     "bf16": "bf16", "int8": "int8", "int4": "int4",
 }  # fmt: skip
-QUICK_SECONDS = 50.0
+QUICK_SECONDS = 52.0
 USAGE = """seqloom bench [CASE...] [options]
        seqloom bench run [CASE...] [options]
        seqloom bench list [CASE...]
