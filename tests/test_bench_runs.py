@@ -103,11 +103,11 @@ def test_an_interrupt_keeps_what_has_been_measured(monkeypatch):
 
 def test_a_run_out_of_time_takes_no_more_rows_and_shortens_none(monkeypatch):
     jobs, bench = jobs_and_runner()
-    given = []
+    given, pause = [], 0.02
 
     def run(job, seconds):
         given.append(seconds)
-        time.sleep(0.02)
+        time.sleep(pause)
         return Runner.run(bench, job)
 
     monkeypatch.setattr(bench, "run", run)
@@ -116,7 +116,8 @@ def test_a_run_out_of_time_takes_no_more_rows_and_shortens_none(monkeypatch):
     assert given == [None]
     run_all(bench, jobs, deadline=time.monotonic() + 60, shared=True)
     assert given[1:] == [bench.settings.seconds] * 3
-    run_all(bench, jobs, deadline=time.monotonic() + 0.2, shared=True)
+    pause = 0.1
+    run_all(bench, jobs, deadline=time.monotonic() + 0.25, shared=True)
     assert given[4] > given[-1] == 0.05  # inputs and checks are paid for by later rows
 
 

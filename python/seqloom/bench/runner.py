@@ -299,7 +299,7 @@ def run_all(
             row = runner.run(job, seconds)
         except KeyboardInterrupt:
             return rows + [runner.skip(left, INTERRUPTED) for left in jobs[index:]]
-        beside += time.monotonic() - start - (seconds or 0.0)
+        beside += max(0.0, time.monotonic() - start - (seconds or 0.0))
         rows.append(row)
         if on_row is not None:
             on_row(row)
