@@ -333,6 +333,8 @@ _CLASSES: dict[str, type[Library]] = {
     "jax": Jax,
 }
 
+PEER_NAMES = tuple(_CLASSES)
+
 
 class Peers:
     """The installed peers that were asked for, each imported at its first use."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from seqloom.bench.record import COPY, OURS, Report, Row
+from seqloom.bench.record import COPY, OURS, BadFile, Report, Row
 
 HINT = "plots need matplotlib: pip install matplotlib"
 
@@ -27,6 +27,14 @@ def _pyplot() -> Any:
     from matplotlib import pyplot
 
     return pyplot
+
+
+def check_format(path: str | Path) -> None:
+    """`BadFile` where matplotlib has no such format."""
+    formats = _pyplot().Figure().canvas.get_supported_filetypes()
+    suffix = Path(path).suffix.lstrip(".").lower()
+    if suffix and suffix not in formats:
+        raise BadFile(f"{path}: pictures end in .{', .'.join(sorted(formats))}")
 
 
 def plot(report: Report, path: str | Path) -> None:

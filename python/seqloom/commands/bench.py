@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import importlib
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -16,7 +17,7 @@ from typing import Any
 
 from seqloom.bench import comparison, environment, plot, record, table
 from seqloom.bench.case import MODES, Case, all_cases, select
-from seqloom.bench.libraries import Peers, Unsupported
+from seqloom.bench.libraries import PEER_NAMES, Peers, Unsupported
 from seqloom.bench.progress import Progress
 from seqloom.bench.record import BadFile, Report
 from seqloom.bench.roofline import Roofline, measure_cpu
@@ -64,6 +65,8 @@ def _words(kind: dict[str, str] | None, *, choices: tuple[str, ...] = ()) -> Any
             if allowed and word not in allowed:
                 raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(allowed)}")
             out.append(kind[word] if kind is not None else word)
+        if not out:
+            raise argparse.ArgumentTypeError("at least one word is wanted")
         return tuple(out)
 
     return parse
@@ -110,8 +113,8 @@ def _run_parser() -> argparse.ArgumentParser:
     caches.add_argument("--cold", action="store_const", const="cold", dest="cache",
                         help="inputs rotated through more than the last-level cache "
                         "(the default of most cases)")  # fmt: skip
-    add("--peers", type=_words(None), default=None, metavar="NAMES",
-        help="numpy,torch,torch.compile,onnxruntime,ctranslate2,jax or none")  # fmt: skip
+    add("--peers", type=_words(None, choices=(*PEER_NAMES, "none")), default=None, metavar="NAMES",
+        help=",".join(PEER_NAMES) + " or none; default: all that are installed")  # fmt: skip
     add("--seconds", type=_positive, default=2.0, help="time for each row's rounds (2)")
     add("--total", type=_positive, help="time for the whole run; rows that find none left say so")
     add("--no-check", action="store_false", dest="check", help="do not compare with float64 first")
@@ -150,11 +153,14 @@ def run_cases(arguments: list[str]) -> int:
         folder = os.path.dirname(path) or "."
         if not os.path.isdir(folder):
             raise CommandError(f"{path}: no such folder")
+        if os.path.isdir(path) or not os.access(folder, os.W_OK):
+            raise CommandError(f"{path}: cannot be written")
     if options.plot:
-        plot._pyplot()
+        plot.check_format(options.plot)
 
     library = importlib.import_module("seqloom")
     settings = _settings(options)
+    _check_device(library, settings.device)
     jobs = plan(cases, settings)
     if kept is not None and options.missing:
         timed = {row.id: bool(row.noisy) for row in kept.rows if row.samples()}
@@ -239,11 +245,16 @@ def _settings(options: argparse.Namespace) -> Settings:
     peers = options.peers
     if peers is not None and "none" in peers:
         peers = ()
-    kind = options.device.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise CommandError(f"--device must be cpu, cuda or cuda:N, got {options.device}")
+    missing = [n for n in peers or () if n.partition(".")[0] not in environment.installed_peers()]
+    if missing:
+        raise CommandError(f"--peers: not installed here: {', '.join(missing)}")
+    if options.threads > environment.cores():
+        raise CommandError(
+            f"--threads must be at most {environment.cores()}, the CPUs of this process, "
+            f"got {options.threads}"
+        )
     return Settings(
-        device=options.device,
+        device=_device(options.device),
         threads=options.threads,
         dtypes=options.dtype,
         modes=options.mode,
@@ -255,6 +266,29 @@ def _settings(options: argparse.Namespace) -> Settings:
         min_rounds=5 if options.quick else 9,
         quick=options.quick,
     ).resolved()
+
+
+def _device(text: str) -> str:
+    """``cpu`` or ``cuda``; another GPU than the first becomes the only one that is seen."""
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", text)
+    if not found:
+        raise CommandError(f"--device must be cpu, cuda or cuda:N, got {text}")
+    index = int(found[1] or 0)
+    if index > 0:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        numbers = seen.split(",") if seen else [str(n) for n in range(index + 1)]
+        if index >= len(numbers):
+            raise CommandError(f"--device {text}: CUDA_VISIBLE_DEVICES is {seen}")
+        os.environ["CUDA_VISIBLE_DEVICES"] = numbers[index]
+    return text.partition(":")[0]
+
+
+def _check_device(library: Any, device: str) -> None:
+    if device != "cpu":
+        try:
+            library.cuda.get_device_properties(0)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise CommandError(f"--device {device}: {error}") from None
 
 
 def _limit_cpus(threads: int) -> None:
@@ -342,9 +376,13 @@ def compare(arguments: list[str]) -> int:
 
 def _show_comparison(old: Report, new: Report, fail_above: float | None, relative: str = "") -> int:
     changes = comparison.compare(old, new, relative_to=relative)
+    if relative and not changes:
+        raise CommandError(f"no row of both files was timed beside {relative}")
     print("\n".join(comparison.comparison_lines(old, new, changes)))
     if fail_above is None:
         return 0
+    if not changes:
+        raise CommandError("no row is in both files: nothing has been compared")
     slower = comparison.regressions(changes, fail_above)
     for change in slower:
         print(
@@ -361,6 +399,7 @@ def draw(arguments: list[str]) -> int:
     parser.add_argument("--out", default="", metavar="F.png", help="default: FILE.png")
     options = parser.parse_args(arguments)
     target = options.out or os.path.splitext(options.file)[0] + ".png"
+    plot.check_format(target)
     plot.plot(record.load(options.file), target)
     print(target)
     return 0
@@ -369,9 +408,9 @@ def draw(arguments: list[str]) -> int:
 def env(arguments: list[str]) -> int:
     parser = command_parser("bench env", example="seqloom bench env")
     parser.add_argument("--device", default="cpu")
-    options = parser.parse_args(arguments)
+    device = _device(parser.parse_args(arguments).device)
     library = importlib.import_module("seqloom")
-    block = environment.collect(library, threads=environment.cores(), device=options.device)
+    block = environment.collect(library, threads=environment.cores(), device=device)
     for key, value in block.items():
         if isinstance(value, dict):
             value = ", ".join(f"{name} {version}" for name, version in value.items()) or "none"
