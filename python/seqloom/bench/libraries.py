@@ -312,7 +312,7 @@ class Seqloom(Library):
         try:
             with graph.capture():
                 held += [call() for call in calls]
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             return None
         return lambda: (graph.replay(), held)[0]
 
