@@ -161,6 +161,13 @@ def test_missing_rows_come_before_disturbed_ones(tmp_path, capsys):
     assert json.loads(target.read_text())["rows"][0]["name"] == "softmax"
 
 
+def test_many_rows_without_time_are_counted():
+    rows = [row(label=str(k), status="absent", note=OUT_OF_TIME, seconds={}) for k in range(50)]
+    lines = table.absent_lines(rows)
+    assert len(lines) <= 3
+    assert lines[-1].endswith("softmax 5 fwd f32, and 44 more")
+
+
 def test_the_brief_table_has_one_line_a_row():
     peers = {"torch": [3e-3] * 9, "numpy": [2e-3] * 9}
     rows = [

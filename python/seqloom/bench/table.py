@@ -125,6 +125,8 @@ def absent_lines(rows: Iterable[Row]) -> list[str]:
             reasons.setdefault(row.note, []).append(title)
     lines = []
     for reason, titles in reasons.items():
+        if len(titles) > 12:
+            titles[6:] = [f"and {len(titles) - 6} more"]
         lines += textwrap.wrap(
             f"not measured, {reason}: {', '.join(titles)}", WIDTH, subsequent_indent="    "
         )
