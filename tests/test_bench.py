@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bench_support import noise, report, row
-from seqloom.bench import comparison, environment
+from seqloom.bench import comparison, environment, timing
 from seqloom.bench.comparison import compare, percent, regressions
 from seqloom.bench.record import OURS, BadFile, csv_rows, load, merge, save
 from seqloom.bench.roofline import Roofline, best_time, numpy_copy
@@ -22,6 +22,7 @@ from seqloom.bench.stats import mann_whitney, summarize
 from seqloom.bench.timing import (
     Contestant,
     HostClock,
+    judge,
     keep_samples,
     measure,
     wait_fraction,
@@ -158,6 +159,19 @@ def test_a_machine_that_is_never_quiet_is_called_noisy_and_nothing_is_dropped():
     assert not noisy
 
 
+def test_who_always_waits_while_others_do_not_waits_for_itself():
+    def contestant(name, wait):
+        return Contestant(name, [], HostClock(), wait=list(wait))
+
+    calm, crowded = contestant("calm", [0.0] * 8 + [0.5]), contestant("crowded", [0.2, 0.3] * 5)
+    assert judge([calm, crowded])["crowded"] == ([True] * 10, False)
+    assert judge([crowded])["crowded"][1]  # nobody to compare with
+    assert judge([crowded, contestant("too", [0.2, 0.4] * 5)])["crowded"][1]
+    few = contestant("few", [0.0, 0.4, 0.4, 0.0, 0.4, 0.4, 0.4])  # no more than a neighbour does
+    assert judge([contestant("calm", [0.0, 0.4, 0.0, 0.0, 0.4, 0.0, 0.0]), few])["few"][1]
+    assert judge([calm, contestant("short", [0.2] * 4)])["short"][1]
+
+
 def test_wait_is_read_from_the_scheduler(tmp_path):
     for task, text in {"1": "100 2000 3", "2": "5 500 1", "3": "garbage"}.items():
         (tmp_path / task).mkdir()
@@ -168,6 +182,37 @@ def test_wait_is_read_from_the_scheduler(tmp_path):
     share = wait_fraction({"1": 0}, {"1": 50_000, "2": 50_000}, 1e-3, 2)
     assert share == pytest.approx(0.05)
     assert wait_fraction(None, {"1": 1}, 1.0, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("waited", "ran", "cpus", "share"),
+    [
+        (0.4, 1.6, 2, 0.2),  # a neighbour had the rest
+        (1.0, 2.0, 2, 0.0),  # three threads of our own on two CPUs
+        (1.0, 1.9, 2, 0.05),  # the same, and a neighbour
+        (0.4, 1.6, 16, 0.2),
+        (0.1, 2.01, 2, 0.0),  # clocks are read one after the other
+    ],
+)
+def test_waiting_for_ones_own_threads_is_no_disturbance(waited, ran, cpus, share):
+    found = wait_fraction({"1": 0}, {"1": int(1e9 * waited)}, 1.0, 2, ran, cpus)
+    assert found == pytest.approx(share)
+
+
+def test_more_rounds_are_taken_while_too_few_samples_count(monkeypatch):
+    seen = iter([0.5, 0.5, 0.0, 0.5, 0.0, 0.0, 0.0])
+    monkeypatch.setattr(timing, "wait_fraction", lambda *_: next(seen, 0.0))
+    monkeypatch.setattr(timing, "_PATIENCE", float("inf"))
+    contestant = Contestant("a", [lambda: None], CountingClock(10.0, [], "a"))
+    found = measure([contestant], threads=1, budget=0.0, min_rounds=3, max_rounds=40)
+    assert len(found.samples("a")) == 3
+    assert len(contestant.seconds) == 6
+    assert not found.noisy
+    seen = iter([0.5] * 9)
+    contestant = Contestant("a", [lambda: None], CountingClock(10.0, [], "a"))
+    options = {"threads": 1, "budget": 0.0, "min_rounds": 3, "max_rounds": 40}
+    assert measure([contestant], **options, patient=False).noisy == ["a"]
+    assert len(contestant.seconds) == 3
 
 
 def test_a_busy_neighbour_is_noticed():
@@ -322,6 +367,8 @@ def test_the_slower_of_memory_and_arithmetic_is_the_bound():
     assert roof.bound(1e10, 1e9, "f32", "cold") == (pytest.approx(1.0), "memory")
     assert roof.bound(1e6, 1e12, "f32", "cold") == (pytest.approx(1.0), "compute")
     assert roof.bound(0, 2e12, "bf16", "cold")[0] == pytest.approx(1.0)
+    assert roof.compute("int4") == roof.compute("f16") == 1e12
+    assert Roofline(0, 0, 0, {"f32": 1.0, "int8": 4.0}).compute("int4") == 4.0
     assert roof.bound(1000, 0, "f32", "warm")[0] == pytest.approx(1e-8)
     assert roof.bound(2000, 0, "f32", "warm")[0] == pytest.approx(2e-7)
 

@@ -317,6 +317,8 @@ def test_progress_says_where_it_is():
         ["bench", "--dtype", "f31"],
         ["bench", "--mode", "sideways"],
         ["bench", "--threads", "0"],
+        ["bench", "--peers", "tensorflow"],
+        ["bench", "--peers", ""],
         ["bench", "--seconds", "-1"],
         ["bench", "--fail-above", "5%"],
         ["bench", "--update"],
@@ -339,11 +341,18 @@ def test_bad_options_exit_2(arguments, capsys):
         ["bench", "softmax/8x64", "--compare", "missing.json"],
         ["bench", "softmax/8x64", "--json", "no-such-folder/out.json"],
         ["bench", "softmax/8x64", "--device", "tpu"],
+        ["bench", "softmax/8x64", "--device", "cuda:x"],
+        ["bench", "softmax/8x64", "--device", "cpu:1"],
+        ["bench", "softmax/8x64", "--device", "cuda:7777"],
+        ["bench", "softmax/8x64", "--threads", "100000"],
+        ["bench", "softmax/8x64", "--json", "."],
+        ["bench", "env", "--device", "tpu"],
         ["bench", "adamw", "--dtype", "f16"],
     ],
 )
 def test_unusable_files_exit_1_with_one_line(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert main(arguments) == 1
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
@@ -364,6 +373,26 @@ def test_only_commands_that_exist_are_offered(capsys):
     assert {"info", "bench"} <= set(available())
     for name in ("demo", "train", "generate", "translate"):
         assert (f"\n  {name}" in text) == (name in available())
+
+
+def test_peers_that_are_not_installed_are_named(capsys, monkeypatch):
+    monkeypatch.setattr(environment, "installed_peers", lambda: {"numpy": "2"})
+    assert main(["bench", "softmax/8x64", "--peers", "numpy,torch.compile,jax"]) == 1
+    err = capsys.readouterr().err
+    assert err == "seqloom: --peers: not installed here: torch.compile, jax\n"
+
+
+def test_a_comparison_of_nothing_is_no_success(tmp_path, capsys):
+    save(report(row(ours=noise(1))), tmp_path / "a.json")
+    save(report(row(label="b", ours=noise(2))), tmp_path / "b.json")
+    files = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    assert main(["bench", "compare", *files]) == 0
+    assert main(["bench", "compare", *files, "--fail-above", "5%"]) == 1
+    assert main(["bench", "compare", *files[:1], *files[:1], "--relative", "jax"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "seqloom: no row is in both files: nothing has been compared",
+        "seqloom: no row of both files was timed beside jax",
+    ]
 
 
 def test_list_shows_every_case(capsys):
@@ -412,6 +441,8 @@ def test_plots_are_drawn_or_the_missing_package_is_named(tmp_path, capsys, monke
     assert "pip install matplotlib" in capsys.readouterr().err
     monkeypatch.undo()
     pytest.importorskip("matplotlib")
+    assert main(["bench", "plot", str(source), "--out", "r.xyz"]) == 1
+    assert capsys.readouterr().err.startswith("seqloom: r.xyz: pictures end in .")
     assert main(["bench", "plot", str(source), "--out", str(target)]) == 0
     assert target.read_bytes().startswith(b"\x89PNG")
 

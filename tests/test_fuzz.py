@@ -33,7 +33,7 @@ ALLOWED = (ValueError, TypeError, IndexError, RuntimeError, MemoryError)
 # The library's own form, and what Python says when neither operand knows the other.
 MESSAGE = re.compile(
     r"^[A-Za-z_][\w.]*: \S|^unsupported operand type|.*not supported between inst"
-    r"|^can only concatenate "
+    r"|^can only concatenate |^can't concat "
 )
 SMALL = 100_000  # elements of a result that are read back
 

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Inputs = dict[str, Any]
 
-MODES = ("fwd", "bwd", "fwdbwd")
+# Forward, backward, both; a whole training step; an optimizer's step.
+MODES = ("fwd", "bwd", "fwdbwd", "train", "step")
 ITEM_SIZE = {"f32": 4, "f16": 2, "bf16": 2, "int8": 1, "int4": 0.5}
 DTYPE_NAMES = {
     "f32": "float32", "f16": "float16", "bf16": "bfloat16", "int8": "int8", "int4": "int4",
 }  # fmt: skip
-# Unit roundoff of what is stored.
+# Unit roundoff of what is stored; of 8 and 4 bits what quantizing a weight costs a product.
 EPSILON = {"f32": 2.0**-24, "f16": 2.0**-11, "bf16": 2.0**-8, "int8": 2.0**-6, "int4": 2.0**-3}
 
 
@@ -63,12 +64,14 @@ class Context:
 class Answer(NamedTuple):
     """What a contestant computed, and the truth as a function of the dtype to compute it in.
 
-    A deep model rounds once more in each of its `layers`.
+    A deep model rounds once more in each of its `layers`; `rounding` takes the place of the dtype's
+    where the truth holds some of its roundings already.
     """
 
     value: Any
     truth: Callable[[Any], Array]
     layers: int = 1
+    rounding: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ class Case:
     the first output. `reference` is called as ``f(reference_package, **inputs)`` on float64 (and,
     to see what the formula loses, on float32) arrays and returns ``(value, backward)`` where
     ``backward(dy)`` maps the names in `wrt` to gradients. Either may be a `Part`.
-    `work` is called as ``f(mode, item_size)``.
+    `work` is called as ``f(mode, item_size)``. `quick` and `quick_cuda` name the rows
+    (``mode/dtype``) of the short runs on a CPU and on a GPU.
     """
 
     family: str
@@ -118,6 +122,7 @@ class Case:
     keep_f32: tuple[str, ...] = ()
     cache: str = "cold"
     quick: tuple[str, ...] = ()
+    quick_cuda: tuple[str, ...] = ()
     compiled: bool = False
     unit: str = ""
     per_call: float = 0.0

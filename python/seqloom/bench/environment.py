@@ -165,6 +165,13 @@ def describe(block: dict[str, Any]) -> list[str]:
         where += f" ({block['microarchitecture']})"
     where += f", {block['cores']} cores, {block['last_level_cache'] >> 20} MiB last-level cache"
     first = f"seqloom {block['seqloom'] or '(not installed)'}, {block['threads']} threads"
+    gpu = []
+    if block.get("gpu"):
+        facts = block["gpu"]
+        gpu = [f"{facts['name'] or 'no GPU'}: " + (facts.get("error") or (
+            f"compute capability {facts['major']}.{facts['minor']}, "
+            f"{facts['multi_processor_count']} multiprocessors, {facts['total_memory'] >> 30} GiB, "
+            f"{facts['l2_cache_size'] >> 20} MiB L2"))]  # fmt: skip
     versions = ", ".join(f"{name} {version}" for name, version in block["peers"].items())
     load = " ".join(f"{value:.2f}" for value in block["load"])
     busy = []
@@ -173,6 +180,7 @@ def describe(block: dict[str, Any]) -> list[str]:
     return [
         f"{first}, Python {block['python']}, {block['date']}, load {load}",
         where,
+        *gpu,
         f"peers: {versions or 'none installed'}",
         *busy,
     ]

@@ -179,6 +179,9 @@ class TorchCompile(Torch):
     ) -> list[Call]:
         if isinstance(contender, Built):
             raise Unsupported
+        # All cases share one code object here, and after a few compilations of the same one
+        # torch gives up and runs it eagerly: each case begins with nothing compiled.
+        self.module.compiler.reset()
         self._compiled = self.module.compile(super().function(contender), dynamic=False)
         return super().calls(case, contender, copies, mode, dtype)
 
@@ -192,6 +195,8 @@ class Jax(Library):
     def __init__(self, device: str, threads: int, module: Any = None) -> None:
         # XLA sizes its pool by the CPUs the process may use; the command line sets those.
         os.environ.setdefault("JAX_PLATFORMS", "cpu" if device == "cpu" else "cuda")
+        # By default it takes three quarters of a GPU's memory for itself.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         super().__init__(device, threads, module)
         try:
             self.module.devices()
@@ -307,7 +312,7 @@ class Seqloom(Library):
         try:
             with graph.capture():
                 held += [call() for call in calls]
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             return None
         return lambda: (graph.replay(), held)[0]
 
@@ -327,6 +332,8 @@ _CLASSES: dict[str, type[Library]] = {
     "ctranslate2": CTranslate2,
     "jax": Jax,
 }
+
+PEER_NAMES = tuple(_CLASSES)
 
 
 class Peers:

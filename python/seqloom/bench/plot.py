@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seqloom.bench.record import COPY, OURS, Report, Row
+from seqloom.bench.record import COPY, OURS, BadFile, Report, Row
 
 HINT = "plots need matplotlib: pip install matplotlib"
 
@@ -29,9 +30,19 @@ def _pyplot() -> Any:
     return pyplot
 
 
+def check_format(path: str | Path) -> None:
+    """`BadFile` where matplotlib has no such format."""
+    formats = _pyplot().Figure().canvas.get_supported_filetypes()
+    suffix = Path(path).suffix.lstrip(".").lower()
+    if suffix and suffix not in formats:
+        raise BadFile(f"{path}: pictures end in .{', .'.join(sorted(formats))}")
+
+
 def plot(report: Report, path: str | Path) -> None:
     """Write a PNG (or whatever the suffix says): the roofline, and up to three scaling panels."""
     pyplot = _pyplot()
+    # What was disturbed while it was measured is left out, as in the tables.
+    report = replace(report, rows=[row for row in report.rows if OURS not in row.noisy])
     series = scaling_series(report.rows)[:3]
     columns = 2 if series else 1
     lines = (len(series) + 2) // 2
@@ -65,7 +76,7 @@ def _roofline(axis: Any, report: Report) -> None:
     for dtype, peak in peaks.items():
         axis.plot(x, np.minimum(x * bandwidth, peak) / 1e9, color="0.4", linewidth=1)
         axis.annotate(
-            f"{dtype} {peak / 1e9:.0f} GFLOP/s", (x[-1], peak / 1e9), ha="right", va="bottom",
+            f" {dtype} {peak / 1e9:.0f} GFLOP/s", (x[-1], peak / 1e9), ha="left", va="center",
             fontsize=8, color="0.3",
         )  # fmt: skip
     if not peaks:
@@ -80,7 +91,8 @@ def _roofline(axis: Any, report: Report) -> None:
             zorder=3,
         )  # fmt: skip
     axis.set(
-        xscale="log", yscale="log", xlabel="useful operations per compulsory byte",
+        xscale="log", yscale="log", xlim=(x[0], x[-1] * (x[-1] / x[0]) ** 0.25),
+        xlabel="useful operations per compulsory byte",
         ylabel="GFLOP/s", title=f"Roofline (copy bandwidth {bandwidth / 1e9:.0f} GB/s)",
     )  # fmt: skip
     axis.grid(True, which="major", alpha=0.3)
@@ -112,7 +124,10 @@ def _volume(row: Row) -> float:
 
 def _scaling(axis: Any, title: str, rows: list[Row]) -> None:
     for name in dict.fromkeys(name for row in rows for name in row.seconds if name != COPY):
-        known = [(row, s) for row in rows if (s := row.summary(name)) is not None]
+        undisturbed = [row for row in rows if name not in row.noisy]
+        known = [(row, s) for row in undisturbed if (s := row.summary(name)) is not None]
+        if not known:
+            continue
         axis.errorbar(
             [_volume(row) for row, _ in known],
             [s.p50 * 1e6 for _, s in known],
@@ -139,9 +154,10 @@ def _scaling(axis: Any, title: str, rows: list[Row]) -> None:
                 textcoords="offset points",
                 fontsize=6,
                 color="0.3",
+                annotation_clip=True,
             )
     unit = "useful operations" if rows[-1].bound == "compute" else "compulsory bytes"
     axis.set(xscale="log", yscale="log", xlabel=unit, ylabel="p50 with p20-p80 (us)", title=title)
-    axis.margins(x=0.12)
+    axis.margins(x=0.2)
     axis.grid(True, which="major", alpha=0.3)
     axis.legend(fontsize=8)

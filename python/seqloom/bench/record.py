@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from seqloom.bench.stats import MIN_SAMPLES, Summary, mann_whitney, summarize
+from seqloom.files import atomic_write
 
 FORMAT = "seqloom-bench"
 VERSION = 1
 OURS = "seqloom"
 # A plain copy that takes part in the rounds of memory-bound rows: their roof, not a peer.
 COPY = "copy"
-OUT_OF_TIME = "out of time"
+OUT_OF_TIME, INTERRUPTED = "out of time", "interrupted"
 
 # What became of a row. Only 'timed' has samples.
 STATUSES = ("timed", "absent", "wrong", "failed")
@@ -138,7 +139,8 @@ def merge(older: Report, newer: Report) -> Report:
     Rows keep the older order; what is new comes last. The environment is the newer one's. A row for
     which there was no time replaces nothing.
     """
-    fresh = {id: row for id, row in newer.by_id().items() if row.note != OUT_OF_TIME}
+    unmeasured = (OUT_OF_TIME, INTERRUPTED)
+    fresh = {id: row for id, row in newer.by_id().items() if row.note not in unmeasured}
     rows = [fresh.pop(row.id, row) for row in older.rows]
     return Report(newer.env, newer.roofline, rows + list(fresh.values()))
 
@@ -155,7 +157,9 @@ def _compact(value: Any) -> Any:
 
 
 def save(report: Report, path: str | Path) -> None:
-    Path(path).write_text(report.to_json(), encoding="utf-8")
+    """Write the file whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(report.to_json().encode())
 
 
 def load(path: str | Path) -> Report:

@@ -43,11 +43,14 @@ class Roofline:
     copy: Copy | None = None
 
     def compute(self, dtype: str) -> float:
-        """The arithmetic roof of a dtype: its FMA peak, or the best GEMM seen."""
-        both = [table[dtype] for table in (self.peak, self.gemm) if dtype in table]
-        if not both:
-            both = [table["f32"] for table in (self.peak, self.gemm) if "f32" in table]
-        return max(both, default=0.0)
+        """The arithmetic roof of a dtype: its FMA peak, or the best GEMM seen.
+
+        int4 is multiplied as int8; a dtype that was not measured has float32's.
+        """
+        for kind in (dtype, "int8" if dtype == "int4" else "f32", "f32"):
+            if both := [table[kind] for table in (self.peak, self.gemm) if kind in table]:
+                return max(both)
+        return 0.0
 
     def bandwidth(self, bytes_moved: float, cache: str) -> float:
         """Bandwidth of the level that the data comes from."""

@@ -17,7 +17,7 @@ from seqloom.bench.check import verify
 from seqloom.bench.environment import cores, last_level_cache, today
 from seqloom.bench.libraries import Library, Peers, Seqloom, Unsupported
 from seqloom.bench.memory import peak_of_call
-from seqloom.bench.record import COPY, OURS, OUT_OF_TIME, Row
+from seqloom.bench.record import COPY, INTERRUPTED, OURS, OUT_OF_TIME, Row
 from seqloom.bench.roofline import Roofline
 from seqloom.bench.timing import Call, Contestant, HostClock, measure
 
@@ -64,11 +64,17 @@ class Job:
         return f"{self.case.name} {self.case.label} {self.mode} {self.dtype}"
 
 
+def quick_of(case: Case, kind: str) -> tuple[str, ...]:
+    """The rows of a case in a short run on this kind of device."""
+    return case.quick_cuda if kind == "cuda" else case.quick
+
+
 def plan(cases: Iterable[Case], settings: Settings) -> list[Job]:
     """The rows that the settings ask for, among those that the cases offer."""
     jobs = []
+    kind = settings.device.partition(":")[0]
     for case in cases:
-        if settings.device.partition(":")[0] not in case.devices:
+        if kind not in case.devices:
             continue
         for mode in MODES:
             for dtype in case.dtypes:
@@ -78,7 +84,7 @@ def plan(cases: Iterable[Case], settings: Settings) -> list[Job]:
                     continue
                 if mode not in case.modes:
                     continue
-                if settings.quick and f"{mode}/{dtype}" not in case.quick:
+                if settings.quick and f"{mode}/{dtype}" not in quick_of(case, kind):
                     continue
                 jobs.append(Job(case, mode, dtype))
     return jobs
@@ -194,6 +200,7 @@ class Runner:
             max_rounds=self.settings.max_rounds,
             sample_seconds=5e-3 if self.settings.quick else 1e-2,
             settle=8e-3 if self.settings.quick else 1.2e-2,
+            patient=not self.settings.quick,
         )
         row.seconds, row.wait, row.kept = timings.seconds, timings.wait, timings.kept
         row.noisy = timings.noisy
@@ -269,9 +276,14 @@ def run_all(
     on_start: Callable[[Job], None] | None = None,
     on_row: Callable[[Row], None] | None = None,
     deadline: float | None = None,
+    shared: bool = False,
 ) -> list[Row]:
-    """Every job in turn. With a deadline (monotonic) the rows share the time that is left."""
-    rows = []
+    """Every job in turn, until the deadline (monotonic); `shared`: each with its share of the time.
+
+    An interrupt ends the run early: what has been measured is returned.
+    """
+    rows: list[Row] = []
+    beside = 0.0  # what rows have taken beyond their rounds: inputs, checks, compilation
     for index, job in enumerate(jobs):
         if on_start is not None:
             on_start(job)
@@ -279,11 +291,15 @@ def run_all(
         if deadline is not None and time.monotonic() > deadline:
             rows.append(runner.skip(job, OUT_OF_TIME))
             continue
-        if deadline is not None:
+        if deadline is not None and shared:
             share = (deadline - time.monotonic()) / (len(jobs) - index)
-            # Preparation, checks and the settling between contestants take the other part.
-            seconds = min(runner.settings.seconds, max(0.05, 0.45 * share))
-        row = runner.run(job, seconds)
+            seconds = min(runner.settings.seconds, max(0.05, share - beside / max(1, index)))
+        start = time.monotonic()
+        try:
+            row = runner.run(job, seconds)
+        except KeyboardInterrupt:
+            return rows + [runner.skip(left, INTERRUPTED) for left in jobs[index:]]
+        beside += max(0.0, time.monotonic() - start - (seconds or 0.0))
         rows.append(row)
         if on_row is not None:
             on_row(row)

@@ -125,9 +125,43 @@ def absent_lines(rows: Iterable[Row]) -> list[str]:
             reasons.setdefault(row.note, []).append(title)
     lines = []
     for reason, titles in reasons.items():
+        if len(titles) > 12:
+            titles[6:] = [f"and {len(titles) - 6} more"]
         lines += textwrap.wrap(
             f"not measured, {reason}: {', '.join(titles)}", WIDTH, subsequent_indent="    "
         )
+    return lines
+
+
+def brief_lines(report: Report) -> list[str]:
+    """One line a row: time, rate, share of the roofline, and the fastest peer's time over ours."""
+    from seqloom.bench.environment import describe
+
+    header = f"{'case':<38} {'mode':<6} {'dtype':<5} {'p50':>8} {'rate':>12} {'roof':>5} best peer"
+    lines = [*describe(report.env), "", header, "-" * WIDTH]
+    for row in report.rows:
+        title = f"{row.name} {row.label}" + (" warm" if row.cache == "warm" else "")
+        if row.status == "absent":
+            continue
+        if len(title) > 38:
+            lines.append(title[:WIDTH])
+            title = ""
+        head = f"{title:<38} {row.mode:<6} {row.dtype:<5}"
+        ours, c = row.summary(), cells(row)
+        if row.status != "timed" or ours is None:
+            lines.append(f"{head} {row.status}: {row.note}"[:WIDTH])
+            continue
+        rate = f"{c['bandwidth']} GB/s"
+        if row.bound == "compute":
+            work = row.flops / ours.p50
+            rate = f"{digits(work / 1e12)} TFLOP/s" if work > 1e12 else f"{c['rate']} GFLOP/s"
+        others = sorted((s.p50, peer) for peer in row.peers if (s := row.summary(peer)) is not None)
+        best = "-"
+        if others:
+            peer = others[0][1]
+            marks = ("*" if peer in row.noisy else "") + ("" if row.differs(peer) else "~")
+            best = f"{peer} {digits(others[0][0] / ours.p50)}x{marks}"
+        lines.append(f"{head} {c['p50']:>8} {rate:>12} {c['roof']:>5} {best}"[:WIDTH])
     return lines
 
 

@@ -2,9 +2,10 @@
 """The timing engine: contestants take turns, round after round, and every sample is kept.
 
 Absolute times drift by a factor of two on a shared machine while ratios hold, so contestants are
-interleaved: a round times each of them once, in an order that rotates. A sample during which the
-process had to wait for a CPU says something about the neighbours and nothing about the code; the
-scheduler's own count of that time marks it, and it is left out of the quantiles.
+interleaved: a round times each of them once, in an order that rotates. A sample during which other
+processes kept this one from its CPUs says something about the neighbours and nothing about the
+code; the scheduler's own counts mark it, and it is left out of the quantiles. A library whose own
+threads crowd each other out is as slow as that: such waiting is no disturbance.
 """
 
 from __future__ import annotations
@@ -18,9 +19,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
+from seqloom.bench.environment import cores
+from seqloom.bench.stats import MIN_SAMPLES, mann_whitney
+
 Call = Callable[[], Any]
 
 WAIT_LIMIT = 0.03
+_SLOW, _PATIENCE = 4.0, 8.0
 TASKS = "/proc/self/task"
 
 
@@ -124,7 +131,7 @@ class EventClock:
 
 @dataclass
 class Timings:
-    """All samples by contestant and round: seconds, share of time waited, and whether it counts."""
+    """All samples by contestant and round: seconds, share taken by others, whether it counts."""
 
     seconds: dict[str, list[float]]
     wait: dict[str, list[float | None]]
@@ -152,14 +159,25 @@ def waited(tasks: str = TASKS) -> dict[str, int] | None:
 
 
 def wait_fraction(
-    before: dict[str, int] | None, after: dict[str, int] | None, elapsed: float, threads: int
+    before: dict[str, int] | None,
+    after: dict[str, int] | None,
+    elapsed: float,
+    threads: int,
+    ran: float = 0.0,
+    cpus: int = 0,
 ) -> float | None:
-    """Share of the threads' time that was spent waiting for a CPU between two readings."""
+    """Share of the threads' time that other processes took between two readings, at most.
+
+    They took no more than the threads waited, and no more than the `cpus` (default: one a thread)
+    had left after the `ran` seconds of this process; what it waited beyond that it waited for its
+    own threads.
+    """
     if before is None or after is None or elapsed <= 0:
         return None
     # A thread that was born in between starts from zero.
-    nanoseconds = sum(after[task] - before.get(task, 0) for task in after)
-    return nanoseconds * 1e-9 / (elapsed * max(1, threads))
+    waiting = 1e-9 * sum(after[task] - before.get(task, 0) for task in after)
+    left = max(0.0, elapsed * (cpus or max(1, threads)) - ran)
+    return min(waiting, left) / (elapsed * max(1, threads))
 
 
 def keep_samples(
@@ -167,13 +185,34 @@ def keep_samples(
 ) -> tuple[list[bool], bool]:
     """Which samples count, and whether the machine was too noisy to choose.
 
-    Samples that waited more than `limit` are dropped. Where fewer than a third (or fewer than
-    three) would remain, all are kept and the contestant is called noisy.
+    Samples of which others took more than `limit` are dropped. Where fewer than a third (or fewer
+    than three) would remain, all are kept and the contestant is called noisy.
     """
     kept = [wait is None or wait <= limit for wait in waits]
     if sum(kept) < max(min(3, len(kept)), math.ceil(len(kept) / 3)):
         return [True] * len(kept), True
     return kept, False
+
+
+def judge(contestants: Sequence[Contestant]) -> dict[str, tuple[list[bool], bool]]:
+    """`keep_samples` of each, though what a contestant does to itself is no disturbance.
+
+    Neighbours don't know whose turn it is. A contestant that nearly always waits, and distinctly
+    longer than another one that takes turns with it and is left alone, waits for its own threads
+    (two of them on one CPU, say): that is how fast it is, and all its samples count.
+    """
+    found = {c.name: keep_samples(c.wait) for c in contestants}
+    waits = {c.name: [w for w in c.wait if w is not None] for c in contestants}
+    left_alone = [name for name, (_, noisy) in found.items() if not noisy]
+    for name, (kept, noisy) in found.items():
+        if noisy and any(
+            np.median(waits[name]) > np.median(waits[other])
+            and min(len(waits[name]), len(waits[other])) >= MIN_SAMPLES
+            and mann_whitney(waits[name], waits[other]) < 0.01
+            for other in left_alone
+        ):
+            found[name] = kept, False
+    return found
 
 
 def measure(
@@ -185,20 +224,27 @@ def measure(
     max_rounds: int = 40,
     sample_seconds: float = 1e-2,
     settle: float = 1.2e-2,
+    patient: bool = True,
 ) -> Timings:
-    """Time the contestants in interleaved rounds until the budget or `max_rounds` is spent."""
+    """Time the contestants in interleaved rounds until the budget or `max_rounds` is spent.
+
+    Slow calls may take `_SLOW` budgets to reach `min_rounds`, a disturbed machine `_PATIENCE` of
+    them (where `patient`) to give enough samples that count. There are three rounds in any case.
+    """
     for contestant in contestants:
         _calibrate(contestant, sample_seconds, settle)
     begin = time.perf_counter()
     with _no_collections():
         for index in range(max_rounds):
             spent = time.perf_counter() - begin
-            # Slow cases stop early, though never before there is a median of three.
-            if spent > budget and (index >= min_rounds or (index >= 3 and spent > 4 * budget)):
+            limit = budget if index >= min_rounds else _SLOW * budget
+            if patient and any(noisy for _, noisy in judge(contestants).values()):
+                limit = _PATIENCE * budget
+            if spent > limit and index >= min(3, min_rounds):
                 break
             for k in range(len(contestants)):
                 _sample(contestants[(index + k) % len(contestants)], threads, settle)
-    decided = {c.name: keep_samples(c.wait) for c in contestants}
+    decided = judge(contestants)
     return Timings(
         {c.name: c.seconds for c in contestants},
         {c.name: c.wait for c in contestants},
@@ -244,8 +290,7 @@ def _settle(contestant: Contestant, settle: float) -> None:
 
 def _sample(contestant: Contestant, threads: int, settle: float) -> None:
     _settle(contestant, settle)
-    before = waited()
-    start = time.perf_counter()
+    before, ran, start = waited(), time.process_time(), time.perf_counter()
     contestant.seconds.append(contestant.clock.time(contestant, contestant.repeat))
-    elapsed = time.perf_counter() - start
-    contestant.wait.append(wait_fraction(before, waited(), elapsed, threads))
+    elapsed, ran = time.perf_counter() - start, time.process_time() - ran
+    contestant.wait.append(wait_fraction(before, waited(), elapsed, threads, ran, cores()))

@@ -7,14 +7,17 @@ import argparse
 import contextlib
 import importlib
 import os
+import re
+import signal
 import sys
 import textwrap
+import threading
 import time
 from typing import Any
 
 from seqloom.bench import comparison, environment, plot, record, table
 from seqloom.bench.case import MODES, Case, all_cases, select
-from seqloom.bench.libraries import Peers, Unsupported
+from seqloom.bench.libraries import PEER_NAMES, Peers, Unsupported
 from seqloom.bench.progress import Progress
 from seqloom.bench.record import BadFile, Report
 from seqloom.bench.roofline import Roofline, measure_cpu
@@ -26,11 +29,11 @@ DTYPES = {
     "float32": "f32", "float16": "f16", "bfloat16": "bf16", "f32": "f32", "f16": "f16",
     "bf16": "bf16", "int8": "int8", "int4": "int4",
 }  # fmt: skip
-QUICK_SECONDS = 50.0
+QUICK_SECONDS = 52.0
 USAGE = """seqloom bench [CASE...] [options]
        seqloom bench run [CASE...] [options]
        seqloom bench list [CASE...]
-       seqloom bench show FILE.json
+       seqloom bench show FILE.json [--brief]
        seqloom bench compare OLD.json NEW.json [--fail-above 5%%]
        seqloom bench plot FILE.json --out F.png
        seqloom bench env"""
@@ -62,6 +65,8 @@ def _words(kind: dict[str, str] | None, *, choices: tuple[str, ...] = ()) -> Any
             if allowed and word not in allowed:
                 raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(allowed)}")
             out.append(kind[word] if kind is not None else word)
+        if not out:
+            raise argparse.ArgumentTypeError("at least one word is wanted")
         return tuple(out)
 
     return parse
@@ -100,7 +105,7 @@ def _run_parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="a choice of rows in at most a minute")
     add("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     add("--dtype", type=_words(DTYPES), default=(), help="f32,bf16,...; default: all of a case")
-    add("--mode", type=_words(None, choices=MODES), default=(), help="fwd,bwd,fwdbwd")
+    add("--mode", type=_words(None, choices=MODES), default=(), help=",".join(MODES))
     add("--threads", type=_threads, default=0, help="default: every CPU of this process")
     caches = parser.add_mutually_exclusive_group()
     caches.add_argument("--warm", action="store_const", const="warm", dest="cache", default="",
@@ -108,8 +113,8 @@ def _run_parser() -> argparse.ArgumentParser:
     caches.add_argument("--cold", action="store_const", const="cold", dest="cache",
                         help="inputs rotated through more than the last-level cache "
                         "(the default of most cases)")  # fmt: skip
-    add("--peers", type=_words(None), default=None, metavar="NAMES",
-        help="numpy,torch,torch.compile,onnxruntime,ctranslate2,jax or none")  # fmt: skip
+    add("--peers", type=_words(None, choices=(*PEER_NAMES, "none")), default=None, metavar="NAMES",
+        help=",".join(PEER_NAMES) + " or none; default: all that are installed")  # fmt: skip
     add("--seconds", type=_positive, default=2.0, help="time for each row's rounds (2)")
     add("--total", type=_positive, help="time for the whole run; rows that find none left say so")
     add("--no-check", action="store_false", dest="check", help="do not compare with float64 first")
@@ -148,15 +153,20 @@ def run_cases(arguments: list[str]) -> int:
         folder = os.path.dirname(path) or "."
         if not os.path.isdir(folder):
             raise CommandError(f"{path}: no such folder")
+        if os.path.isdir(path) or not os.access(folder, os.W_OK):
+            raise CommandError(f"{path}: cannot be written")
     if options.plot:
-        plot._pyplot()
+        plot.check_format(options.plot)
 
     library = importlib.import_module("seqloom")
     settings = _settings(options)
+    _check_device(library, settings.device)
     jobs = plan(cases, settings)
     if kept is not None and options.missing:
-        done = {row.id for row in kept.rows if row.samples() and not row.noisy}
-        jobs = [job for job in jobs if job.row_id(settings) not in done]
+        timed = {row.id: bool(row.noisy) for row in kept.rows if row.samples()}
+        # Disturbed rows come last: they may be disturbed again.
+        jobs = [job for job in jobs if timed.get(job.row_id(settings), True)]
+        jobs.sort(key=lambda job: job.row_id(settings) in timed)
         if not jobs:
             print("every row has been timed")
             return 0
@@ -165,6 +175,9 @@ def run_cases(arguments: list[str]) -> int:
     started = time.monotonic()
     total = options.total or (QUICK_SECONDS if settings.quick else None)
     _limit_cpus(settings.threads)
+    if threading.current_thread() is threading.main_thread():
+        # Whoever ends a run early keeps what has been measured.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     env_block = environment.collect(
         library, threads=settings.threads, device=settings.device, machine=options.machine
     )
@@ -182,11 +195,16 @@ def run_cases(arguments: list[str]) -> int:
         except (Unsupported, RuntimeError) as error:
             raise CommandError(f"{settings.device}: {error}") from None
 
+        measured: list[record.Row] = []
+
         def tell(row: record.Row) -> None:
             bar.step()
             bar.clear()
             if row.status != "absent":
                 print("\n".join(table.row_lines(row)), flush=True)
+            measured.append(row)
+            if options.json:
+                _save(options.json, Report(env_block, roofline.to_json(), measured), kept)
 
         rows = run_all(
             runner,
@@ -194,18 +212,20 @@ def run_cases(arguments: list[str]) -> int:
             on_start=lambda job: bar.show(job.title()),
             on_row=tell,
             deadline=started + total if total else None,
+            shared=settings.quick,
         )
     print("-" * table.WIDTH)
     for line in (*table.absent_lines(rows), *table.legend_lines()):
         print(line)
-    return _finish(options, Report(env_block, roofline.to_json(), rows), old, kept)
+    status = _finish(options, Report(env_block, roofline.to_json(), rows), old, kept)
+    return 130 if any(row.note == record.INTERRUPTED for row in rows) else status
 
 
 def _finish(
     options: argparse.Namespace, report: Report, old: Report | None, kept: Report | None
 ) -> int:
     if options.json:
-        record.save(record.merge(kept, report) if kept is not None else report, options.json)
+        _save(options.json, report, kept)
     if options.csv:
         record.save_csv(report, options.csv)
     if options.plot:
@@ -217,15 +237,24 @@ def _finish(
     return status
 
 
+def _save(path: str, report: Report, kept: Report | None) -> None:
+    record.save(record.merge(kept, report) if kept is not None else report, path)
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     peers = options.peers
     if peers is not None and "none" in peers:
         peers = ()
-    kind = options.device.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise CommandError(f"--device must be cpu, cuda or cuda:N, got {options.device}")
+    missing = [n for n in peers or () if n.partition(".")[0] not in environment.installed_peers()]
+    if missing:
+        raise CommandError(f"--peers: not installed here: {', '.join(missing)}")
+    if options.threads > environment.cores():
+        raise CommandError(
+            f"--threads must be at most {environment.cores()}, the CPUs of this process, "
+            f"got {options.threads}"
+        )
     return Settings(
-        device=options.device,
+        device=_device(options.device),
         threads=options.threads,
         dtypes=options.dtype,
         modes=options.mode,
@@ -237,6 +266,29 @@ def _settings(options: argparse.Namespace) -> Settings:
         min_rounds=5 if options.quick else 9,
         quick=options.quick,
     ).resolved()
+
+
+def _device(text: str) -> str:
+    """``cpu`` or ``cuda``; another GPU than the first becomes the only one that is seen."""
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", text)
+    if not found:
+        raise CommandError(f"--device must be cpu, cuda or cuda:N, got {text}")
+    index = int(found[1] or 0)
+    if index > 0:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        numbers = seen.split(",") if seen else [str(n) for n in range(index + 1)]
+        if index >= len(numbers):
+            raise CommandError(f"--device {text}: CUDA_VISIBLE_DEVICES is {seen}")
+        os.environ["CUDA_VISIBLE_DEVICES"] = numbers[index]
+    return text.partition(":")[0]
+
+
+def _check_device(library: Any, device: str) -> None:
+    if device != "cpu":
+        try:
+            library.cuda.get_device_properties(0)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise CommandError(f"--device {device}: {error}") from None
 
 
 def _limit_cpus(threads: int) -> None:
@@ -299,7 +351,10 @@ def _print_list(cases: list[Case]) -> int:
 def show(arguments: list[str]) -> int:
     parser = command_parser("bench show", example="seqloom bench show results.json")
     parser.add_argument("file", metavar="FILE.json")
-    print("\n".join(table.report_lines(record.load(parser.parse_args(arguments).file))))
+    parser.add_argument("--brief", action="store_true", help="one line a row")
+    options = parser.parse_args(arguments)
+    lines = table.brief_lines if options.brief else table.report_lines
+    print("\n".join(lines(record.load(options.file))))
     return 0
 
 
@@ -321,9 +376,13 @@ def compare(arguments: list[str]) -> int:
 
 def _show_comparison(old: Report, new: Report, fail_above: float | None, relative: str = "") -> int:
     changes = comparison.compare(old, new, relative_to=relative)
+    if relative and not changes:
+        raise CommandError(f"no row of both files was timed beside {relative}")
     print("\n".join(comparison.comparison_lines(old, new, changes)))
     if fail_above is None:
         return 0
+    if not changes:
+        raise CommandError("no row is in both files: nothing has been compared")
     slower = comparison.regressions(changes, fail_above)
     for change in slower:
         print(
@@ -340,6 +399,7 @@ def draw(arguments: list[str]) -> int:
     parser.add_argument("--out", default="", metavar="F.png", help="default: FILE.png")
     options = parser.parse_args(arguments)
     target = options.out or os.path.splitext(options.file)[0] + ".png"
+    plot.check_format(target)
     plot.plot(record.load(options.file), target)
     print(target)
     return 0
@@ -348,9 +408,9 @@ def draw(arguments: list[str]) -> int:
 def env(arguments: list[str]) -> int:
     parser = command_parser("bench env", example="seqloom bench env")
     parser.add_argument("--device", default="cpu")
-    options = parser.parse_args(arguments)
+    device = _device(parser.parse_args(arguments).device)
     library = importlib.import_module("seqloom")
-    block = environment.collect(library, threads=environment.cores(), device=options.device)
+    block = environment.collect(library, threads=environment.cores(), device=device)
     for key, value in block.items():
         if isinstance(value, dict):
             value = ", ".join(f"{name} {version}" for name, version in value.items()) or "none"

@@ -3,23 +3,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from seqloom.bench.case import DTYPE_NAMES, Answer, Array, Built, Context, Work
+from seqloom.bench.case import DTYPE_NAMES, Answer, Array, Built, Context, Part, Work
+from seqloom.bench.libraries import first
 
 # Rows by columns of the row-wise families: a transformer's activations, ones that outgrow every
 # cache, a vocabulary, and one so small that only the call is left.
 ROW_SIZES = ((4096, 768), (4096, 4096), (32, 50257), (8, 64))
 CUDA_ROW_SIZES = ((16384, 4096), (4096, 32768), (512, 262144))
 QUICK = ("fwd/f32", "bwd/f32")
+QUICK_CUDA = ("fwd/bf16", "bwd/bf16")
+
+
+# Beyond this many numbers the same ones come again: a host draws a GPU's gigabytes too slowly.
+_DRAWN = 1 << 25
+# Of arrays larger than this the first rows are checked.
+_WHOLE, _CHECKED_ROWS = 1 << 25, 64
 
 
 def normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Array:
     """float32 normal numbers."""
-    values = rng.standard_normal(shape, np.float32)
+    count = math.prod(shape)
+    if count > _DRAWN:
+        values = np.resize(rng.standard_normal(_DRAWN, np.float32), shape)
+    else:
+        values = rng.standard_normal(shape, np.float32)
     return values if scale == 1.0 else values * np.float32(scale)
 
 
@@ -39,6 +52,38 @@ def elementwise_work(
         return {"fwd": ahead, "bwd": back, "fwdbwd": ahead + back}[mode]
 
     return work
+
+
+def by_rows(
+    reference: Callable[..., Any],
+    rows: int,
+    columns: int,
+    *,
+    rowwise: tuple[str, ...] = ("x",),
+    axis: int = 0,
+    checked: int = _CHECKED_ROWS,
+    whole: int = _WHOLE,
+) -> Callable[..., Any]:
+    """The reference of an operation on each row for itself, of the first rows where there are many.
+
+    `rowwise` names the inputs that have the rows along `axis` (or are one number a row); gradients
+    of others, which sum over all rows, are compared at whole arrays only.
+    """
+    if rows * columns <= whole:
+        return reference
+    head = (slice(None),) * axis + (slice(0, checked),)
+
+    def part(ref: Any, **inputs: Any) -> Any:
+        cut = {n: v[head[-v.ndim :]] if n in rowwise else v for n, v in inputs.items()}
+        value, pull = reference(ref, **cut)
+        value = first(value)
+
+        def backward(dy: Array) -> dict[str, Part]:
+            return {n: Part(head, g) for n, g in pull(dy[head]).items() if n in rowwise}
+
+        return Part(head, value), backward
+
+    return part
 
 
 def cache_of(count: float) -> str:
@@ -81,17 +126,17 @@ def module(
             return forward
         x.requires_grad = True
         leaves = [x, *built.parameters()]
-        shape = _first(apply(built, x)).shape
+        shape = first(apply(built, x)).shape
         rng = np.random.default_rng(7)
         dy = to_tensor(library, rng.standard_normal(tuple(shape), np.float32))
         dy = dy.to(dtype=dtype_of(context), device=context.device)
         grad = library.autograd.grad
-        return lambda: grad(_first(apply(built, x)), leaves, dy)
+        return lambda: grad(first(apply(built, x)), leaves, dy)
 
     def judged(context: Context, reference: Any) -> Answer:
         built, x = prepare(context)
         with context.library.no_grad():
-            value = _first(apply(built, x))
+            value = first(apply(built, x))
         parameters = {name: _array(p) for name, p in built.named_parameters()}
 
         def expected(dtype: Any) -> Array:
@@ -115,7 +160,3 @@ def _array(tensor: Any) -> Array:
 def to_tensor(library: Any, array: Array) -> Any:
     """A copy of a NumPy array as torch's or seqloom's Tensor."""
     return library.tensor(np.ascontiguousarray(array))
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, (tuple, list)) else value

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from seqloom.bench.case import Case, Part, Work, register
-from seqloom.bench.cases.common import glorot, normal
+from seqloom.bench.cases.common import by_rows, glorot, normal
 
 # Rows whose gradient is compared: float64 gradients of a whole vocabulary would take gigabytes.
 _CHECKED = 64
@@ -31,6 +31,10 @@ def _in_chunks(ref: Any, logits: Any, targets: Any) -> tuple[Any, Callable[[Any]
     return total / rows, backward
 
 
+def _each(ref: Any, logits: Any, targets: Any) -> Any:
+    return ref.cross_entropy.vjp(logits, targets, reduction="none")
+
+
 def _jax_cross_entropy(jax: Any, logits: Any, targets: Any) -> Any:
     logp = jax.nn.log_softmax(logits.astype("float32"))
     return -jax.numpy.take_along_axis(logp, targets[:, None], 1).mean()
@@ -41,9 +45,10 @@ def _numpy_cross_entropy(np: Any, logits: Any, targets: Any) -> Any:
     return (np.log(np.exp(z).sum(-1)) - z[np.arange(len(targets)), targets]).mean()
 
 
-def cross_entropy(rows: int, classes: int, **changes: Any) -> Case:
-    """The mean cross-entropy of logits [rows, classes]."""
+def cross_entropy(rows: int, classes: int, *, each: bool = False, **changes: Any) -> Case:
+    """The cross-entropy of logits [rows, classes]: the mean, or that of each row."""
     count = float(rows) * classes
+    way = {"reduction": "none"} if each else {}
 
     def work(mode: str, item: float) -> Work:
         # One pass over the logits is enough for both: the gradient can be written as they are read.
@@ -53,32 +58,36 @@ def cross_entropy(rows: int, classes: int, **changes: Any) -> Case:
     return Case(
         family="loss",
         name="cross_entropy",
-        label=f"{rows}x{classes}",
+        label=f"{rows}x{classes}" + ("_each" if each else ""),
         sizes={"rows": rows, "classes": classes},
         make=lambda rng: {
             "logits": normal(rng, rows, classes),
             "targets": rng.integers(0, classes, rows),
         },
-        ours=lambda sl, logits, targets: sl.ops.cross_entropy(logits, targets),
+        ours=lambda sl, logits, targets: sl.ops.cross_entropy(logits, targets, **way),
         needs=("ops.cross_entropy",),
         work=work,
         wrt=("logits",),
         peers={
-            "numpy": _numpy_cross_entropy,
             "torch": lambda torch, logits, targets: torch.nn.functional.cross_entropy(
-                logits, targets
+                logits, targets, **way
             ),
-            "jax": _jax_cross_entropy,
+            **({} if each else {"numpy": _numpy_cross_entropy, "jax": _jax_cross_entropy}),
         },
-        reference=_in_chunks,
+        reference=by_rows(_each, rows, classes, rowwise=("logits", "targets"))
+        if each
+        else _in_chunks,
         modes=("fwd", "fwdbwd"),
         compiled=True,
         **changes,
     )
 
 
-def linear_cross_entropy(rows: int, width: int, classes: int, **changes: Any) -> Case:
+def linear_cross_entropy(
+    rows: int, width: int, classes: int, *, each: bool = False, **changes: Any
+) -> Case:
     """Cross-entropy of ``hidden @ weight.T`` without ever holding those logits."""
+    way = {"reduction": "none"} if each else {}
 
     def work(mode: str, item: float) -> Work:
         product = 2.0 * rows * width * classes
@@ -103,10 +112,14 @@ def linear_cross_entropy(rows: int, width: int, classes: int, **changes: Any) ->
 
         return total / rows, backward
 
+    def each_reference(ref: Any, hidden: Any, weight: Any, targets: Any) -> Any:
+        value, pull = _each(ref, hidden @ weight.T, targets)
+        return value, lambda dy: {"hidden": pull(dy)["logits"] @ weight}
+
     return Case(
         family="loss",
         name="linear_cross_entropy",
-        label=f"{rows}x{width}x{classes}",
+        label=f"{rows}x{width}x{classes}" + ("_each" if each else ""),
         sizes={"rows": rows, "width": width, "classes": classes},
         make=lambda rng: {
             "hidden": normal(rng, rows, width),
@@ -114,17 +127,19 @@ def linear_cross_entropy(rows: int, width: int, classes: int, **changes: Any) ->
             "targets": rng.integers(0, classes, rows),
         },
         ours=lambda sl, hidden, weight, targets: sl.ops.linear_cross_entropy(
-            hidden, weight, targets
+            hidden, weight, targets, **way
         ),
         needs=("ops.linear_cross_entropy",),
         work=work,
         wrt=("hidden", "weight"),
         peers={
             "torch": lambda torch, hidden, weight, targets: torch.nn.functional.cross_entropy(
-                hidden @ weight.T, targets
+                hidden @ weight.T, targets, **way
             ),
         },
-        reference=reference,
+        reference=by_rows(each_reference, rows, classes, rowwise=("hidden", "targets"))
+        if each
+        else reference,
         modes=("fwd", "fwdbwd"),
         **changes,
     )
@@ -173,5 +188,6 @@ def cases() -> Iterable[Case]:
     yield cross_entropy(256, 50257, quick=("fwd/f32", "fwdbwd/f32"))
     yield linear_cross_entropy(1024, 768, 50257)
     yield ctc_loss(256, 16, 64, 48)
-    yield cross_entropy(16384, 131072, devices=("cuda",))
-    yield linear_cross_entropy(16384, 4096, 131072, devices=("cuda",))
+    on_gpu: dict[str, Any] = {"each": True, "devices": ("cuda",)}
+    yield cross_entropy(8192, 131072, quick_cuda=("fwd/bf16", "fwdbwd/bf16"), **on_gpu)
+    yield linear_cross_entropy(8192, 4096, 131072, quick_cuda=("fwdbwd/bf16",), **on_gpu)

@@ -91,6 +91,39 @@ def _gpt2_logits(path: Path, ids: Any, ref: Any, dtype: Any) -> Any:
     return norm(x[:, -1], "transformer.ln_f") @ weights["transformer.wte.weight"].T
 
 
+def _bert_hidden(path: Path, ids: Any, ref: Any, dtype: Any) -> Any:
+    """Hidden states [B, T, D] of the last layer, from the reference's ops."""
+    from safetensors.numpy import load_file
+
+    weights = {n: w.astype(dtype) for n, w in load_file(path / "model.safetensors").items()}
+    batch, length = ids.shape
+
+    def norm(x: Any, name: str) -> Any:
+        return ref.layer_norm(x, weights[f"{name}.weight"], weights[f"{name}.bias"], eps=1e-12)
+
+    def linear(x: Any, name: str, **options: Any) -> Any:
+        return ref.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"], **options)
+
+    table = "embeddings.{}_embeddings.weight"
+    x = weights[table.format("word")][ids] + weights[table.format("position")][:length]
+    x = norm(x + weights[table.format("token_type")][0], "embeddings.LayerNorm")
+    for k in range(BERT["layers"]):
+        block = f"encoder.layer.{k}"
+        q, k_, v = (
+            linear(x, f"{block}.attention.self.{part}")
+            .reshape(batch, length, BERT["heads"], -1)
+            .swapaxes(1, 2)
+            for part in ("query", "key", "value")
+        )
+        a = ref.scaled_dot_product_attention(q, k_, v).swapaxes(1, 2).reshape(x.shape)
+        x = norm(
+            x + linear(a, f"{block}.attention.output.dense"), f"{block}.attention.output.LayerNorm"
+        )
+        h = linear(x, f"{block}.intermediate.dense", activation="gelu")
+        x = norm(x + linear(h, f"{block}.output.dense"), f"{block}.output.LayerNorm")
+    return x
+
+
 def gpt2_generate(
     name: str, batch: int, prompt: int, new: int, *, counted: int, **changes: Any
 ) -> Case:
@@ -191,6 +224,18 @@ def bert_encode(batch: int, length: int, **changes: Any) -> Case:
 
         return call
 
+    def judged(context: Context, reference: Any) -> Answer:
+        """The first tokens of two rows."""
+        path = checkpoints.bert(**BERT)
+        model = _ours(path, context.dtype, context.device)
+        library, ids = importlib.import_module("seqloom"), context.inputs["ids"][:2, :16]
+        with library.no_grad():
+            value = model(library.tensor(ids, device=context.device))
+        value = value.to(dtype="float32").cpu().numpy()
+        return Answer(
+            value, lambda dtype: _bert_hidden(path, ids, reference, dtype), 2 * BERT["layers"]
+        )
+
     def in_torch(context: Context) -> Callable[[], Any]:
         torch, path = context.library, checkpoints.bert(**BERT)
         model = _transformers(path, "BertModel", context.dtype, context.device)
@@ -227,7 +272,7 @@ def bert_encode(batch: int, length: int, **changes: Any) -> Case:
         label=f"{batch}x{length}",
         sizes={"batch": batch, "length": length},
         make=lambda rng: {"ids": rng.integers(5, 30000, (batch, length))},
-        ours=Built(ours, dtypes=DTYPES[:3]),
+        ours=Built(ours, dtypes=DTYPES[:3], judged=judged),
         needs=("models.from_pretrained",),
         work=work,
         peers={
@@ -248,6 +293,6 @@ def bert_encode(batch: int, length: int, **changes: Any) -> Case:
 def cases() -> Iterable[Case]:
     # Reading: the time to the first token. Writing: a short prompt, so that steps are what counts.
     yield gpt2_generate("gpt2_prefill", 1, 512, 1, counted=512)
-    yield gpt2_generate("gpt2_decode", 1, 8, 64, counted=64)
+    yield gpt2_generate("gpt2_decode", 1, 8, 64, counted=64, quick_cuda=("fwd/bf16",))
     yield gpt2_generate("gpt2_decode", 8, 8, 64, counted=512)
     yield bert_encode(8, 128)

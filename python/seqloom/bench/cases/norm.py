@@ -12,7 +12,9 @@ from seqloom.bench.case import Case, Inputs, register
 from seqloom.bench.cases.common import (
     CUDA_ROW_SIZES,
     QUICK,
+    QUICK_CUDA,
     ROW_SIZES,
+    by_rows,
     cache_of,
     elementwise_work,
     normal,
@@ -77,7 +79,9 @@ def layer_norm(rows: int, columns: int, **changes: Any) -> Case:
             "onnxruntime": node("LayerNormalization", ["x", "weight", "bias"], axis=-1),
             "jax": _jax_layer_norm,
         },
-        reference=lambda ref, x, weight, bias: ref.layer_norm.vjp(x, weight, bias),
+        reference=by_rows(
+            lambda ref, x, weight, bias: ref.layer_norm.vjp(x, weight, bias), rows, columns
+        ),
         cache=cache_of(rows * columns),
         **changes,
     )
@@ -96,7 +100,7 @@ def rms_norm(rows: int, columns: int, **changes: Any) -> Case:
         work=elementwise_work(rows * columns, fwd=(2, 4), bwd=(3, 10)),
         wrt=("x", "weight"),
         peers={"numpy": _numpy_rms_norm, "torch": _torch_rms_norm, "jax": _jax_rms_norm},
-        reference=lambda ref, x, weight: ref.rms_norm.vjp(x, weight),
+        reference=by_rows(lambda ref, x, weight: ref.rms_norm.vjp(x, weight), rows, columns),
         cache=cache_of(rows * columns),
         **changes,
     )
@@ -162,6 +166,7 @@ def cases() -> Iterable[Case]:
             quick = QUICK if usual and build is layer_norm else ("fwd/f32",) if usual else ()
             yield build(rows, columns, quick=quick, compiled=usual)
         for rows, columns in CUDA_ROW_SIZES:
-            yield build(rows, columns, devices=("cuda",))
+            quick = QUICK_CUDA if columns == 4096 else ()
+            yield build(rows, columns, devices=("cuda",), quick_cuda=quick)
     yield add_layer_norm(4096, 768, compiled=True)
     yield add_rms_norm(4096, 768, compiled=True)

@@ -58,7 +58,7 @@ def _step(**options: Any) -> Built:
 
         return Answer(last, truth)
 
-    return Built(build, modes=("fwd",), dtypes=("f32",), judged=judged)
+    return Built(build, modes=("step",), dtypes=("f32",), judged=judged)
 
 
 def adamw(shapes: list[tuple[int, int]], label: str, **changes: Any) -> Case:
@@ -78,7 +78,7 @@ def adamw(shapes: list[tuple[int, int]], label: str, **changes: Any) -> Case:
         needs=("optim.AdamW",),
         work=lambda mode, item: Work(7 * count * item, 14.0 * count),
         peers={"torch": _step(), "torch.fused": _step(fused=True)},
-        modes=("fwd",),
+        modes=("step",),
         dtypes=("f32",),
         **changes,
     )
@@ -86,5 +86,5 @@ def adamw(shapes: list[tuple[int, int]], label: str, **changes: Any) -> Case:
 
 @register("optimizer")
 def cases() -> Iterable[Case]:
-    yield adamw(GPT2_SHAPES, "124M")
-    yield adamw([(768, 768)] * 8, "5M", quick=("fwd/f32",))
+    yield adamw(GPT2_SHAPES, "124M", quick_cuda=("step/f32",))
+    yield adamw([(768, 768)] * 8, "5M", quick=("step/f32",))

@@ -10,7 +10,9 @@ from seqloom.bench.case import Case, register
 from seqloom.bench.cases.common import (
     CUDA_ROW_SIZES,
     QUICK,
+    QUICK_CUDA,
     ROW_SIZES,
+    by_rows,
     cache_of,
     elementwise_work,
     normal,
@@ -49,7 +51,7 @@ def softmax(rows: int, columns: int, *, log: bool = False, **changes: Any) -> Ca
             "onnxruntime": node("LogSoftmax" if log else "Softmax", ["x"], axis=-1),
             "jax": lambda jax, x: getattr(jax.nn, name)(x),
         },
-        reference=lambda ref, x: getattr(ref, name).vjp(x, -1),
+        reference=by_rows(lambda ref, x: getattr(ref, name).vjp(x, -1), rows, columns),
         cache=cache_of(rows * columns),
         **changes,
     )
@@ -62,4 +64,5 @@ def cases() -> Iterable[Case]:
             quick = QUICK if (rows, columns) == (4096, 768) and not log else ()
             yield softmax(rows, columns, log=log, quick=quick, compiled=columns == 768)
         for rows, columns in CUDA_ROW_SIZES:
-            yield softmax(rows, columns, log=log, devices=("cuda",))
+            quick = QUICK_CUDA if columns == 4096 and not log else ()
+            yield softmax(rows, columns, log=log, devices=("cuda",), quick_cuda=quick)

@@ -123,7 +123,7 @@ def training(
             model = theirs(torch).to(context.device, getattr(torch, weights))
             return _torch_step(context, model, torch_forward, autocast)
 
-        return Built(build, dtypes=(dtype,))
+        return Built(build, modes=("train",), dtypes=(dtype,))
 
     return Case(
         family="training",
@@ -131,7 +131,12 @@ def training(
         label=label,
         sizes={"tokens": tokens},
         make=make,
-        ours=Built(lambda c: _our_step(c, model_of(c)), dtypes=("f32", "bf16"), judged=judged),
+        ours=Built(
+            lambda c: _our_step(c, model_of(c)),
+            modes=("train",),
+            dtypes=("f32", "bf16"),
+            judged=judged,
+        ),
         needs=(*needs, "optim.AdamW"),
         # A step reads and writes parameters, gradients and two moments at least once each, in
         # float32 whatever it computes with.
@@ -141,7 +146,7 @@ def training(
             "torch.autocast": in_torch("bf16", autocast=True),
             "torch.bfloat16": in_torch("bf16", weights="bfloat16"),
         },
-        modes=("fwd",),
+        modes=("train",),
         dtypes=("f32", "bf16"),
         cache="warm",
         unit="tok/s",
@@ -271,8 +276,8 @@ def seq2seq(hidden: int, length: int, batch: int, vocabulary: int) -> Case:
 @register("training")
 def cases() -> Iterable[Case]:
     yield gpt(6, 384, 256, 12, 65)
-    yield replace(gpt(12, 768, 1024, 8, 50257), devices=("cuda",))
+    yield replace(gpt(12, 768, 1024, 8, 50257), devices=("cuda",), quick_cuda=("train/bf16",))
     yield lstm_lm(2, 512, 64, 32, 10000)
-    yield lstm_lm(1, 256, 32, 16, 1000, quick=("fwd/f32",))
+    yield lstm_lm(1, 256, 32, 16, 1000, quick=("train/f32",))
     yield seq2seq(256, 30, 64, 8000)
     yield seq2seq(256, 30, 64, 1000)
