@@ -198,7 +198,7 @@ def test_a_resume_names_what_differs_and_goes_on_when_it_may(tmp_path, book, cap
     other.write_text(book.read_text().replace("dog", "god"), encoding="utf-8")
     assert gpt(out, book, "--steps", 4) == 0
     for words, message in (
-        (["--steps", 6], "its schedule.total_steps is 4, this one's 6; allow changes (--allow-"),
+        (["--steps", 3], "its schedule.total_steps is 4, this one's 3; allow changes (--allow-"),
         (["--steps", 4, "--lr", "0.5"], "its lr is [0.001, 0.001], this one's [0.5, 0.5]"),
         (["--steps", 4, "--batch-size", 3], "its data.batch_size is 16, this one's 3"),
     ):
@@ -214,6 +214,20 @@ def test_a_resume_names_what_differs_and_goes_on_when_it_may(tmp_path, book, cap
     err = error_of(capsys)
     assert "its number of parameters is" in err
     assert "allow" not in err
+
+
+@pytest.mark.parametrize("words", [["--steps", 80], ["--epochs", 9]], ids=["steps", "epochs"])
+def test_a_resume_trains_longer_with_the_warm_up_that_it_began_with(tmp_path, book, capsys, words):
+    out = tmp_path / "model"
+    assert gpt(out, book, "--steps", 40) == 0
+    assert gpt(out, book, *words, "--resume") == 0, capsys.readouterr().err
+    newest = sorted((out / "checkpoints").iterdir())[-1] / "training.json"
+    schedule = json.loads(newest.read_text())["run"]["schedule"]
+    assert schedule["warmup_steps"] == 2  # a twentieth of forty
+    assert schedule["total_steps"] > 40
+    capsys.readouterr()
+    assert gpt(out, book, "--steps", 500, "--resume", "--warmup-steps", 9) == 1
+    assert "its schedule.warmup_steps is 2, this one's 9" in error_of(capsys)
 
 
 def test_other_encodings(tmp_path, capsys):

@@ -338,7 +338,7 @@ CHANGES = {
     "weight_decay": ({"weight_decay": 0.3}, "its weight_decay is"),
     "schedule": ({"schedule": "linear"}, "its schedule.name is 'cosine', this one's 'linear'"),
     "warm-up": ({"warmup_steps": 2}, "its schedule.warmup_steps is 5, this one's 2"),
-    "steps": ({"steps": 9}, "its schedule.total_steps is 5, this one's 9"),
+    "steps": ({"steps": 4}, "its schedule.total_steps is 5, this one's 4"),
     "a schedule of one's own": (
         {"schedule": lambda o: sl.optim.Schedule(o, lambda step: 0.5**step)},
         "its schedule.name is 'cosine'",
@@ -374,6 +374,17 @@ def test_a_checkpoint_of_another_training_is_refused_unless_it_is_allowed(tmp_pa
         assert again.best["step"] == 9  # what the other data thought best is forgotten
     if name == "weight_decay":
         assert again.optimizer.param_groups[0]["weight_decay"] == 0.3
+
+
+def test_more_steps_may_always_be_asked_for(tmp_path):
+    tiny_trainer(tmp_path, steps=5).train()
+    again = tiny_trainer(tmp_path, steps=20)
+    again.train(resume=True)
+    assert again.step == 20
+    fresh = tiny_trainer(tmp_path / "fresh", steps=20)
+    fresh.train()
+    rates = [[row["lr"] for row in t.history if row["step"] > 5] for t in (again, fresh)]
+    assert rates[0] == rates[1] != []
 
 
 def test_a_checkpoint_of_another_model_or_optimizer_is_refused_whatever_is_allowed(tmp_path):

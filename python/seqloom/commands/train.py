@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("train", example=EXAMPLE, usage=usage)
     add = parser.add_argument
     add("--config", metavar="F", help="TOML file of options; the command line comes first")
-    add("--resume", action="store_true", help="go on from the newest checkpoint in --out, if any")
+    add("--resume", action="store_true", 
+        help="go on from the newest checkpoint in --out, if any; with more --steps or --epochs, too")
     add("--allow-changes", action="store_true",
         help="with --resume: although data, schedule or other options differ")  # fmt: skip
     add("--dry-run", action="store_true", 
@@ -187,6 +188,7 @@ def _trainer(
     options: argparse.Namespace, data: Any, task: str, models: Any, precision: str | None = None
 ) -> Any:
     from seqloom.train import CTC, Seq2SeqTask, Trainer
+    from seqloom.train.resuming import stored_warmup
     from seqloom.train.tasks import TASKS as KINDS
 
     kinds.sl.manual_seed(options.seed)
@@ -196,6 +198,8 @@ def _trainer(
         steps = options.epochs * -(-len(data.train) // options.accumulate)
     epoch = -(-len(data.train) // options.accumulate)
     warmup = options.warmup_steps
+    if warmup is None and options.resume and steps is not None:
+        warmup = stored_warmup(Path(options.out))  # more steps are no reason for another one
     if warmup is None:
         warmup = min(1000, (steps or STEPS) // 20)
     first, last = options.teacher_forcing, options.teacher_forcing_end
