@@ -179,11 +179,17 @@ def test_classification(tmp_path, capsys):
                      "--eval-share", "0.2", *more) == 0  # fmt: skip
         assert "accuracy 1" in capsys.readouterr().out
         assert json.loads((out / "labels.json").read_text()) == ["+", "-"]
+        assert cli.main(["predict", str(out), "--text", "what a lovely day 3"]) == 0
+        assert capsys.readouterr().out.startswith("+\t")
+        assert cli.main(["predict", str(out), str(data), "--json"]) == 0
+        told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["label"] for row in told] == ["-", "+"] * 30
+        assert sum(told[0]["probabilities"].values()) == pytest.approx(1)
     assert cli.main(["generate", str(tmp_path / "classifier"), "--prompt", "a"]) == 1
     assert "does not write text" in one_line(capsys)
 
 
-def test_tagging(tmp_path, capsys):
+def test_tagging(tmp_path, capsys, monkeypatch):
     conll, jsonl = tmp_path / "data.conll", tmp_path / "data.jsonl"
     sentences = [[("Anna", "PER"), ("lives", "O"), ("in", "O"), ("Rome", "LOC")],
                  [("Rome", "LOC"), ("saw", "O"), ("Otto", "PER")]] * 20  # fmt: skip
@@ -196,6 +202,10 @@ def test_tagging(tmp_path, capsys):
         assert train("--model", "tagger", "--data", data, "--out", out, "--epochs", 10, "--lr",
                      "0.03", "--eval-share", "0.2") == 0  # fmt: skip
         assert "accuracy 1" in capsys.readouterr().out
+        stdin_is(monkeypatch, "Anna lives in Rome\n\nRome saw Otto\n")
+        assert cli.main(["predict", str(out), "-"]) == 0
+        said = "\n\n".join("\n".join(f"{w}\t{t}" for w, t in s) for s in sentences[:2])
+        assert capsys.readouterr().out == said + "\n\n"
 
 
 @pytest.mark.parametrize("model", ["seq2seq", "transformer"])
@@ -252,7 +262,19 @@ def test_forecasting(tmp_path, capsys):
     assert train("--model", "forecaster", "--data", data, "--out", out, "--epochs", 6, "--lr",
                  "0.01", "--horizon", 3, "--eval-share", "0.2") == 0  # fmt: skip
     assert CSVLog.read(out / "log.csv")[-1]["eval_mae"] < 0.2
-    assert json.loads((out / "scaling.json").read_text()).keys() == {"mean", "scale"}
+    scaling = json.loads((out / "scaling.json").read_text())
+    assert (scaling["columns"], scaling["length"]) == (["a", "b"], 16)
+    capsys.readouterr()
+    assert cli.main(["predict", str(out), str(data)]) == 0
+    said = np.genfromtxt(io.StringIO(capsys.readouterr().out), delimiter=",", names=True)
+    assert said.dtype.names == ("a", "b")
+    for name, true in (("a", np.sin), ("b", np.cos)):
+        np.testing.assert_allclose(said[name], true(np.arange(300, 303) / 5), atol=0.4)
+    assert cli.main(["predict", str(out)]) == 1
+    assert "name one .csv file" in one_line(capsys)
+    (out / "scaling.json").write_text('{"mean": [0], "scale": [1]}')
+    assert cli.main(["predict", str(out), str(data)]) == 1
+    assert "must hold mean and scale of 2 features" in one_line(capsys)
     # Held-out data of one's own, whose columns may come in another order.
     (tmp_path / "later.csv").write_text("b,a\n" + "\n".join(f"{i},{2 * i}" for i in range(50)))
     assert train("--model", "forecaster", "--data", data, "--out", tmp_path / "two", "--steps", 2,
@@ -268,10 +290,27 @@ def test_forecasting(tmp_path, capsys):
     assert "name --columns" in one_line(capsys)
 
 
+def test_masked_words_are_filled_and_writers_are_refused(tmp_path, book, capsys):
+    pytest.importorskip("tokenizers")
+    out = tmp_path / "bert"
+    assert train("--model", "bert", "--data", book, "--out", out, "--epochs", 40, "--lr",
+                 "0.01") == 0  # fmt: skip
+    capsys.readouterr()
+    text = "the cat sat on the [MASK]. the dog sat on the log."
+    assert cli.main(["predict", str(out), "--text", text]) == 0
+    assert capsys.readouterr().out.strip().startswith("the cat sat on the ")
+    assert cli.main(["predict", str(out), "--text", "the cat"]) == 1
+    assert "must have a mask, [MASK]" in one_line(capsys)
+    assert train("--model", "gpt2", "--data", book, "--out", tmp_path / "gpt", "--steps", 1) == 0
+    capsys.readouterr()
+    assert cli.main(["predict", str(tmp_path / "gpt"), "--text", "a"]) == 1
+    assert "which predicts nothing" in one_line(capsys)
+
+
 # ---- trouble -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["train", "generate", "translate"])
+@pytest.mark.parametrize("command", ["train", "generate", "predict", "translate"])
 def test_help_has_an_example(command, capsys):
     assert cli.main([command, "--help"]) == 0
     out = capsys.readouterr().out
@@ -292,6 +331,10 @@ def test_help_has_an_example(command, capsys):
         ["generate", "x", "--prompt", "a", "--top-p", "0"],
         ["generate", "x", "--num-beams", "2", "--stream"],
         ["generate", "x", "--prompt", ""],
+        ["predict"],
+        ["predict", "x", "--question", "who?"],
+        ["predict", "x", "--text", " "],
+        ["predict", "x", "y", "--text", "a"],
         ["translate"],
         ["translate", "x", "--num-beams", "0"],
     ],

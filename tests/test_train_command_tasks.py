@@ -9,6 +9,7 @@ import shlex
 import numpy as np
 import pytest
 
+import seqloom as sl
 from seqloom import cli
 from seqloom.commands.train import EXAMPLE
 from seqloom.data import encode_questions
@@ -63,6 +64,35 @@ def test_answers_are_found(tmp_path, capsys):
     assert last > 0.9
     config = json.loads((out / "config.json").read_text())
     assert config["architectures"] == ["BertForQuestionAnswering"]
+
+    rows = questions(40)
+    asked = write_lines(tmp_path / "asked.jsonl", rows)
+    capsys.readouterr()
+    assert cli.main(["predict", str(out), asked]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert sum(a == row["answer"] for a, row in zip(said, rows, strict=True)) >= 36
+    row = rows[0]
+    words = ["predict", str(out), "--text", row["context"]]
+    assert cli.main([*words, "--question", row["question"], "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["answer"] == said[0]
+    assert row["context"][told["start"] :].startswith(said[0])
+    assert 0 < told["probability"] <= 1
+    assert cli.main(words) == 1
+    assert "give a --question" in error_of(capsys)
+    # Longer than the 24 positions: in windows, and the places are those of the whole text.
+    predictor = sl.train.Predictor.from_pretrained(out)
+    for row in rows[:10]:
+        found = predictor.answer(row["question"], "in the town of " * 30 + row["context"])
+        if found["answer"]:
+            assert ("in the town of " * 30 + row["context"])[found["start"] :].startswith(
+                found["answer"]
+            )
+    with pytest.raises(ValueError, match="question must leave room"):
+        predictor.answer("who " * 30, "ann")
+    assert predictor.answer("who", "")["answer"] == ""
+    with pytest.raises(ValueError, match="holds a BertForQuestionAnswering, which can answer"):
+        predictor.classify("ann")
 
 
 def test_places_of_answers():
@@ -152,6 +182,17 @@ def test_recordings_are_understood(tmp_path, capsys):
     rates = [r["eval_label_error_rate"] for r in CSVLog.read(out / "log.csv")
              if "eval_label_error_rate" in r]  # fmt: skip
     assert min(rates) < 0.1
+    rows = recordings(tmp_path, 20)
+    capsys.readouterr()
+    files = [str(tmp_path / row["features"]) for row in rows]
+    assert cli.main(["predict", str(out), *files]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert sum(a == row["text"] for a, row in zip(said, rows, strict=True)) >= 17
+    np.save(tmp_path / "narrow.npy", np.zeros((4, 2), np.float32))
+    assert cli.main(["predict", str(out), str(tmp_path / "narrow.npy")]) == 1
+    assert "F = 5" in error_of(capsys)
+    assert cli.main(["predict", str(out), "--text", "hello"]) == 1
+    assert "name .npy files" in error_of(capsys)
     assert cli.main([*words, *SIZE, "--dry-run"]) == 0
 
 

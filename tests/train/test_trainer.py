@@ -27,8 +27,8 @@ from seqloom.train import (
 from seqloom.train.checkpoint import checkpoints
 from seqloom.weights import CheckpointError, load_weights
 
-MODULES = ["callbacks", "checkpoint", "logs", "memory", "precision", "resuming", "setup",
-           "tasks", "trainer"]  # fmt: skip
+MODULES = ["callbacks", "checkpoint", "estimate", "logs", "memory", "precision", "predictor",
+           "resuming", "setup", "tasks", "trainer"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -374,17 +374,6 @@ def test_a_checkpoint_of_another_training_is_refused_unless_it_is_allowed(tmp_pa
         assert again.best["step"] == 9  # what the other data thought best is forgotten
     if name == "weight_decay":
         assert again.optimizer.param_groups[0]["weight_decay"] == 0.3
-
-
-def test_more_steps_may_always_be_asked_for(tmp_path):
-    tiny_trainer(tmp_path, steps=5).train()
-    again = tiny_trainer(tmp_path, steps=20)
-    again.train(resume=True)
-    assert again.step == 20
-    fresh = tiny_trainer(tmp_path / "fresh", steps=20)
-    fresh.train()
-    rates = [[row["lr"] for row in t.history if row["step"] > 5] for t in (again, fresh)]
-    assert rates[0] == rates[1] != []
 
 
 def test_a_checkpoint_of_another_model_or_optimizer_is_refused_whatever_is_allowed(tmp_path):

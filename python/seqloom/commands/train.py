@@ -76,12 +76,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("train", example=EXAMPLE, usage=usage)
     add = parser.add_argument
     add("--config", metavar="F", help="TOML file of options; the command line comes first")
-    add("--resume", action="store_true", 
-        help="go on from the newest checkpoint in --out, if any; with more --steps or --epochs, too")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint in --out, if any; with more --steps or --epochs, too",
+    )
     add("--allow-changes", action="store_true",
         help="with --resume: although data, schedule or other options differ")  # fmt: skip
-    add("--dry-run", action="store_true", 
-        help="show the model and the memory it needs, and stop; exit status 1 if it does not fit")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="show the model and the memory it needs, and stop; exit status 1 if it does not fit",
+    )
 
     add = parser.add_argument_group("what is trained").add_argument
     add("--model", choices=WORDS, metavar="MODEL", help=f"one of {', '.join(WORDS)}")

@@ -92,7 +92,7 @@ def _groups() -> list[int]:
         return []
     found = []
     for line in lines:
-        number, kinds, path = (line.split(":", 2) + ["", ""])[:3]
+        number, kinds, path = [*line.split(":", 2), "", ""][:3]
         if number == "0":
             base, names = root, ("memory.max", "memory.current")
         elif "memory" in kinds.split(","):

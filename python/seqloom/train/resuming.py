@@ -110,7 +110,7 @@ def is_longer(theirs: Any, ours: Any) -> bool:
     if not isinstance(theirs, Mapping) or "total_steps" not in theirs:
         return False
     more = ours.get("total_steps") or 0
-    return more > theirs["total_steps"] and {**theirs, "total_steps": more} == ours
+    return bool(more > theirs["total_steps"] and {**theirs, "total_steps": more} == ours)
 
 
 def take_over(trainer: Trainer, path: Path, allow_changes: bool) -> dict[str, Any]:
