@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--resume",
         action="store_true",
-        help="go on from the newest checkpoint in --out, if any; with more --steps or --epochs, too",
+        help="go on from the newest checkpoint in --out, if any, perhaps to more --steps",
     )
     add("--allow-changes", action="store_true",
         help="with --resume: although data, schedule or other options differ")  # fmt: skip
