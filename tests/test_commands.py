@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -369,6 +370,57 @@ def test_unusable_files_exit_1_with_one_line(tmp_path, book, capsys, monkeypatch
     assert train("--model", "gpt2", "--data", book, "--out", tmp_path / "o", "--model-config",
                  "n_layers=2") == 1  # fmt: skip
     assert "n_layers" in one_line(capsys)
+
+
+def test_data_may_come_through_a_pipe(tmp_path, book, capsys, monkeypatch):
+    common = ["--model", "gpt2", "--steps", 2, "--out"]
+    assert train(*common, tmp_path / "file", "--data", book) == 0
+    for name, bytes_ in (
+        ("plain", book.read_bytes()),
+        ("packed", gzip.compress(book.read_bytes())),
+    ):
+        stdin_is(monkeypatch, bytes_)
+        assert train(*common, tmp_path / name, "--data", "-") == 0
+        weights = [(tmp_path / d / "model.safetensors").read_bytes() for d in ("file", name)]
+        assert weights[0] == weights[1]
+    stdin_is(monkeypatch, book.read_bytes())
+    assert train(*common[:3], 3, "--out", tmp_path / "plain", "--data", "-", "--resume") == 0
+    rows = "".join(json.dumps({"text": w, "label": w[0]}) + "\n" for w in ["up", "down"] * 20)
+    for text in (rows, "text,label\n" + "up,u\ndown,d\n" * 20):
+        stdin_is(monkeypatch, text)
+        out = tmp_path / str(len(text))
+        assert train("--model", "classifier", "--steps", 2, "--out", out, "--data", "-") == 0
+    capsys.readouterr()
+    for data, text, message in (
+        (["-"], b"caf\xe9", "standard input: line 1, byte 3: not valid UTF-8"),
+        (["-"], b"\x1f\x8bnothing", "standard input: broken gzip file"),
+        (["-"], b"", "standard input: holds no text"),
+        (["-", "-"], b"text", "--data -: needs data on standard input, once"),
+    ):
+        stdin_is(monkeypatch, text)
+        assert train("--model", "gpt2", "--out", tmp_path / "x", "--data", *data) == 1
+        assert message in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--width", "15"], "--width must be a multiple of --heads = 2, got 15"),
+        (["--model-config", "n_embd=15"], "GPT2Config: n_embd must be a multiple of n_head = 2"),
+        (["--tokenizer", "bpe", "--vocab-size", "3"], "--vocab-size must be at least 260 for"),
+        (["--data", "latin.txt"], "latin.txt: line 1, byte 3: not valid UTF-8 (0xe9); save the "
+         "file as UTF-8 or pass its encoding, such as --encoding latin-1"),
+        (["--data", "wide.txt"], "wide.txt: looks like UTF-16; pass --encoding utf-16"),
+    ],
+)  # fmt: skip
+def test_errors_name_options(tmp_path, book, capsys, monkeypatch, words, message):
+    pytest.importorskip("tokenizers")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin.txt").write_bytes("caf\u00e9 ".encode("latin-1") * 40)
+    (tmp_path / "wide.txt").write_text("text", encoding="utf-16")
+    common = ["--model", "gpt2", "--data", str(book), "--out", "m"]
+    assert cli.main(["train", *TINY, *common, *words]) == 1
+    assert one_line(capsys).startswith(f"seqloom: {message}")
 
 
 def test_unusable_models_exit_1_with_one_line(tmp_path, book, capsys, monkeypatch):

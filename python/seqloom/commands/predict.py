@@ -52,9 +52,9 @@ def main(arguments: list[str]) -> int:
     except FileNotFoundError as error:
         if error.filename:
             raise
-        raise CommandError(str(error)) from None
+        raise kinds.in_options(error, sizes=False) from None
     except kinds.USER_TROUBLE as error:
-        raise CommandError(str(error) or type(error).__name__) from None
+        raise kinds.in_options(error, sizes=False) from None
     return 0
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from seqloom.cli import CommandError, command_parser
 from seqloom.commands import options as kinds
+from seqloom.commands.training_files import standard_input_as_file
 
 EXAMPLE = """seqloom train --model gpt2 --data book.txt --out my-gpt --steps 2000
   seqloom train --model lstm --data book.txt --out my-lstm --width 512 --precision bfloat16
@@ -24,6 +25,7 @@ EXAMPLE = """seqloom train --model gpt2 --data book.txt --out my-gpt --steps 200
   seqloom train --model transformer --data en-fr.tsv --out en-fr --epochs 20 --early-stopping 3
   seqloom train --model gpt2 --data book.txt --out my-gpt --config gpt.toml --dry-run
   seqloom train --model gpt2 --data book.txt --out my-gpt --steps 2000 --resume
+  zcat books/*.gz | seqloom train --model gpt2 --data - --out my-gpt --steps 2000
 
 a configuration file holds the same options, in tables of any name:
   [model]
@@ -55,7 +57,8 @@ def main(arguments: list[str]) -> int:
         kinds.sl.set_num_threads(options.threads)
     where = kinds.machine(options.device)
     try:
-        data = _data(options, task)
+        with standard_input_as_file(options, task):
+            data = _data(options, task)
         if options.dry_run:
             return _plan(options, data, task, models, where)
         _check_memory(options, data, task, models)
@@ -63,9 +66,10 @@ def main(arguments: list[str]) -> int:
     except FileNotFoundError as error:
         if error.filename:  # the system's own
             raise
-        raise CommandError(str(error)) from None
-    except kinds.USER_TROUBLE as error:
-        raise CommandError(str(error) or type(error).__name__) from None
+        raise kinds.in_options(error, sizes=False) from None
+    except (CommandError, *kinds.USER_TROUBLE) as error:
+        own = options.start_from is None and not options.model_config
+        raise kinds.in_options(error, sizes=own) from None
 
 
 # ---- options -------------------------------------------------------------------------------------
@@ -107,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("data").add_argument
     add("--data", nargs="+", metavar="FILE", help="text; .csv, .tsv, .jsonl for labels and series; "
         "source<TAB>target lines for pairs; .jsonl of question, context, answer, or of features "
-        "(a .npy file) and text; .gz works, too")  # fmt: skip
+        "(a .npy file) and text; .gz works, too; - for standard input")  # fmt: skip
     add("--encoding", type=kinds.encoding, default="utf-8", metavar="NAME", help="of text (utf-8)")
     add("--target", metavar="FILE", help="the target side, line by line, beside one --data file")
     add("--eval-data", nargs="+", metavar="FILE", help="what is evaluated on")
