@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -179,11 +180,17 @@ def test_classification(tmp_path, capsys):
                      "--eval-share", "0.2", *more) == 0  # fmt: skip
         assert "accuracy 1" in capsys.readouterr().out
         assert json.loads((out / "labels.json").read_text()) == ["+", "-"]
+        assert cli.main(["predict", str(out), "--text", "what a lovely day 3"]) == 0
+        assert capsys.readouterr().out.startswith("+\t")
+        assert cli.main(["predict", str(out), str(data), "--json"]) == 0
+        told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["label"] for row in told] == ["-", "+"] * 30
+        assert sum(told[0]["probabilities"].values()) == pytest.approx(1)
     assert cli.main(["generate", str(tmp_path / "classifier"), "--prompt", "a"]) == 1
     assert "does not write text" in one_line(capsys)
 
 
-def test_tagging(tmp_path, capsys):
+def test_tagging(tmp_path, capsys, monkeypatch):
     conll, jsonl = tmp_path / "data.conll", tmp_path / "data.jsonl"
     sentences = [[("Anna", "PER"), ("lives", "O"), ("in", "O"), ("Rome", "LOC")],
                  [("Rome", "LOC"), ("saw", "O"), ("Otto", "PER")]] * 20  # fmt: skip
@@ -196,6 +203,10 @@ def test_tagging(tmp_path, capsys):
         assert train("--model", "tagger", "--data", data, "--out", out, "--epochs", 10, "--lr",
                      "0.03", "--eval-share", "0.2") == 0  # fmt: skip
         assert "accuracy 1" in capsys.readouterr().out
+        stdin_is(monkeypatch, "Anna lives in Rome\n\nRome saw Otto\n")
+        assert cli.main(["predict", str(out), "-"]) == 0
+        said = "\n\n".join("\n".join(f"{w}\t{t}" for w, t in s) for s in sentences[:2])
+        assert capsys.readouterr().out == said + "\n\n"
 
 
 @pytest.mark.parametrize("model", ["seq2seq", "transformer"])
@@ -252,7 +263,19 @@ def test_forecasting(tmp_path, capsys):
     assert train("--model", "forecaster", "--data", data, "--out", out, "--epochs", 6, "--lr",
                  "0.01", "--horizon", 3, "--eval-share", "0.2") == 0  # fmt: skip
     assert CSVLog.read(out / "log.csv")[-1]["eval_mae"] < 0.2
-    assert json.loads((out / "scaling.json").read_text()).keys() == {"mean", "scale"}
+    scaling = json.loads((out / "scaling.json").read_text())
+    assert (scaling["columns"], scaling["length"]) == (["a", "b"], 16)
+    capsys.readouterr()
+    assert cli.main(["predict", str(out), str(data)]) == 0
+    said = np.genfromtxt(io.StringIO(capsys.readouterr().out), delimiter=",", names=True)
+    assert said.dtype.names == ("a", "b")
+    for name, true in (("a", np.sin), ("b", np.cos)):
+        np.testing.assert_allclose(said[name], true(np.arange(300, 303) / 5), atol=0.4)
+    assert cli.main(["predict", str(out)]) == 1
+    assert "name one .csv file" in one_line(capsys)
+    (out / "scaling.json").write_text('{"mean": [0], "scale": [1]}')
+    assert cli.main(["predict", str(out), str(data)]) == 1
+    assert "must hold mean and scale of 2 features" in one_line(capsys)
     # Held-out data of one's own, whose columns may come in another order.
     (tmp_path / "later.csv").write_text("b,a\n" + "\n".join(f"{i},{2 * i}" for i in range(50)))
     assert train("--model", "forecaster", "--data", data, "--out", tmp_path / "two", "--steps", 2,
@@ -268,10 +291,27 @@ def test_forecasting(tmp_path, capsys):
     assert "name --columns" in one_line(capsys)
 
 
+def test_masked_words_are_filled_and_writers_are_refused(tmp_path, book, capsys):
+    pytest.importorskip("tokenizers")
+    out = tmp_path / "bert"
+    assert train("--model", "bert", "--data", book, "--out", out, "--epochs", 40, "--lr",
+                 "0.01") == 0  # fmt: skip
+    capsys.readouterr()
+    text = "the cat sat on the [MASK]. the dog sat on the log."
+    assert cli.main(["predict", str(out), "--text", text]) == 0
+    assert capsys.readouterr().out.strip().startswith("the cat sat on the ")
+    assert cli.main(["predict", str(out), "--text", "the cat"]) == 1
+    assert "must have a mask, [MASK]" in one_line(capsys)
+    assert train("--model", "gpt2", "--data", book, "--out", tmp_path / "gpt", "--steps", 1) == 0
+    capsys.readouterr()
+    assert cli.main(["predict", str(tmp_path / "gpt"), "--text", "a"]) == 1
+    assert "which predicts nothing" in one_line(capsys)
+
+
 # ---- trouble -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["train", "generate", "translate"])
+@pytest.mark.parametrize("command", ["train", "generate", "predict", "translate"])
 def test_help_has_an_example(command, capsys):
     assert cli.main([command, "--help"]) == 0
     out = capsys.readouterr().out
@@ -292,6 +332,10 @@ def test_help_has_an_example(command, capsys):
         ["generate", "x", "--prompt", "a", "--top-p", "0"],
         ["generate", "x", "--num-beams", "2", "--stream"],
         ["generate", "x", "--prompt", ""],
+        ["predict"],
+        ["predict", "x", "--question", "who?"],
+        ["predict", "x", "--text", " "],
+        ["predict", "x", "y", "--text", "a"],
         ["translate"],
         ["translate", "x", "--num-beams", "0"],
     ],
@@ -326,6 +370,57 @@ def test_unusable_files_exit_1_with_one_line(tmp_path, book, capsys, monkeypatch
     assert train("--model", "gpt2", "--data", book, "--out", tmp_path / "o", "--model-config",
                  "n_layers=2") == 1  # fmt: skip
     assert "n_layers" in one_line(capsys)
+
+
+def test_data_may_come_through_a_pipe(tmp_path, book, capsys, monkeypatch):
+    common = ["--model", "gpt2", "--steps", 2, "--out"]
+    assert train(*common, tmp_path / "file", "--data", book) == 0
+    for name, bytes_ in (
+        ("plain", book.read_bytes()),
+        ("packed", gzip.compress(book.read_bytes())),
+    ):
+        stdin_is(monkeypatch, bytes_)
+        assert train(*common, tmp_path / name, "--data", "-") == 0
+        weights = [(tmp_path / d / "model.safetensors").read_bytes() for d in ("file", name)]
+        assert weights[0] == weights[1]
+    stdin_is(monkeypatch, book.read_bytes())
+    assert train(*common[:3], 3, "--out", tmp_path / "plain", "--data", "-", "--resume") == 0
+    rows = "".join(json.dumps({"text": w, "label": w[0]}) + "\n" for w in ["up", "down"] * 20)
+    for text in (rows, "text,label\n" + "up,u\ndown,d\n" * 20):
+        stdin_is(monkeypatch, text)
+        out = tmp_path / str(len(text))
+        assert train("--model", "classifier", "--steps", 2, "--out", out, "--data", "-") == 0
+    capsys.readouterr()
+    for data, text, message in (
+        (["-"], b"caf\xe9", "standard input: line 1, byte 3: not valid UTF-8"),
+        (["-"], b"\x1f\x8bnothing", "standard input: broken gzip file"),
+        (["-"], b"", "standard input: holds no text"),
+        (["-", "-"], b"text", "--data -: needs data on standard input, once"),
+    ):
+        stdin_is(monkeypatch, text)
+        assert train("--model", "gpt2", "--out", tmp_path / "x", "--data", *data) == 1
+        assert message in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--width", "15"], "--width must be a multiple of --heads = 2, got 15"),
+        (["--model-config", "n_embd=15"], "GPT2Config: n_embd must be a multiple of n_head = 2"),
+        (["--tokenizer", "bpe", "--vocab-size", "3"], "--vocab-size must be at least 260 for"),
+        (["--data", "latin.txt"], "latin.txt: line 1, byte 3: not valid UTF-8 (0xe9); save the "
+         "file as UTF-8 or pass its encoding, such as --encoding latin-1"),
+        (["--data", "wide.txt"], "wide.txt: looks like UTF-16; pass --encoding utf-16"),
+    ],
+)  # fmt: skip
+def test_errors_name_options(tmp_path, book, capsys, monkeypatch, words, message):
+    pytest.importorskip("tokenizers")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin.txt").write_bytes("caf\u00e9 ".encode("latin-1") * 40)
+    (tmp_path / "wide.txt").write_text("text", encoding="utf-16")
+    common = ["--model", "gpt2", "--data", str(book), "--out", "m"]
+    assert cli.main(["train", *TINY, *common, *words]) == 1
+    assert one_line(capsys).startswith(f"seqloom: {message}")
 
 
 def test_unusable_models_exit_1_with_one_line(tmp_path, book, capsys, monkeypatch):

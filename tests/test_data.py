@@ -182,6 +182,8 @@ def test_other_unreadable_files(tmp_path, monkeypatch):
         ("a,b\n1,2,3\n", {}, "line 2: 3 fields, but 2 columns"),
         ("a,a\n", {}, "line 1: a column name occurs twice"),
         ("a,b\n1,2\n", {"columns": ["c"]}, "has no column 'c', only a, b"),
+        ("", {"columns": ["c", "d"]}, "is empty, without a first line that names c, d"),
+        ("\n\n", {"columns": ["c"]}, "is empty, without a first line that names c"),
         ("1,2\n", {"columns": ["c"], "header": ["a", "b"]}, "has no column 'c', only a, b"),
         ('a,b\n1,"2\n', {}, "line 2: unexpected end of data"),
         ('a,b\n1,"2"3\n', {}, "line 2: .* expected after"),
@@ -391,6 +393,8 @@ def test_token_budget_limits():
     assert [b.tolist() for b in TokenBudget([3, 9], 8, drop_long=True).batches(0)] == [[0]]
     assert TokenBudget([], 8).batches(0) == []
     assert TokenBudget([], 8).efficiency() == 1
+    with pytest.raises(ValueError, match="lengths must not be negative, got -4"):
+        TokenBudget([3, -4], 8)
     for kwargs in ({"max_tokens": 0}, {"max_batch": 0}, {"pool": 0}):
         with pytest.raises(ValueError, match="must be positive"):
             TokenBudget([1], **{"max_tokens": 8, **kwargs})

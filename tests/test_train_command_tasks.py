@@ -9,6 +9,7 @@ import shlex
 import numpy as np
 import pytest
 
+import seqloom as sl
 from seqloom import cli
 from seqloom.commands.train import EXAMPLE
 from seqloom.data import encode_questions
@@ -63,6 +64,35 @@ def test_answers_are_found(tmp_path, capsys):
     assert last > 0.9
     config = json.loads((out / "config.json").read_text())
     assert config["architectures"] == ["BertForQuestionAnswering"]
+
+    rows = questions(40)
+    asked = write_lines(tmp_path / "asked.jsonl", rows)
+    capsys.readouterr()
+    assert cli.main(["predict", str(out), asked]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert sum(a == row["answer"] for a, row in zip(said, rows, strict=True)) >= 36
+    row = rows[0]
+    words = ["predict", str(out), "--text", row["context"]]
+    assert cli.main([*words, "--question", row["question"], "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["answer"] == said[0]
+    assert row["context"][told["start"] :].startswith(said[0])
+    assert 0 < told["probability"] <= 1
+    assert cli.main(words) == 1
+    assert "give a --question" in error_of(capsys)
+    # Longer than the 24 positions: in windows, and the places are those of the whole text.
+    predictor = sl.train.Predictor.from_pretrained(out)
+    for row in rows[:10]:
+        found = predictor.answer(row["question"], "in the town of " * 30 + row["context"])
+        if found["answer"]:
+            assert ("in the town of " * 30 + row["context"])[found["start"] :].startswith(
+                found["answer"]
+            )
+    with pytest.raises(ValueError, match="question must leave room"):
+        predictor.answer("who " * 30, "ann")
+    assert predictor.answer("who", "")["answer"] == ""
+    with pytest.raises(ValueError, match="holds a BertForQuestionAnswering, which can answer"):
+        predictor.classify("ann")
 
 
 def test_places_of_answers():
@@ -152,6 +182,17 @@ def test_recordings_are_understood(tmp_path, capsys):
     rates = [r["eval_label_error_rate"] for r in CSVLog.read(out / "log.csv")
              if "eval_label_error_rate" in r]  # fmt: skip
     assert min(rates) < 0.1
+    rows = recordings(tmp_path, 20)
+    capsys.readouterr()
+    files = [str(tmp_path / row["features"]) for row in rows]
+    assert cli.main(["predict", str(out), *files]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert sum(a == row["text"] for a, row in zip(said, rows, strict=True)) >= 17
+    np.save(tmp_path / "narrow.npy", np.zeros((4, 2), np.float32))
+    assert cli.main(["predict", str(out), str(tmp_path / "narrow.npy")]) == 1
+    assert "F = 5" in error_of(capsys)
+    assert cli.main(["predict", str(out), "--text", "hello"]) == 1
+    assert "name .npy files" in error_of(capsys)
     assert cli.main([*words, *SIZE, "--dry-run"]) == 0
 
 
@@ -198,7 +239,7 @@ def test_a_resume_names_what_differs_and_goes_on_when_it_may(tmp_path, book, cap
     other.write_text(book.read_text().replace("dog", "god"), encoding="utf-8")
     assert gpt(out, book, "--steps", 4) == 0
     for words, message in (
-        (["--steps", 6], "its schedule.total_steps is 4, this one's 6; allow changes (--allow-"),
+        (["--steps", 3], "its schedule.total_steps is 4, this one's 3; allow changes (--allow-"),
         (["--steps", 4, "--lr", "0.5"], "its lr is [0.001, 0.001], this one's [0.5, 0.5]"),
         (["--steps", 4, "--batch-size", 3], "its data.batch_size is 16, this one's 3"),
     ):
@@ -214,6 +255,20 @@ def test_a_resume_names_what_differs_and_goes_on_when_it_may(tmp_path, book, cap
     err = error_of(capsys)
     assert "its number of parameters is" in err
     assert "allow" not in err
+
+
+@pytest.mark.parametrize("words", [["--steps", 80], ["--epochs", 9]], ids=["steps", "epochs"])
+def test_a_resume_trains_longer_with_the_warm_up_that_it_began_with(tmp_path, book, capsys, words):
+    out = tmp_path / "model"
+    assert gpt(out, book, "--steps", 40) == 0
+    assert gpt(out, book, *words, "--resume") == 0, capsys.readouterr().err
+    newest = sorted((out / "checkpoints").iterdir())[-1] / "training.json"
+    schedule = json.loads(newest.read_text())["run"]["schedule"]
+    assert schedule["warmup_steps"] == 2  # a twentieth of forty
+    assert schedule["total_steps"] > 40
+    capsys.readouterr()
+    assert gpt(out, book, "--steps", 500, "--resume", "--warmup-steps", 9) == 1
+    assert "its schedule.warmup_steps is 2, this one's 9" in error_of(capsys)
 
 
 def test_other_encodings(tmp_path, capsys):

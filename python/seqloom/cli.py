@@ -25,6 +25,7 @@ COMMANDS = {
     "bench": "kernel benchmarks against every peer that is installed",
     "train": "train a model on a file",
     "generate": "continue a prompt with a trained model",
+    "predict": "labels, tags, answers, transcripts and forecasts of a trained model",
     "translate": "translate with a trained encoder-decoder model",
 }
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -219,3 +221,22 @@ def test_more_rows_than_memory_are_refused_at_once(model, options):
     name = next(k for k in options if k.startswith("num"))
     with pytest.raises(MemoryError, match=rf"^generate: {name} = .* bytes"):
         model.generate(IDS, max_new_tokens=40, **options)
+
+
+def test_the_signature_shows_what_holds_when_nothing_is_given(model):
+    shown = {k: repr(p.default) for k, p in inspect.signature(model.generate).parameters.items()}
+    for name, value in {
+        "max_new_tokens": 20, "min_new_tokens": 0, "do_sample": False, "temperature": 1.0,
+        "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "num_beams": 1,
+        "length_penalty": 1.0, "early_stopping": False, "num_return_sequences": 1,
+        "no_repeat_ngram_size": 0, "prefill_chunk": 2048, "seed": None, "stop": None,
+    }.items():  # fmt: skip
+        assert shown[name] == repr(value), name
+    # They don't stand in the way of a checkpoint's own, as a value that is given does.
+    model.generation_config = {"max_new_tokens": 3}
+    try:
+        assert model.generate(IDS).shape[1] == 7
+        assert model.generate(IDS, max_new_tokens=20).shape[1] == 24
+        assert model.generate(IDS, max_new_tokens=None).shape[1] == 7
+    finally:
+        model.generation_config = {}

@@ -14,6 +14,8 @@ import pytest
     [
         "generation.cache",
         "generation.generative",
+        "generation.layered",
+        "generation.options",
         "generation.processors",
         "generation.sampling",
         "models.bloom",
@@ -21,6 +23,7 @@ import pytest
         "models.inputs",
         "models.layers",
         "models.llama",
+        "models.loading",
         "models.rope",
     ],
 )

@@ -202,12 +202,83 @@ def test_a_chat_with_a_window_reads_again_what_it_has_to(device):
     )
 
 
-def test_a_window_in_some_layers_only_keeps_everything(device):
+def mixed(device, windows=(4, None, 4), **fields):
+    """Layers with and without a window."""
+    sl.manual_seed(7)
+    kinds = ["full_attention" if w is None else "sliding_attention" for w in windows]
     model = sl.models.Qwen2(
-        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, use_sliding_window=True, sliding_window=4,
-        max_window_layers=1,
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_attention_heads=4,
+        num_hidden_layers=len(windows), num_key_value_heads=2, use_sliding_window=True,
+        sliding_window=4, layer_types=kinds, initializer_range=0.4, eos_token_id=None, **fields,
     )  # fmt: skip
-    assert model.cache_window() is None
-    model = windowed("cpu", window=None)
-    assert model.cache_window() is None
+    assert model.cache_windows() == list(windows)
+    return model.eval().to(device=device)
+
+
+@pytest.mark.parametrize("pieces", [[1] * 40, [3, 1, 1, 9] * 3 + [1] * 8, [40], [17, 23]])
+def test_layers_without_a_window_keep_everything_the_others_do_not(device, pieces):
+    model = mixed(device)
+    ids = prompts(2, sum(pieces))
+    want = logits_of(model, ids)
+    cache = model.start(2, capacity=4)
+    at = 0
+    for n in pieces:
+        got = model.decode(ids[:, at : at + n], cache)
+        at += n
+        close(got, want[:, at - 1])
+        assert cache.lengths.tolist() == [at, at]
+    whole, seen = cache.parts
+    assert (whole.window, len(whole.keys), seen.window, len(seen.keys)) == (None, 1, 4, 2)
+    assert whole.capacity >= 40
+    assert seen.capacity <= 3 + max(*pieces, 4) + 1
+
+
+def test_layers_with_and_without_a_window_select_and_forget_rows_together(device):
+    model = mixed(device)
+    ids, lengths = prompts(3, 11), np.array([3, 11, 6])
+    cache = model.start(3, capacity=1)
+    model.decode(ids, cache, lengths)
+    rows = [list(ids[i, :n]) for i, n in enumerate(lengths)]
+    for step in range(24):
+        if step == 9:
+            cache.reorder(np.array([2, 0, 0]))
+            rows = [list(rows[2]), list(rows[0]), list(rows[0])]
+        if step == 15:
+            cache.truncate(cache.lengths - 1)
+            rows = [row[:-1] for row in rows]
+        counts = np.array([1, step % 2, 1])
+        token = np.array([[step % 5], [step % 3], [step % 7]])
+        got = model.decode(token, cache, counts)
+        for i in range(3):
+            if counts[i]:
+                rows[i].append(int(token[i, 0]))
+                close(got[i], logits_of(model, [rows[i]])[0, -1])
+    before = [part.lengths.tolist() for part in cache.parts]
+    with pytest.raises(NotImplementedError, match="left behind"):
+        cache.truncate([1, 1, 1])
+    assert [part.lengths.tolist() for part in cache.parts] == before
+
+
+def test_a_chat_and_beams_with_windows_in_some_layers(device):
+    model = mixed(device)
+    first, memory = model.generate(prompts(1), max_new_tokens=20, return_state=True)
+    longer = np.concatenate([first, prompts(1, 3, seed=9)], axis=1)
+    got, memory = model.generate(longer, max_new_tokens=5, state=memory, return_state=True)
+    assert np.array_equal(got, model.generate(longer, max_new_tokens=5))
+    beams = model.generate(prompts(2, 9), max_new_tokens=12, num_beams=3)
+    step = prompts(2, 9)
+    scores = []
+    for rows in (beams, model.generate(step, max_new_tokens=12)):
+        logits = logits_of(model, rows)[:, 8:-1].astype(np.float64)
+        logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
+        scores.append(np.take_along_axis(logits, rows[:, 9:, None], -1).sum((1, 2)))
+    assert (scores[0] >= scores[1] - 1e-4).all()
+
+
+@pytest.mark.parametrize("make", [windowed, mixed])
+def test_a_window_does_not_bound_positions(device, make):
+    """Tables of angles reach beyond the room of the cache, on the device as well."""
+    ids = prompts(1, 3)
+    got = make(device).generate(ids, max_new_tokens=150)
+    want = logits_of(make("cpu"), got)
+    assert np.array_equal(want[0, 2:-1].argmax(-1), got[0, 3:])

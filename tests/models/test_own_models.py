@@ -361,6 +361,12 @@ def test_attention_maps():
     assert shapes == {
         "encoder": [(4, 2, 7, 7)] * 2, "decoder": [(4, 2, 5, 5)] * 2, "cross": [(4, 2, 5, 7)] * 2,
     }  # fmt: skip
+    series = np.random.default_rng(0).normal(size=(4, 7, 3)).astype(np.float32)
+    forecaster = headed("forecaster", body="transformer", num_layers=2).eval()
+    values, maps = forecaster(series, mask, return_weights=True)
+    assert_close(plain(values), plain(forecaster(series, mask)))
+    seen = np.broadcast_to(mask[:, None] == 1, (4, 2, 7))
+    assert_close(np.stack([plain(w).sum(-1)[seen] for w in maps]), np.ones((2, seen.sum())))
     _, maps = headed("tagger", body="transformer")(IDS, mask, return_weights=True)
     assert_close(plain(maps[0]).sum(-1)[np.broadcast_to(mask[:, None] == 1, (4, 2, 7))], 1.0 * (
         np.ones(2 * mask.sum())))  # fmt: skip

@@ -36,6 +36,7 @@ def main(arguments: list[str]) -> int:
     if not hasattr(model, "generate"):
         raise CommandError(
             f"{options.directory}: holds a {type(model).__name__}, which does not write text"
+            "; `seqloom predict` may have a use for it"
         )
     for number, prompt in enumerate(prompts):
         if number:

@@ -114,6 +114,38 @@ def device(text: str) -> str:
     return text
 
 
+# How the library says what is an option here.
+_SPELLINGS = (
+    (r"^(read_\w+|Trainer|Tokenizer\.\w+): ", ""),
+    (r"encoding='([^']*)'", r"--encoding \1"),
+    (r"\(resume\)", "(--resume)"),
+    (r"kind='(\w+)'", r"--tokenizer \1"),
+    (r"\bvocab_size\b", "--vocab-size"),
+    (r"\bseq_len\b", "--length"),
+    (r"\bmax_position(s|_embeddings)\b|\bn_positions\b", "--length"),
+)
+_SIZES = (
+    (r"^\w+Config: ", ""),
+    (r"\b(n_embd|hidden_size|d_model)\b", "--width"),
+    (r"\b(n_head|num_attention_heads|nhead)\b", "--heads"),
+    (r"\b(n_layer|num_hidden_layers|num_layers|num_encoder_layers)\b", "--layers"),
+)
+
+
+def in_options(error: BaseException, *, sizes: bool) -> CommandError:
+    """An error of the library in words of the command line; `sizes` may come from there alone.
+
+    Examples
+    --------
+    >>> in_options(ValueError("read_text: x: looks odd; pass encoding='utf-16'"), sizes=True)
+    CommandError('x: looks odd; pass --encoding utf-16')
+    """
+    text = str(error) or type(error).__name__
+    for pattern, spelled in (*_SPELLINGS, *(_SIZES if sizes else ())):
+        text = re.sub(pattern, spelled, text)
+    return CommandError(text)
+
+
 def machine(where: str) -> str:
     """What runs on what, in words; a CommandError where the device cannot be used."""
     try:

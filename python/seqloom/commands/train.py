@@ -15,6 +15,7 @@ from typing import Any
 
 from seqloom.cli import CommandError, command_parser
 from seqloom.commands import options as kinds
+from seqloom.commands.training_files import standard_input_as_file
 
 EXAMPLE = """seqloom train --model gpt2 --data book.txt --out my-gpt --steps 2000
   seqloom train --model lstm --data book.txt --out my-lstm --width 512 --precision bfloat16
@@ -24,6 +25,7 @@ EXAMPLE = """seqloom train --model gpt2 --data book.txt --out my-gpt --steps 200
   seqloom train --model transformer --data en-fr.tsv --out en-fr --epochs 20 --early-stopping 3
   seqloom train --model gpt2 --data book.txt --out my-gpt --config gpt.toml --dry-run
   seqloom train --model gpt2 --data book.txt --out my-gpt --steps 2000 --resume
+  zcat books/*.gz | seqloom train --model gpt2 --data - --out my-gpt --steps 2000
 
 a configuration file holds the same options, in tables of any name:
   [model]
@@ -37,6 +39,7 @@ WORDS = ("gpt2", "llama", "lstm", "gru", "rnn", "bert", "classifier", "tagger", 
 TASKS = ("next-token", "masked-token", "classification", "tagging", "question-answering", "ctc",
          "seq2seq", "forecasting")  # fmt: skip
 STEPS = 1000
+_ROOM = 1 << 30  # bytes beside the weights that measuring a model may take
 
 
 def main(arguments: list[str]) -> int:
@@ -54,17 +57,19 @@ def main(arguments: list[str]) -> int:
         kinds.sl.set_num_threads(options.threads)
     where = kinds.machine(options.device)
     try:
-        trainer, data = _prepare(options, task, models)
+        with standard_input_as_file(options, task):
+            data = _data(options, task)
         if options.dry_run:
-            _tell(trainer, data, where)
-            return 0
-        return _run(trainer, data, where, options)
+            return _plan(options, data, task, models, where)
+        _check_memory(options, data, task, models)
+        return _run(_trainer(options, data, task, models), data, where, options)
     except FileNotFoundError as error:
         if error.filename:  # the system's own
             raise
-        raise CommandError(str(error)) from None
-    except kinds.USER_TROUBLE as error:
-        raise CommandError(str(error) or type(error).__name__) from None
+        raise kinds.in_options(error, sizes=False) from None
+    except (CommandError, *kinds.USER_TROUBLE) as error:
+        own = options.start_from is None and not options.model_config
+        raise kinds.in_options(error, sizes=own) from None
 
 
 # ---- options -------------------------------------------------------------------------------------
@@ -75,10 +80,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("train", example=EXAMPLE, usage=usage)
     add = parser.add_argument
     add("--config", metavar="F", help="TOML file of options; the command line comes first")
-    add("--resume", action="store_true", help="go on from the newest checkpoint in --out, if any")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint in --out, if any, perhaps to more --steps",
+    )
     add("--allow-changes", action="store_true",
         help="with --resume: although data, schedule or other options differ")  # fmt: skip
-    add("--dry-run", action="store_true", help="show the model and the memory it needs, and stop")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="show the model and the memory it needs, and stop; exit status 1 if it does not fit",
+    )
 
     add = parser.add_argument_group("what is trained").add_argument
     add("--model", choices=WORDS, metavar="MODEL", help=f"one of {', '.join(WORDS)}")
@@ -98,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("data").add_argument
     add("--data", nargs="+", metavar="FILE", help="text; .csv, .tsv, .jsonl for labels and series; "
         "source<TAB>target lines for pairs; .jsonl of question, context, answer, or of features "
-        "(a .npy file) and text; .gz works, too")  # fmt: skip
+        "(a .npy file) and text; .gz works, too; - for standard input")  # fmt: skip
     add("--encoding", type=kinds.encoding, default="utf-8", metavar="NAME", help="of text (utf-8)")
     add("--target", metavar="FILE", help="the target side, line by line, beside one --data file")
     add("--eval-data", nargs="+", metavar="FILE", help="what is evaluated on")
@@ -172,14 +185,22 @@ def _options(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.
 # ---- the training --------------------------------------------------------------------------------
 
 
-def _prepare(options: argparse.Namespace, task: str, models: Any) -> tuple[Any, Any]:
+def _data(options: argparse.Namespace, task: str) -> Any:
     from seqloom.commands.training_data import prepare
-    from seqloom.train import CTC, Seq2SeqTask, Trainer
-    from seqloom.train.tasks import TASKS as KINDS
 
     data = prepare(options, task, options.model)
     if options.early_stopping is not None and data.evaluation is None:
         raise CommandError("--early-stopping: nothing is held out to judge by")
+    return data
+
+
+def _trainer(
+    options: argparse.Namespace, data: Any, task: str, models: Any, precision: str | None = None
+) -> Any:
+    from seqloom.train import CTC, Seq2SeqTask, Trainer
+    from seqloom.train.resuming import stored_warmup
+    from seqloom.train.tasks import TASKS as KINDS
+
     kinds.sl.manual_seed(options.seed)
     model = models.build(options, data, task)
     steps = options.steps
@@ -187,6 +208,8 @@ def _prepare(options: argparse.Namespace, task: str, models: Any) -> tuple[Any, 
         steps = options.epochs * -(-len(data.train) // options.accumulate)
     epoch = -(-len(data.train) // options.accumulate)
     warmup = options.warmup_steps
+    if warmup is None and options.resume and steps is not None:
+        warmup = stored_warmup(Path(options.out))  # more steps are no reason for another one
     if warmup is None:
         warmup = min(1000, (steps or STEPS) // 20)
     first, last = options.teacher_forcing, options.teacher_forcing_end
@@ -210,25 +233,48 @@ def _prepare(options: argparse.Namespace, task: str, models: Any) -> tuple[Any, 
         raise CommandError(
             f"--best-metric {options.best_metric}: must be one of {', '.join(known)}"
         )
-    trainer = Trainer(
+    return Trainer(
         model, job, data.train, data.evaluation, out=options.out, optimizer=options.optimizer,
         lr=options.lr, weight_decay=options.weight_decay, schedule=options.schedule,
         warmup_steps=warmup, min_lr_ratio=options.min_lr_ratio, steps=options.steps,
         epochs=options.epochs, seconds=options.seconds, accumulate=options.accumulate,
-        precision=options.precision, clip_norm=options.clip_norm or None,
+        precision=precision or options.precision, clip_norm=options.clip_norm or None,
         eval_every=options.eval_every or min(500, epoch), save_every=options.save_every,
         log_every=options.log_every, keep=options.keep, best_metric=options.best_metric,
         early_stopping=options.early_stopping,
         extras=data.extras, tensorboard=options.tensorboard, seed=options.seed,
         device=options.device,
     )  # fmt: skip
-    return trainer, data
 
 
-def _tell(trainer: Any, data: Any, where: str) -> None:
-    """What --dry-run prints."""
-    from seqloom.train.memory import needed
+def _outlined(options: argparse.Namespace, data: Any, task: str, models: Any) -> Any:
+    """The trainer of a model without memory, however large; its precision is float32."""
+    from seqloom.nn import init
 
+    with init.shapes_only():
+        return _trainer(options, data, task, models, "float32")
+
+
+def _check_memory(options: argparse.Namespace, data: Any, task: str, models: Any) -> None:
+    """Refuse what the system would end in the middle of it, with a signal and no word."""
+    from seqloom.train.estimate import free_memory
+    from seqloom.train.memory import held
+
+    free = free_memory(options.device)
+    least = held(_outlined(options, data, task, models), options.precision).total
+    if free is not None and least > free:
+        raise CommandError(
+            "the training does not fit: weights, gradients and what the optimizer keeps are "
+            f"{least / 2**20:,.1f} MiB, and {options.device} has {free / 2**20:,.1f} MiB left"
+        )
+
+
+def _plan(options: argparse.Namespace, data: Any, task: str, models: Any, where: str) -> int:
+    """What --dry-run prints: the model, the data, the memory; an error if that isn't there."""
+    from seqloom.train.estimate import estimated, free_memory
+    from seqloom.train.memory import held, needed
+
+    trainer = _outlined(options, data, task, models)
     print(f"seqloom {kinds.sl.__version__} on {where}")
     print(trainer.model.summary())
     print(f"\n{data.text}")
@@ -236,8 +282,22 @@ def _tell(trainer: Any, data: Any, where: str) -> None:
     print(f"{steps:,} steps" if steps is not None else f"{trainer.seconds:g} seconds", end="")
     if trainer.steps_per_epoch is not None:
         print(f", {trainer.steps_per_epoch:,} an epoch", end="")
-    print("\n\nmemory, beside Python's own")
-    print(needed(trainer))
+    free, memory = free_memory(options.device), None
+    least = held(trainer, options.precision)
+    if free is None or 2 * (least.weights + least.gradients + least.copies) + _ROOM < free:
+        with contextlib.suppress(MemoryError):
+            memory = needed(_trainer(options, data, task, models))
+    how = ""
+    if memory is None:
+        memory, how = estimated(trainer, options.precision), ", by smaller models of its kind"
+    print(f"\n\nmemory, beside Python's own{how}")
+    print(memory)
+    if free is None or memory.total <= free:
+        return 0
+    raise CommandError(
+        f"the training does not fit: it needs {memory.total / 2**20:,.1f} MiB, and "
+        f"{options.device} has {free / 2**20:,.1f} MiB left"
+    )
 
 
 def _run(trainer: Any, data: Any, where: str, options: argparse.Namespace) -> int:

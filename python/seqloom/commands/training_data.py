@@ -125,7 +125,7 @@ def _pairs(options: argparse.Namespace, model: str) -> Data:
     return Data(*loaders, tokenizer, extras=[tokenizer], text=text)
 
 
-def _numbers(files: Files, paths: Sequence[str], columns: list[str] | None) -> Any:
+def numbers(files: Files, paths: Sequence[str], columns: list[str] | None) -> Any:
     """Steps of a time series, float32 [T, F]."""
     rows: list[list[float]] = []
     for path in paths:
@@ -150,11 +150,13 @@ def _numbers(files: Files, paths: Sequence[str], columns: list[str] | None) -> A
 
 def _series(options: argparse.Namespace, model: str) -> Data:
     files = Files(options)
-    series = _numbers(files, options.data, options.columns)
+    series = numbers(files, options.data, options.columns)
     length, horizon, size = options.length, options.horizon, options.batch_size
+    first = options.data[0]
+    delimiter = "\t" if kind_of(first) == "tsv" else ","
+    columns = options.columns or list(next(iter(files.csv(first, delimiter=delimiter)), {}))
     if options.eval_data:
-        columns = options.columns or list(next(iter(files.csv(options.data[0])), {}))
-        seen, unseen = series, _numbers(files, options.eval_data, columns)
+        seen, unseen = series, numbers(files, options.eval_data, columns)
         rest = unseen
     else:
         cut = len(series) - round(len(series) * options.eval_share)
@@ -166,7 +168,15 @@ def _series(options: argparse.Namespace, model: str) -> Data:
     evaluation = None
     if options.eval_data or len(rest) >= length + horizon:
         evaluation = Loader(ForecastWindows(scaler.transform(rest), length, horizon), size)
-    scaling = Saved(SCALING, {"mean": scaler.mean.tolist(), "scale": scaler.scale.tolist()})
+    scaling = Saved(
+        SCALING,
+        {
+            "mean": scaler.mean.tolist(),
+            "scale": scaler.scale.tolist(),
+            "columns": columns,
+            "length": length,
+        },
+    )
     text = f"{len(seen):,} steps to learn from, {len(unseen):,} held out"
     width = series.shape[1]
     return Data(train, evaluation, features=width, targets=width, extras=[scaling], text=text)

@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gzip
 import os
-from collections.abc import Iterable, Sequence
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seqloom.cli import CommandError
+from seqloom.commands.options import USER_TROUBLE
 from seqloom.data import Loader, read_csv, read_jsonl, read_pairs, read_text
 from seqloom.data.random import permutation
 from seqloom.files import PathLike, write_json
@@ -35,6 +42,39 @@ class Saved:
 
     def save_pretrained(self, directory: PathLike) -> None:
         write_json(Path(directory) / self.name, self.value)
+
+
+# What standard input holds for a task, unless its first line is a JSON object.
+_PIPED = {"classification": "csv", "forecasting": "csv", "seq2seq": "tsv"}
+
+
+@contextlib.contextmanager
+def standard_input_as_file(options: argparse.Namespace, task: str) -> Iterator[None]:
+    """`--data -` as a file for as long as it is read, more than once; errors name the pipe."""
+    if "-" not in options.data:
+        yield
+        return
+    if options.data.count("-") > 1 or sys.stdin is None or sys.stdin.isatty():
+        raise CommandError("--data -: needs data on standard input, once")
+    with tempfile.TemporaryDirectory(prefix="seqloom-") as folder:
+        path = Path(folder) / "standard-input"
+        with open(path, "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        with open(path, "rb") as file:
+            start = file.read(2)
+        packed = start == b"\x1f\x8b"
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            try:
+                kind = "jsonl" if file.read(64).lstrip().startswith(b"{") else _PIPED.get(task)
+            except (OSError, EOFError, zlib.error):  # whoever reads it whole tells
+                kind = None
+        name = path.with_suffix(("." + kind if kind else "") + (".gz" if packed else ""))
+        path.rename(name)
+        options.data = [str(name) if p == "-" else p for p in options.data]
+        try:
+            yield
+        except (CommandError, *USER_TROUBLE) as error:
+            raise CommandError(str(error).replace(str(name), "standard input")) from None
 
 
 @dataclass

@@ -114,7 +114,7 @@ def speech(options: argparse.Namespace, model: str) -> Data:
                 raise CommandError(f"{path}: must be .jsonl for this task")
             for row in Files(options).jsonl(path, fields=["features", "text"]):
                 file = Path(path).parent / str(row["features"])
-                found.append((_features(file), str(row["text"])))
+                found.append((features(file), str(row["text"])))
                 if found[-1][0].shape[1] != found[0][0].shape[1]:
                     raise CommandError(
                         f"{file}: has {found[-1][0].shape[1]} features a step, the first file has "
@@ -145,7 +145,7 @@ def speech(options: argparse.Namespace, model: str) -> Data:
     return Data(*loaders, tokenizer, features=width, extras=[tokenizer], text=text)
 
 
-def _features(file: Path) -> Any:
+def features(file: Path) -> Any:
     """An array [T, F] of a .npy file."""
     if not file.is_file():
         raise CommandError(f"{file}: there is no such file")

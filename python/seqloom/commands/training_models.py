@@ -12,6 +12,8 @@ from typing import Any
 
 from seqloom.cli import CommandError
 from seqloom.commands.training_files import Data
+from seqloom.models.loading import outline
+from seqloom.nn.init import only_shapes
 
 models: Any = importlib.import_module("seqloom.models")
 
@@ -30,16 +32,30 @@ class Choice:
 def build(options: argparse.Namespace, data: Data, task: str) -> Any:
     """The model of --model, or of the directory of --from."""
     if options.start_from is not None:
-        where: dict[str, Any] = {"dtype": "float32", "device": options.device}
-        if options.model == "bert":  # whatever its head was, this task's one
-            kind = getattr(models, _BERTS[task])
-            model = kind.from_pretrained(options.start_from, **where, **_bert_labels(data))
-        else:
-            model = models.from_pretrained(options.start_from, **where)
-            _must_fit(model, options)
+        model = _started(options, data, task)
         model.train()
         return model
-    return CHOICES[options.model].build(options, data, task).to(device=options.device)
+    model = CHOICES[options.model].build(options, data, task)
+    return model if only_shapes() else model.to(device=options.device)
+
+
+def _started(options: argparse.Namespace, data: Data, task: str) -> Any:
+    """The model of --from; with `only_shapes` without its weights."""
+    kind = None
+    fields: dict[str, Any] = {}
+    if options.model == "bert":  # whatever its head was, this task's one
+        kind, fields = getattr(models, _BERTS[task]), _bert_labels(data)
+    if only_shapes():
+        model = outline(options.start_from, kind, **fields)
+    elif kind is not None:
+        model = kind.from_pretrained(
+            options.start_from, dtype="float32", device=options.device, **fields
+        )
+    else:
+        model = models.from_pretrained(options.start_from, dtype="float32", device=options.device)
+    if kind is None:
+        _must_fit(model, options)
+    return model
 
 
 def _must_fit(model: Any, options: argparse.Namespace) -> None:

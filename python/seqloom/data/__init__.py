@@ -8,7 +8,7 @@ from seqloom.data.loader import Loader
 from seqloom.data.masking import MaskCollate, mask_tokens
 from seqloom.data.padding import PadCollate, default_collate, mask_from_lengths, pad
 from seqloom.data.pairs import PairCollate, encode_pairs, encode_texts, read_pairs
-from seqloom.data.questions import encode_questions
+from seqloom.data.questions import context_tokens, encode_questions
 from seqloom.data.readers import DataError, Reader, read_csv, read_jsonl, read_text
 from seqloom.data.windows import ContiguousBatches, LMWindows, RandomWindows, encode_corpus
 
@@ -26,6 +26,7 @@ __all__ = [
     "Standardizer",
     "TokenBudget",
     "chronological_split",
+    "context_tokens",
     "default_collate",
     "demo_text",
     "encode_corpus",

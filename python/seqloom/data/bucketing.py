@@ -58,6 +58,8 @@ class TokenBudget:
             raise ValueError(
                 f"TokenBudget: lengths must have shape [N] or [N, S], got {list(sizes.shape)}"
             )
+        if (sizes < 0).any():
+            raise ValueError(f"TokenBudget: lengths must not be negative, got {sizes.min()}")
         if max_tokens < 1 or (max_batch is not None and max_batch < 1):
             raise ValueError(
                 "TokenBudget: max_tokens and max_batch must be positive, "

@@ -55,7 +55,7 @@ def encode_questions(
         batch = tokenizer([question], [context], max_length=max_length, padding_side="right")
         # Characters count from 0 in both texts; only the second one's tokens may answer.
         offsets = batch.offsets[0]
-        inside = _context(batch.token_type_ids[0], batch.special_tokens_mask[0] == 0)
+        inside = context_tokens(batch.token_type_ids[0], batch.special_tokens_mask[0] == 0)
         begins = inside & (offsets[:, 0] <= first) & (first < offsets[:, 1])
         last = first + len(answer) - 1
         ends = inside & (offsets[:, 0] <= last) & (last < offsets[:, 1])
@@ -92,8 +92,22 @@ def _place(record: Mapping[str, Any], context: str, answer: str, number: int) ->
     return first
 
 
-def _context(types: Any, plain: Any) -> Any:
-    """Which tokens are the second text's: by their types, or behind the tokens between the two."""
+def context_tokens(types: Any, plain: Any) -> Any:
+    """Which tokens are the second text's: by their types, or behind the tokens between the two.
+
+    Parameters
+    ----------
+    types : integers [T]
+        `token_type_ids` of a pair.
+    plain : bool [T]
+        Where there is no special token.
+
+    Examples
+    --------
+    >>> plain = np.array([False, True, False, True, True, False])
+    >>> context_tokens(np.zeros(6, int), plain).tolist()
+    [False, False, False, True, True, False]
+    """
     if types.any():
         return (types == 1) & plain
     places = np.flatnonzero(plain)

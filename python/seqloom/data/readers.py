@@ -246,7 +246,8 @@ def read_csv(
     paths
         One file or many; `.gz` files are unpacked on the way.
     columns
-        The columns that are wanted, all when absent. One that a file lacks is an error.
+        The columns that are wanted, all when absent. One that a file lacks is an error, and an
+        empty file lacks all.
     header
         Names of the columns, for files whose first line is data already.
     delimiter
@@ -295,6 +296,10 @@ def _csv_rows(
         try:
             row = next(rows)
         except StopIteration:
+            if names is None and columns:
+                raise DataError(
+                    f"{where}: is empty, without a first line that names {', '.join(columns)[:200]}"
+                ) from None
             return
         except csv.Error as error:
             hint = "; raise csv.field_size_limit" if "field limit" in str(error) else ""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from .cache import Decodable, KVCache, State
 from .call import Memory
 from .generative import Generative
+from .layered import LayeredCache
 from .processors import BadWords, Forced, NoRepeatNGram, RepetitionPenalty, Suppress
 from .sampling import candidates
 
@@ -15,6 +16,7 @@ __all__ = [
     "Forced",
     "Generative",
     "KVCache",
+    "LayeredCache",
     "Memory",
     "NoRepeatNGram",
     "RepetitionPenalty",

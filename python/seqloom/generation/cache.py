@@ -88,6 +88,8 @@ class KVCache:
         Encoder positions at or past them are padding.
     announced : int
         Tokens of the longest row when the prompt will have been read, in however many pieces.
+    span : int
+        Positions of a step on the device stay below it; beyond the capacity with a window.
 
     Examples
     --------
@@ -119,7 +121,7 @@ class KVCache:
         self.window = window
         if window is not None:
             capacity = min(capacity, 2 * window)
-        self.capacity = max(int(capacity), 1)
+        self.capacity = self.span = max(int(capacity), 1)
         shape = (batch, heads, self.capacity, width)
 
         def buffers() -> list[Tensor]:  # zeros: what is masked may be multiplied by zero
@@ -207,6 +209,9 @@ class KVCache:
     def prepare_on_device(self) -> None:
         """Bring what a step on the device reads there, besides the numbers of that step."""
         self.make_room(1)
+        reach = int(self.lengths.max(initial=0)) + 1
+        if max(reach, self.capacity) > self.span:  # whoever has tables of so many makes others
+            self.span, self._room = max(reach, self.capacity, 2 * self.span), object()
         if self.cross_lengths is not None and self._cross_lengths is None:
             self._cross_lengths = from_numpy(self.cross_lengths).to(device=self.device)
         if self.window is None:
@@ -348,8 +353,8 @@ class KVCache:
         self._sources = sources
         self.lengths, self.dropped = self.lengths[rows], self.dropped[rows]
 
-    def truncate(self, lengths: Ints | Sequence[int]) -> None:
-        """Forget the tokens past `lengths`."""
+    def check_truncation(self, lengths: Ints | Sequence[int]) -> Ints:
+        """What :meth:`truncate` would refuse; gives `lengths` as an array."""
         wanted = np.asarray(lengths, np.int64)
         if wanted.shape != self.lengths.shape:
             raise ValueError(
@@ -366,4 +371,8 @@ class KVCache:
             raise NotImplementedError(
                 "KVCache.truncate: tokens that the window has left behind are forgotten"
             )
-        self.lengths = wanted.copy()
+        return wanted
+
+    def truncate(self, lengths: Ints | Sequence[int]) -> None:
+        """Forget the tokens past `lengths`."""
+        self.lengths = self.check_truncation(lengths).copy()

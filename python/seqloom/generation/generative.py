@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .call import Call, Memory
+from .call import PREFILL_CHUNK, Call, Memory
 from .loop import evaluating
-from .options import OPTIONS, flag
+from .options import OPTIONS, flag, usual
 
 
 class Generative:
@@ -36,19 +36,19 @@ class Generative:
         input_ids: Any,
         *,
         attention_mask: Any = None,
-        max_new_tokens: int | None = None,
-        min_new_tokens: int | None = None,
-        do_sample: bool | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float | None = None,
-        no_repeat_ngram_size: int | None = None,
-        num_beams: int | None = None,
-        length_penalty: float | None = None,
-        early_stopping: bool | str | None = None,
-        num_return_sequences: int | None = None,
+        max_new_tokens: int | None = usual("max_new_tokens"),
+        min_new_tokens: int | None = usual("min_new_tokens"),
+        do_sample: bool | None = usual("do_sample"),
+        temperature: float | None = usual("temperature"),
+        top_k: int | None = usual("top_k"),
+        top_p: float | None = usual("top_p"),
+        min_p: float | None = usual("min_p"),
+        repetition_penalty: float | None = usual("repetition_penalty"),
+        no_repeat_ngram_size: int | None = usual("no_repeat_ngram_size"),
+        num_beams: int | None = usual("num_beams"),
+        length_penalty: float | None = usual("length_penalty"),
+        early_stopping: bool | str | None = usual("early_stopping"),
+        num_return_sequences: int | None = usual("num_return_sequences"),
         eos_token_id: Any = None,
         pad_token_id: int | None = None,
         decoder_start_token_id: int | None = None,
@@ -66,12 +66,12 @@ class Generative:
         state: Memory | None = None,
         return_state: bool = False,
         return_scores: bool = False,
-        prefill_chunk: int | None = None,
+        prefill_chunk: int | None = PREFILL_CHUNK,
     ) -> Any:
         """Continue prompts (decoder-only models) or answer them (encoder-decoders).
 
-        Options that are not given are those of the checkpoint's `generation_config.json` where it
-        has one, else the values in brackets.
+        Options that are not given (or None) are those of the checkpoint's `generation_config.json`
+        where it has one, else the values of the signature, in brackets.
 
         Parameters
         ----------

@@ -42,6 +42,32 @@ _DEFAULTS: dict[str, Any] = {
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
 }
+
+
+class Usual:
+    """The default of an option that a checkpoint may say, too: its repr is what holds then.
+
+    Examples
+    --------
+    >>> Usual(1.0), Usual(2) == 2
+    (1.0, False)
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def usual(name: str) -> Any:
+    """What stands in a signature for an option that need not be given."""
+    value = DEFAULT_NEW_TOKENS if name == "max_new_tokens" else _DEFAULTS[name]
+    return Usual(value)
+
+
 # What generate takes of them, and more.
 OPTIONS = frozenset(_DEFAULTS) - {"max_length", "min_length", "bos_token_id"} | {
     "seed",
@@ -233,7 +259,7 @@ def resolve(
     `prompt` is the length of the longest prompt, `longest` what the model can hold.
     """
     told = checkpoint_defaults(model, vocabulary)
-    named = {k: v for k, v in given.items() if v is not None}
+    named = {k: v for k, v in given.items() if v is not None and not isinstance(v, Usual)}
     o: dict[str, Any] = {**_DEFAULTS, **told, **named}
 
     if o["max_new_tokens"] is not None:

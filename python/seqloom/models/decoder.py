@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import ops
 from ..autograd import no_grad
-from ..generation import Generative, KVCache
+from ..generation import Generative, KVCache, LayeredCache
 from ..nn import Embedding, Linear
 from ..ops.cache import split_joint
 from ..tensor import Tensor, from_numpy
@@ -133,9 +133,9 @@ class DecoderOnly(Generative, Model):
         """Layers, key heads and width of a head."""
         raise NotImplementedError
 
-    def cache_window(self) -> int | None:
-        """How many tokens the layer that sees most of them sees; None for all."""
-        return None
+    def cache_windows(self) -> list[int | None]:
+        """How many tokens each layer sees, the one at hand included; None for all."""
+        return [None] * self.cache_shape()[0]
 
     def body(self, ids: Tensor, positions: Positions, memory: Memory) -> Tensor:
         """Ids [B, T] to hidden states [B, T, D]."""
@@ -227,10 +227,12 @@ class DecoderOnly(Generative, Model):
     def start(self, batch: int, *, capacity: int) -> KVCache:
         """An empty cache for `batch` rows with room for `capacity` tokens."""
         layers, heads, width = self.cache_shape()
-        return KVCache(
-            layers, batch, heads=heads, width=width, capacity=capacity, dtype=self.dtype,
-            device=self.device, window=self.cache_window(),
-        )  # fmt: skip
+        windows = self.cache_windows()
+        shape: dict[str, Any] = {"heads": heads, "width": width, "capacity": capacity}
+        where: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
+        if len(set(windows)) > 1:
+            return LayeredCache(windows, batch, **shape, **where)
+        return KVCache(layers, batch, **shape, **where, window=windows[0] if windows else None)
 
     def can_capture(self, state: KVCache, counts: Ints | None) -> bool:
         """Whether :meth:`step` can be captured in a CUDA graph."""

@@ -85,7 +85,14 @@ class Forecaster(Model):
         if module is not self and module is not self.body:
             self.body.initialise(module)
 
-    def forward(self, inputs: Any, attention_mask: Any = None, *, lengths: Any = None) -> Tensor:
+    def forward(
+        self,
+        inputs: Any,
+        attention_mask: Any = None,
+        *,
+        lengths: Any = None,
+        return_weights: bool = False,
+    ) -> Any:
         """
         Parameters
         ----------
@@ -94,13 +101,19 @@ class Forecaster(Model):
             Nonzero where there is a step.
         lengths : integers [B], optional
             Steps of each row, instead of a mask.
+        return_weights : bool
 
         Returns
         -------
-        [B, horizon, output_size]
+        values [B, horizon, output_size], or (values, [weights [B, H, T, T] of each transformer
+        layer])
         """
         x, packing = self.body.taken(type(self).__name__, inputs, attention_mask, lengths)
-        y, ends = self.body(x, packing)
+        maps: list[Tensor] | None = [] if return_weights else None
+        y, ends = self.body(x, packing, maps)
         pooled = self.body.pooled(y, ends, packing, self.config.pooling)
         out: Tensor = self.head(dropped(self, pooled, self.config.dropout))
-        return out.reshape(-1, self.config.horizon, self._outputs)
+        values = out.reshape(-1, self.config.horizon, self._outputs)
+        if maps is None:
+            return values
+        return values, [packing.unpack(packing.unpack(w, 2), 3) for w in maps]

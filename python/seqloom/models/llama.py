@@ -242,7 +242,7 @@ class LlamaBody(Module):
         reach = None
         if isinstance(positions, Tensor):
             assert isinstance(memory, KVCache)
-            reach = memory.capacity
+            reach = memory.span
         elif self.rope.dynamic is not None and isinstance(memory, KVCache):
             reach = memory.reach()
         cos, sin = self.rope.tables(positions, length, ids.device, reach)
@@ -312,14 +312,14 @@ class Llama(DecoderOnly):
         config = self.config
         return config.num_hidden_layers, config.num_key_value_heads, config.head_dim
 
-    def cache_window(self) -> int | None:
-        windows = [self.config.window(i) for i in range(self.config.num_hidden_layers)]
-        return None if None in windows else max(windows, default=None)
+    def cache_windows(self) -> list[int | None]:
+        return [self.config.window(i) for i in range(self.config.num_hidden_layers)]
 
     def can_capture(self, state: KVCache, counts: Any) -> bool:
         """Not where the angles may change with the length of the text."""
         rope = self.model.rope
-        steady = rope.dynamic is None or state.capacity <= rope.longest
+        most = max(state.capacity, int(state.lengths.max(initial=0)) + 1)
+        steady = rope.dynamic is None or most <= rope.longest
         return steady and super().can_capture(state, counts)
 
     def attention_dropout(self) -> float:

@@ -71,23 +71,59 @@ def load_as(
 ) -> M:
     """See :meth:`Model.from_pretrained`."""
     folder = _folder(directory)
+    where, family, own, values = _changed(cls, folder, fields)
+    wish = _Wish(device, dtype, quantize)
+    model: M = _load(cls, family, where, folder, values, wish, None if own is cls else own)
+    return model
+
+
+def outline(directory: PathLike, cls: type[Model] | None = None, **fields: Any) -> Any:
+    """The model of a directory, or of this class, with shapes only: no weight is read.
+
+    Examples
+    --------
+    >>> import tempfile, seqloom as sl
+    >>> model = sl.models.RNNLanguageModel(9, embed_dim=4, hidden_size=4)
+    >>> folder = tempfile.mkdtemp()
+    >>> model.save_pretrained(folder)
+    >>> outline(folder).num_parameters() == model.num_parameters()
+    True
+    """
+    folder = _folder(directory)
+    if cls is None:
+        where, values = _read_config(folder)
+        family, cls = _choose(where, values)
+    else:
+        where, family, _, values = _changed(cls, folder, fields)
+    return _unfilled(cls, _make_config(where, family, values), where)
+
+
+def _changed(
+    cls: type[Model], folder: Path, fields: dict[str, Any]
+) -> tuple[str, Family, type[Model], dict[str, Any]]:
+    """Where, family, the directory's own class, and its configuration with other fields."""
     for name in fields:
         if name not in cls.config_class.names():
             raise TypeError(f"{_OP}: {name!r} is no field of {cls.config_class.__name__}")
     where, values = _read_config(folder)
     family, own = _choose(where, values)
-    names = [n for n, c in family.architectures.items() if c == cls.__name__]
-    if not names:
+    if cls.__name__ not in family.architectures.values():
         raise CheckpointError(
             f"{where}: model_type must be one that {cls.__name__} can be, got"
             f" {str(values.get('model_type'))!r}"
         )
     if "num_labels" in fields:
         values = {k: v for k, v in values.items() if k not in ("id2label", "label2id")}
-    values.update(fields)
-    wish = _Wish(device, dtype, quantize)
-    model: M = _load(cls, family, where, folder, values, wish, None if own is cls else own)
-    return model
+    return where, family, own, {**values, **fields}
+
+
+def _unfilled(cls: type[Any], config: Config, where: str) -> Any:
+    """A model whose parameters have no memory yet."""
+    with init.shapes_only():
+        try:
+            return cls(config)
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{where}: {error}") from None
 
 
 class _Wish:
@@ -114,11 +150,7 @@ def _load(
     extra = folder / "generation_config.json"
     generation = _generation_config(extra) if extra.exists() else {}
     weights = open_weights(folder, what=_OP)
-    with init.shapes_only():
-        try:
-            model: Model = cls(config)
-        except (ValueError, TypeError) as error:
-            raise CheckpointError(f"{where}: {error}") from None
+    model: Model = _unfilled(cls, config, where)
     filling.fill(model, weights, f"{_OP}: {folder}", wish.dtype, wish.device, other is not None)
     model.generation_config = generation
     model.to(device=wish.device)

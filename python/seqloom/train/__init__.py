@@ -4,6 +4,7 @@
 from .callbacks import Callback, EarlyStopping
 from .logs import CSVLog, TensorBoardLog
 from .precision import MixedPrecision
+from .predictor import Predictor
 from .setup import parameter_groups
 from .task import Task
 from .tasks import (
@@ -31,6 +32,7 @@ __all__ = [
     "MaskedToken",
     "MixedPrecision",
     "NextToken",
+    "Predictor",
     "QuestionAnswering",
     "Seq2SeqTask",
     "Tagging",

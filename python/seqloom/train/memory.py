@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..creation import get_random_state, set_random_state
+from ..nn import Module
 from ..tensor import Tensor
+from .precision import FullPrecision
 from .task import Context
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ _STATES = {"AdamW": 2.0, "Adam": 2.0, "SGD": 1.0, "Adafactor": 0.0}
 # What a step is measured with: so many rows that they keep about this, or all.
 _MEASURED = 96 << 20
 # Work space of backward beside what the graph keeps, where it can't be measured.
-_WORK = 1.25
+WORK = 1.25
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def _place(t: Tensor) -> int:
     return int(t.detach().numpy().__array_interface__["data"][0])
 
 
-def _rows(batch: Any, count: int) -> tuple[Any, int]:
+def rows_of(batch: Any, count: int) -> tuple[Any, int]:
     """The first examples of a batch, and how many it has."""
     if isinstance(batch, Mapping):
         whole = len(next(iter(batch.values())))
@@ -107,6 +110,42 @@ def _start() -> int | None:
         return None
 
 
+def first_batch(trainer: Trainer) -> Any:
+    """The first batch; the loader stays where it is."""
+    position = trainer.loader.state_dict()
+    batch = next(iter(trainer.loader))
+    trainer.loader.load_state_dict(position)
+    return batch
+
+
+@contextmanager
+def undisturbed(model: Module) -> Iterator[None]:
+    """Leave the random numbers and the model's mode as they were."""
+    random, training = get_random_state(), model.training
+    try:
+        yield
+    finally:
+        set_random_state(random)
+        model.train(training)
+
+
+def held(trainer: Trainer, precision: str, activations: int = 0) -> Memory:
+    """What is there all the time, counted; `activations` come from elsewhere."""
+    every = list(trainer.model.parameters())
+    trained = trainer.optimizer_parameters()
+    size = sum(p.nbytes for p in every)
+    of_trained = sum(p.nbytes for p in trained)
+    kind = type(trainer.optimizer).__name__
+    states = _STATES.get(kind, 2.0)
+    if kind == "SGD" and not trainer.optimizer.defaults["momentum"]:
+        states = 0.0
+    copies = 0
+    if precision != "float32":
+        copies = size // 2 + of_trained // 2  # of the weights, and of the gradients on their way
+    work = max(p.nbytes for p in trained) if kind == "Adafactor" else 0
+    return Memory(size, of_trained, int(of_trained * states) + work, copies, activations)
+
+
 def needed(trainer: Trainer) -> Memory:
     """What a training will need, beside Python itself: within 15 % of the peak on the CPU of Linux.
 
@@ -115,51 +154,37 @@ def needed(trainer: Trainer) -> Memory:
     other lengths needs more or less. Where it can't be measured (on a GPU, on other systems), what
     the graph keeps is counted, and a quarter is added.
     """
-    model = trainer.model
+    model, precision = trainer.model, trainer.precision
     every = list(model.parameters())
-    trained = trainer.optimizer_parameters()
-    size = sum(p.nbytes for p in every)
-    of_trained = sum(p.nbytes for p in trained)
-    kind = type(trainer.optimizer).__name__
-    states = _STATES.get(kind, 2.0)
-    if kind == "SGD" and not trainer.optimizer.defaults["momentum"]:
-        states = 0.0
-    position = trainer.loader.state_dict()
-    batch = next(iter(trainer.loader))
-    trainer.loader.load_state_dict(position)
-    random, training = get_random_state(), model.training
-    model.train()
-    count, before = _rows(batch, 1)[1], _start()
-    # What one row keeps beside what doesn't grow with the rows, such as the gradient of a head.
-    one = _kept(trainer, _rows(batch, 1)[0])
-    a_row = max(1, _kept(trainer, _rows(batch, 2)[0]) - one) if count > 1 else one
-    fixed = max(0, one - a_row)
-    kept = fixed + a_row * count
-    activations = int(kept * _WORK)
-    if before is not None and trainer.device == "cpu" and all(p.grad is None for p in every):
-        some = min(count, max(1, _MEASURED // a_row))
-        _gradients(trainer, _rows(batch, some)[0])
-        for p in every:
-            p.grad = None
-        work = _status("VmHWM") - before - of_trained - fixed
-        # Never less than what the graph keeps: memory from before may have been used again.
-        activations = max(kept, fixed + work * count // some)
-    set_random_state(random)
-    model.train(training)
-    copies = 0
-    if trainer.precision.name != "float32":
-        copies = size // 2 + of_trained // 2  # of the weights, and of the gradients on their way
-    work = 0
-    if kind == "Adafactor":
-        work = max(p.nbytes for p in trained)
-    return Memory(size, of_trained, int(of_trained * states) + work, copies, activations)
+    of_trained = sum(p.nbytes for p in trainer.optimizer_parameters())
+    batch = first_batch(trainer)
+    with undisturbed(model):
+        model.train()
+        count, before = rows_of(batch, 1)[1], _start()
+        # What one row keeps beside what doesn't grow with the rows, such as the gradient of a head.
+        one = kept(trainer, model, precision, rows_of(batch, 1)[0])
+        a_row = one
+        if count > 1:
+            a_row = max(1, kept(trainer, model, precision, rows_of(batch, 2)[0]) - one)
+        fixed = max(0, one - a_row)
+        whole = fixed + a_row * count
+        activations = int(whole * WORK)
+        if before is not None and trainer.device == "cpu" and all(p.grad is None for p in every):
+            some = min(count, max(1, _MEASURED // a_row))
+            _gradients(trainer, rows_of(batch, some)[0])
+            for p in every:
+                p.grad = None
+            work = _status("VmHWM") - before - of_trained - fixed
+            # Never less than what the graph keeps: memory from before may have been used again.
+            activations = max(whole, fixed + work * count // some)
+    return held(trainer, precision.name, activations)
 
 
-def _kept(trainer: Trainer, batch: Any) -> int:
+def kept(trainer: Trainer, model: Any, precision: FullPrecision, batch: Any) -> int:
     """Bytes that the graph of a batch keeps, the weights aside."""
-    with trainer.precision:
-        known = {_place(p) for p in trainer.model.parameters()}
-        loss = trainer.task.loss(trainer.model, batch, Context(trainer.device)).loss
+    with precision:
+        known = {_place(p) for p in model.parameters()}
+        loss = trainer.task.loss(model, batch, Context(trainer.device)).loss
         return saved_bytes(loss, known)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files import read_json
 from ..weights import CheckpointError
 from . import checkpoint
 
@@ -67,6 +68,17 @@ def _json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=told))
 
 
+def stored_warmup(out: Path) -> int | None:
+    """`warmup_steps` of the newest checkpoint's schedule; None where that has none."""
+    try:
+        newest = checkpoint.checkpoints(out / "checkpoints")[-1][1]
+        state = read_json(newest / checkpoint.STATE, "resume")
+        found = state["run"]["schedule"]["warmup_steps"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None  # whoever reads it whole says what is wrong with it
+    return found if isinstance(found, int) and found >= 0 else None
+
+
 def differences(theirs: Any, ours: Any, name: str = "") -> list[tuple[str, str]]:
     """(outermost name, what differs in words) of two pieces of JSON data.
 
@@ -84,6 +96,21 @@ def differences(theirs: Any, ours: Any, name: str = "") -> list[tuple[str, str]]
     if theirs == ours:
         return []
     return [(name.partition(".")[0], f"its {name} is {theirs!r}, this one's {ours!r}")]
+
+
+def is_longer(theirs: Any, ours: Any) -> bool:
+    """Whether a schedule is another one for the one reason that it has more steps.
+
+    Examples
+    --------
+    >>> short = {"name": "cosine", "warmup_steps": 2, "total_steps": 40, "min_ratio": 0.1}
+    >>> is_longer(short, {**short, "total_steps": 80}), is_longer(short, short)
+    (True, False)
+    """
+    if not isinstance(theirs, Mapping) or "total_steps" not in theirs:
+        return False
+    more = ours.get("total_steps") or 0
+    return bool(more > theirs["total_steps"] and {**theirs, "total_steps": more} == ours)
 
 
 def take_over(trainer: Trainer, path: Path, allow_changes: bool) -> dict[str, Any]:
@@ -104,11 +131,15 @@ def take_over(trainer: Trainer, path: Path, allow_changes: bool) -> dict[str, An
 
 
 def _take_over(trainer: Trainer, path: Path, state: Mapping[str, Any], allow_changes: bool) -> None:
-    other = differences(state["run"], describe(trainer))
+    run, mine = state["run"], describe(trainer)
+    other = differences(run, mine)
+    refused = other
+    if is_longer(run.get("schedule"), mine["schedule"]):
+        refused = [(name, text) for name, text in other if name != "schedule"]
     theirs, ours = state["loader"]["settings"], _json(trainer.loader.state_dict()["settings"])
     other_data = differences(theirs, ours, "data")
-    fixed = any(name in _FIXED for name, _ in other)
-    told = [text for _, text in other + other_data]
+    fixed = any(name in _FIXED for name, _ in refused)
+    told = [text for _, text in refused + other_data]
     if fixed or (told and not allow_changes):
         if len(told) > _SHOWN:
             told[_SHOWN:] = [f"and {len(told) - _SHOWN} more"]
@@ -126,8 +157,8 @@ def _take_over(trainer: Trainer, path: Path, state: Mapping[str, Any], allow_cha
     checkpoint.restore(path, state, trainer.model, trainer.optimizer)
     trainer.schedule.load_state_dict(state["schedule"])
     if other:
-        for group, mine in zip(trainer.optimizer.param_groups, options, strict=True):
-            group.update(mine)
+        for group, own in zip(trainer.optimizer.param_groups, options, strict=True):
+            group.update(own)
         trainer.schedule.load_state_dict({**state["schedule"], "base_lrs": rates})
     trainer.precision.changed()
     checkpoint.set_random_state(state["random"])

@@ -250,8 +250,9 @@ class Trainer:
         allow_changes : bool
             Go on although data, schedule, learning rate or other options differ from those that the
             checkpoint was made with, which is refused otherwise. This trainer's hold; other data
-            begin the epoch anew, and another evaluation knows no best checkpoint yet. Steps, epochs
-            and seconds may always change, as far as the schedule doesn't hang on them.
+            begin the epoch anew, and another evaluation knows no best checkpoint yet. More steps or
+            epochs may always be asked for: the learning rate goes on where the longer schedule has
+            it. Fewer, and other seconds, may as far as the schedule doesn't hang on them.
 
         Raises
         ------
