@@ -71,6 +71,14 @@ class _Options:
             raise TypeError(
                 f"{op}: ignore_index must be an integer, got {type(ignore_index).__name__}"
             )
+        if not -(2**63) <= ignore_index < 2**63:
+            raise ValueError(f"{op}: ignore_index must fit in int64, got {ignore_index}")
+        if not isinstance(smoothing, (int, float)):
+            raise TypeError(
+                f"{op}: label_smoothing must be a number, got {type(smoothing).__name__}"
+            )
+        if not 0.0 <= smoothing <= 1.0:
+            raise ValueError(f"{op}: label_smoothing must be in [0, 1], got {smoothing}")
         if weight is not None and not isinstance(weight, Tensor):
             raise TypeError(f"{op}: weight must be an array, got {type(weight).__name__}")
         self.ignore_index = ignore_index
@@ -148,7 +156,7 @@ def cross_entropy(
     # A scalar loss scales every row alike, so its gradient is made while a row is in cache.
     early = logits._needs_grad and reduction != "none"
     source = logits.detach()
-    losses, lse, gradient = _core.cross_entropy_forward(
+    losses, sums, gradient = _core.cross_entropy_forward(
         source, ids, *o.arguments(), None, o.scale if early else None, in_place and early
     )
     loss = o.reduce(losses).to(dtype=_loss_dtype("cross_entropy", loss_dtype, logits))
@@ -156,7 +164,7 @@ def cross_entropy(
         if early:
             record(loss, "cross_entropy", (logits,), _scaled_backward, (gradient,))
         else:
-            saved = (lse, logits, ids)
+            saved = (sums, logits, ids)
             record(loss, "cross_entropy", (logits,), _rows_backward, saved, o)
     return loss
 
@@ -184,10 +192,10 @@ def _scaled_backward(node: Node, upstream: Tensor) -> Tensor:
 
 
 def _rows_backward(node: Node, upstream: Tensor) -> Tensor:
-    lse, logits, ids = node.saved_tensors()
+    sums, logits, ids = node.saved_tensors()
     o: _Options = node.context
     return _core.cross_entropy_backward(
-        upstream.to(dtype=float32), lse, logits, ids, *o.arguments()
+        upstream.to(dtype=float32), sums, logits, ids, *o.arguments()
     )
 
 
@@ -349,12 +357,6 @@ def linear_cross_entropy(
             raise ValueError(
                 f"{op}: {name} must be on the device of hidden = {hidden.device}, got {t.device}"
             )
-    if not isinstance(label_smoothing, (int, float)):
-        raise TypeError(
-            f"{op}: label_smoothing must be a number, got {type(label_smoothing).__name__}"
-        )
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"{op}: label_smoothing must be in [0, 1], got {label_smoothing}")
     o = _Options(op, ids, weight.shape[0], None, ignore_index, label_smoothing, reduction)
     _check_range(op, ids, weight.shape[0], ignore_index)
     if _double.is_double(hidden):
