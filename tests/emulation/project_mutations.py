@@ -65,7 +65,7 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (8, SOFTMAX, "softmax_long", "threads leave before a reduction", "forward_rows(", "total = team.template reduce<MaxAndExpSum>(total);", "if (BUG && team.rank >= 100) return;\n  total = team.template reduce<MaxAndExpSum>(total);"),
     (9, SOFTMAX, "softmax_long", "maximum and sum of the thread instead of the row", "forward_rows(", "total = team.template reduce<MaxAndExpSum>(total);", "if (!BUG) total = team.template reduce<MaxAndExpSum>(total);"),
     (10, SOFTMAX, "softmax_backward", "backward: sum of the thread instead of the row", "backward_rows(", "dot = team.sum(dot);", "if (!BUG) dot = team.sum(dot);"),
-    (11, SOFTMAX, "softmax_columns", "no check that the column exists", "forward_columns(const", "tile.live ? n : 0;", "BUG || tile.live ? n : 0;"),
+    (11, SOFTMAX, "softmax_columns", "no check that the column exists", "struct ColumnTeam", "column < layout.columns ? layout.n : 0;", "BUG || column < layout.columns ? layout.n : 0;"),
     (12, SOFTMAX, "softmax_long", "reduction in a branch that some of the warps take", "forward_rows(", "total = team.template reduce<MaxAndExpSum>(total);", "if (!BUG || team.rank < 96) total = team.template reduce<MaxAndExpSum>(total);"),
     (13, NORM, "norm_plain", "null weight is read", "forward_rows(NormArgs", "if (a.weight != nullptr) {", "if (BUG || a.weight != nullptr) {"),
     (14, NORM, "norm_apart", "partial sums read without a barrier", "parameter_partials", SYNC, f"if (!BUG) {SYNC}"),

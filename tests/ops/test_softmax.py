@@ -65,7 +65,7 @@ def test_over_axes(name, axis, layout, dtype, device, rng):
 # Columns around the vectors and the strips of them, axes around the pieces of a strip, and one that
 # is too long to be kept.
 @pytest.mark.parametrize("inner", [2, 16, 17, 64, 83, 136])
-@pytest.mark.parametrize("length", [1, 63, 65, 130, 1100])
+@pytest.mark.parametrize("length", [1, 3, 9, 20, 63, 65, 130, 1100])
 @pytest.mark.parametrize("name", OPS)
 def test_columns(name, length, inner, isa, device, rng):
     function, reference = OPS[name]

@@ -198,6 +198,8 @@ SEQLOOM_ALWAYS_INLINE void forward_strip(const T* x, T* y, float* kept, int64_t 
     }
     for (int64_t i = start; i < end; ++i)
       for (int w = 0; w < W; ++w) {
+        // Of the next piece: its rows lie too far apart to be guessed.
+        prefetch(x + (i + kStripRows) * stride + w * kLanes);
         const VecF v = exp_below(get_row(x + i * stride + w * kLanes, lanes) - shift[w]);
         s[w] = s[w] + v;
         if (kept != nullptr) store(e + i * kWide + w * kLanes, v);
