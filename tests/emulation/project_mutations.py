@@ -75,7 +75,7 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (18, NORM, "norm_backward", "every thread stores the row's mean", "forward_rows(NormArgs", "if (team.rank == 0 && team.live) {", "if ((BUG || team.rank == 0) && team.live) {"),
     (19, NORM, "norm_apart", "workspace released before the kernels that use it", "void parameters_apart(", "cuda::LaunchConfig config;", "if (BUG) cuda::release(partial.as<float>(), cuda::current_stream());\n    cuda::LaunchConfig config;"),
     (20, NORM, "norm_apart", "grid leaves out the last columns", "void parameters_apart(", "(a.n + kTileColumns - 1) / kTileColumns", "(a.n + (BUG ? 0 : kTileColumns - 1)) / kTileColumns"),
-    (21, NORM, "norm_long", "variance about zero", "forward_rows(NormArgs", "const float d = fmaf(v[k], scale, -mean);", "const float d = fmaf(v[k], scale, BUG ? 0.f : -mean);"),
+    (21, NORM, "norm_long", "variance about zero", "forward_rows(NormArgs", "const float d = fmaf(x[k], scale_, -mean);", "const float d = fmaf(x[k], scale_, BUG ? 0.f : -mean);"),
     (22, REDUCTION, "sum_rows", "no barrier before the tree", "rows_kernel(ReduceArgs", f"shared[tid] = p;\n    {SYNC}", f"shared[tid] = p;\n    if (!BUG) {SYNC}"),
     (23, REDUCTION, "sum_rows", "no barrier between the tree's levels", "rows_kernel(ReduceArgs", f"      }}\n      {SYNC}", f"      }}\n      if (!BUG) {SYNC}"),
     (24, REDUCTION, "sum_columns", "columns: no barrier before the tree", "columns_kernel(ReduceArgs", f"shared[ty][tx] = p;\n    {SYNC}", f"shared[ty][tx] = p;\n    if (!BUG) {SYNC}"),

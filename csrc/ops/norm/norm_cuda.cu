@@ -21,6 +21,10 @@ namespace {
 // their sum does.
 constexpr float kShrink = 0x1p-80f;
 
+struct Statistics {
+  float mean, rest, rstd;  // the mean is mean + rest
+};
+
 template <class T, bool kShared>
 __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kRegisterRowThreads)
     forward_rows(NormArgs a, cuda::RowLayout layout) {
@@ -61,16 +65,15 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
     });
     if (added) h = row(a.sum, at);  // what is not kept is read back by who wrote it
   }
-  float scale = 1.f, eps = a.eps, mean, rest, rstd;  // the mean is mean + rest
-  for (bool again = false;; again = true) {
-    mean = a.rms ? 0.f : team.sum(total) / count;
+  // Of the row times `scale`, whose sum is `total`; each(fill, f) gives f its elements.
+  const auto measure = [&](float total_, float scale_, float eps, const auto& each) {
+    const float mean = a.rms ? 0.f : team.sum(total_) / count;
     // What the rounded mean leaves over is found from exact differences (see norm_cpu.cpp).
     float2 sums = make_float2(0.f, 0.f);  // of squares, and of differences
-    cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
-      kept.get(0, j, h, c, mean / scale, v);
+    each(mean / scale_, [&](const float (&x)[kWidth]) {
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        const float d = fmaf(v[k], scale, -mean);
+        const float d = fmaf(x[k], scale_, -mean);
         sums = make_float2(fmaf(d, d, sums.x), sums.y + d);
       }
     });
@@ -79,26 +82,40 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
     // may have either sign. NaN stays.
     const float delta = a.rms ? 0.f : sums.y / count;
     const float variance = sums.x / count - delta * delta;
-    rstd = 1.f / sqrtf((variance < 0.f ? 0.f : variance) + eps);
     const float rounded = mean + delta;
-    rest = mean - rounded + delta;
-    mean = rounded;
-    // Once more for rows that overflowed, with all teams of the warp, or the reductions hang.
-    const bool huge = !(rstd > 0.f);
-    if (again || !__any_sync(cuda::kFullWarp, huge)) break;
-    if (huge) {
-      scale = kShrink;
-      eps = 1.17549435e-38f;
-    }
+    return Statistics{rounded, mean - rounded + delta,
+                      1.f / sqrtf((variance < 0.f ? 0.f : variance) + eps)};
+  };
+  Statistics row_is = measure(total, 1.f, a.eps, [&](float fill, const auto& f) {
+    cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+      kept.get(0, j, h, c, fill, v);
+      f(v);
+    });
+  });
+  // Rarely, rows overflow: they are read again, by all teams of the warp, or the reductions hang.
+  float scale = 1.f;
+  const bool huge = !(row_is.rstd > 0.f);
+  if (__any_sync(cuda::kFullWarp, huge)) {
+    const auto each = [&](float fill, const auto& f) {
+#pragma unroll 1
+      for (int64_t i = team.rank; i < chunks.count; i += team.size) {
+        const cuda::RowChunk c = chunks.at(i);
+        cuda::unpack_chunk<T>(cuda::read_chunk(h, c), c, fill, v);
+        f(v);
+      }
+    };
     total = 0.f;
-    if (!a.rms)
-      cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
-        kept.get(0, j, h, c, 0.f, v);
+    each(0.f, [&](const float (&x)[kWidth]) {
 #pragma unroll
-        for (int k = 0; k < kWidth; ++k) total = fmaf(v[k], scale, total);
-      });
+      for (int k = 0; k < kWidth; ++k) total = fmaf(x[k], kShrink, total);
+    });
+    const Statistics shrunk = measure(total, kShrink, 1.17549435e-38f, each);
+    if (huge) {
+      row_is = shrunk;
+      scale = kShrink;
+    }
   }
-  const float shift = -rest * rstd;
+  const float mean = row_is.mean, rstd = row_is.rstd, shift = -row_is.rest * rstd;
   const auto out = cuda::row_of(static_cast<T*>(a.y) + at, chunks.phase);
   cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
     kept.get(0, j, h, c, 0.f, v);
