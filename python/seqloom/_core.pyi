@@ -200,7 +200,7 @@ def cos_backward(grad: Tensor, saved: Tensor) -> Tensor: ...
 def cpu_empty_cache() -> None: ...
 def cross_entropy_backward(
     row_scale: Tensor,
-    lse: Tensor,
+    max_sum: Tensor,
     logits: Tensor,
     targets: Tensor,
     weight: Tensor | None,

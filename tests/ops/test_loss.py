@@ -107,6 +107,32 @@ def test_large_logits_do_not_overflow(device, rng):
     )
 
 
+@pytest.mark.parametrize("mean", [1e2, 1e4, 1e6])
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_logits_far_from_zero_keep_their_digits(reduction, mean, isa, device, rng):
+    """A logarithm added to a maximum of 1e4 would keep three digits of its loss."""
+    check_op(
+        sl.ops.cross_entropy,
+        ref.cross_entropy,
+        {"logits": rng.standard_normal((5, 700)) * 2 + mean},
+        {"targets": some_targets(rng, 5, 700), "label_smoothing": 0.1, "reduction": reduction},
+        device=device,
+    )
+
+
+@pytest.mark.parametrize("size", [1e30, 3e38])
+def test_equal_logits_of_any_size(size, isa, device):
+    logits = np.full((2, 40), size)
+    logits[1] *= -1
+    check_op(
+        sl.ops.cross_entropy,
+        ref.cross_entropy,
+        {"logits": logits},
+        {"targets": np.array([3, 39]), "reduction": "none"},
+        device=device,
+    )
+
+
 def test_nothing_to_count_is_nan_with_zero_gradient(device):
     x = sl.tensor(np.ones((3, 4), np.float32), device=device, requires_grad=True)
     loss = sl.ops.cross_entropy(x, sl.tensor([-100] * 3, device=device))
@@ -171,6 +197,10 @@ def test_targets_outside_the_classes_are_an_index_error(bad, device):
         (ValueError, lambda x, t: sl.ops.cross_entropy(x, sl.tensor([0]))),
         (ValueError, lambda x, t: sl.ops.cross_entropy(x, t, reduction="average")),
         (ValueError, lambda x, t: sl.ops.cross_entropy(x, t, label_smoothing=1.5)),
+        (ValueError, lambda x, t: sl.ops.cross_entropy(x, t, label_smoothing=float("nan"))),
+        (TypeError, lambda x, t: sl.ops.cross_entropy(x, t, label_smoothing="much")),
+        (ValueError, lambda x, t: sl.ops.cross_entropy(x, t, ignore_index=2**70)),
+        (TypeError, lambda x, t: sl.ops.cross_entropy(x, t, ignore_index=1.5)),
         (ValueError, lambda x, t: sl.ops.cross_entropy(x, t, weight=sl.ones(3))),
         (ValueError, lambda x, t: sl.ops.cross_entropy(sl.ones(5), t)),
         (TypeError, lambda x, t: sl.ops.cross_entropy(x, sl.ones(2))),

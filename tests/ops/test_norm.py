@@ -139,6 +139,51 @@ def test_constant_and_zero_rows(name, dtype, device):
     check_op(getattr(sl.ops, name), getattr(ref, name), {"x": x}, device=device, dtype=dtype)
 
 
+@pytest.mark.parametrize("size", [1e15, 1e19, 1e25, 1e38])
+@pytest.mark.parametrize("n", [5, 64, 1000, 5000])
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "add_layer_norm"])
+def test_rows_whose_squares_overflow(name, n, size, isa, device, rng):
+    """Their sum may overflow as well; rows of the usual size beside them stay exact."""
+    inputs = inputs_of(name, rng, 6, n)
+    inputs["x"] = inputs["x"].clip(-1.5, 1.5) + 1
+    inputs["x"][1::2] *= size
+    check_op(
+        getattr(sl.ops, name),
+        getattr(ref, name),
+        inputs,
+        device=device,
+        kind="product",
+        gradients=False,
+    )
+
+
+@pytest.mark.parametrize("size", [1e15, 1e25, 1e37])
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_gradients_of_rows_whose_squares_overflow(name, size, isa, device, rng):
+    inputs = inputs_of(name, rng, 3, 40)
+    inputs["x"] = (inputs["x"].clip(-1.5, 1.5) + 1) * size
+    inputs["weight"] *= size  # the gradient is weight / x
+    check_op(getattr(sl.ops, name), getattr(ref, name), inputs, device=device, kind="product")
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 33, 768, 5000])
+def test_equal_values_of_any_size(n, isa, device):
+    """Their variance is nothing, never negative, and their mean is what they are."""
+    x = np.float32([1e3, 12345.678, 1e6, 1e8, 1e10, 3.3e12, 1e15, 1e18])
+    rows = np.repeat(x[:, None], n, axis=1)
+    y = sl.ops.layer_norm(sl.tensor(rows, device=device)).cpu().numpy()
+    np.testing.assert_array_equal(y, np.zeros_like(y))
+    rows[:] = np.float32(3e38)
+    assert np.isfinite(sl.ops.layer_norm(sl.tensor(rows, device=device)).cpu().numpy()).all()
+
+
+@pytest.mark.parametrize("eps", [1e-40, 1e-60])
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_an_eps_below_float32_is_still_positive(name, eps, device):
+    y = getattr(sl.ops, name)(sl.zeros(2, 9, device=device), eps=eps)
+    np.testing.assert_array_equal(y.cpu().numpy(), np.zeros((2, 9)))
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (2, 0, 5), (1, 1)], ids=str)
 @pytest.mark.parametrize("name", NORMS)
 def test_empty_and_single(name, shape, device, rng):

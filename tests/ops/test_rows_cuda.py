@@ -138,7 +138,7 @@ def test_misaligned_inputs(n, dtype, capability, rng):
     check_loss(2, n, dtype, rng, "misaligned", kind)
 
 
-@pytest.mark.parametrize("n", [8, 64, 776, 4096, 20000])
+@pytest.mark.parametrize("n", [3, 8, 64, 77, 776, 1001, 4096, 4999, 20000])
 @pytest.mark.parametrize("rows", [1, 700])
 def test_parameter_gradients_of_many_rows(rows, n, device, capability, rng):
     """More rows than the blocks that stay for them, and less than one team has room for."""
@@ -146,6 +146,28 @@ def test_parameter_gradients_of_many_rows(rows, n, device, capability, rng):
         rows = 40
     check_norm("layer_norm", rows, n, "float32", rng, kind="long")
     check_norm("rms_norm", rows, n, "bfloat16", rng, kind="long")
+
+
+# An axis that fits in shared memory on each device, on some, on none; columns that are read in
+# chunks of 16 bytes and one by one.
+@pytest.mark.parametrize("inner", [40, 43])
+@pytest.mark.parametrize("n", [500, 1700, 3700])
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_columns_that_are_kept_and_read_again(name, n, inner, dtype, capability, rng):
+    if capability == 80 or (n == 1700 and capability == 75):
+        pytest.skip("the others keep more and less")
+    log_p = ref.log_softmax(x := rng.standard_normal((n, inner)) * 3, 0)
+    cancels = float((np.exp(log_p) * -log_p).max()) * n**0.5 if name == "log_softmax" else 1.0
+    check_op(
+        getattr(sl.ops, name),
+        getattr(ref, name),
+        {"x": x},
+        {"axis": 0},
+        device="cuda",
+        dtype=dtype,
+        kind="long",
+        scales={"x": max(1.0, cancels)},
+    )
 
 
 def blocks_of(run):

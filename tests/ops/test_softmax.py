@@ -62,6 +62,63 @@ def test_over_axes(name, axis, layout, dtype, device, rng):
     )
 
 
+# Columns around the vectors and the strips of them, axes around the pieces of a strip, and one that
+# is too long to be kept.
+@pytest.mark.parametrize("inner", [2, 16, 17, 64, 83, 136])
+@pytest.mark.parametrize("length", [1, 3, 9, 20, 63, 65, 130, 1100])
+@pytest.mark.parametrize("name", OPS)
+def test_columns(name, length, inner, isa, device, rng):
+    function, reference = OPS[name]
+    check_op(
+        function,
+        reference,
+        {"x": rng.standard_normal((2, length, inner)) * 3},
+        {"axis": 1},
+        device=device,
+        kind="long",
+        scales=SCALES,
+    )
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_a_long_axis_before_few_columns(name, isa, device, rng):
+    function, reference = OPS[name]
+    inputs = {"x": rng.standard_normal((9001, 3)) * 3}
+    options = {"axis": 0}
+    check_op(function, reference, inputs, options, device=device, kind="long", scales=SCALES)
+
+
+@pytest.mark.parametrize("inner", [3, 64])
+@pytest.mark.parametrize("name", OPS)
+def test_special_columns(name, inner, isa, dtype, device, rng):
+    function, reference = OPS[name]
+    x = rng.standard_normal((200, inner))
+    x[:, 0] -= np.linspace(-40, 40, 200)
+    x[:150, 1] = -np.inf
+    x[150:, 1] -= 300  # far below the 0 that stands for a maximum of nothing
+    x[7, 2] = np.nan
+    if inner > 3:
+        x[:, 3] = -np.inf
+        x[180, 4] = np.inf
+        x[3:, 5] = -np.inf
+        x[:, 6] = x[:, 6] * 1e3 + 6e4
+    exact = rounded(x, dtype)
+    with np.errstate(all="ignore"):
+        want, own = reference(exact, 0), reference(exact.astype(np.float32), 0)
+    y = function(make_tensor(x, dtype, device), axis=0)
+    assert_close_to_reference(y, want, own, dtype=dtype)
+
+
+@pytest.mark.parametrize("far", [-90.0, -200.0, -1e4])
+@pytest.mark.parametrize("name", OPS)
+def test_what_follows_pieces_of_nothing_may_be_small(name, far, isa, device, rng):
+    x = rounded(rng.standard_normal((3, 3001)) + far, "float32")
+    x[0, :700] = x[1, :3000] = x[2, 600:2900] = -np.inf
+    y = OPS[name][0](make_tensor(x, "float32", device))
+    reference = OPS[name][1]
+    assert_close_to_reference(y, reference(x), reference(x.astype(np.float32)), dtype="float32")
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("name", OPS)
 def test_few_long_rows(name, rows, isa, dtype, device, rng):

@@ -75,8 +75,9 @@ double cross_entropy_denominator(const Array& targets, const std::optional<Array
   return total;
 }
 
-// (losses [N], lse [N], gradient or None). `gradient_scale` (a number) or `row_scale` [N] asks for
-// the gradient of the losses times that, in the memory of the logits themselves when `in_place`.
+// (losses [N], max and sum [N, 2], gradient or None). `gradient_scale` (a number) or `row_scale`
+// [N] asks for the gradient of the losses times that, in the memory of the logits themselves when
+// `in_place`.
 py::tuple cross_entropy_forward(const Array& logits, const Array& targets,
                                 const std::optional<Array>& weight, int64_t ignore_index,
                                 double smoothing, double weight_sum,
@@ -86,7 +87,7 @@ py::tuple cross_entropy_forward(const Array& logits, const Array& targets,
       cross_entropy_inputs(logits, targets, weight, ignore_index, smoothing, weight_sum);
   check_targets(in);
   Array losses = Array::empty(Dims{in.args.rows}, DType::kFloat32, logits.device());
-  Array lse = Array::empty_like(losses);
+  Array max_sum = Array::empty(Dims{in.args.rows, 2}, DType::kFloat32, logits.device());
   std::optional<Array> gradient;
   const std::optional<Array> scales =
       row_scale ? std::optional<Array>(contiguous(*row_scale)) : std::nullopt;
@@ -104,24 +105,26 @@ py::tuple cross_entropy_forward(const Array& logits, const Array& targets,
     in.args.scale = static_cast<float>(gradient_scale.value_or(1.0));
   }
   in.args.losses = losses.mutable_as<float>();
-  in.args.lse = lse.mutable_as<float>();
+  in.args.max_sum = max_sum.mutable_as<float>();
   if (in.args.rows > 0) SEQLOOM_RUN(logits.device(), logits.numel(), cross_entropy, in.args);
-  return py::make_tuple(losses, lse, gradient);
+  return py::make_tuple(losses, max_sum, gradient);
 }
 
-// The gradient of losses weighted by row_scale [N], from the logits and what forward gave as lse.
-Array cross_entropy_backward(const Array& row_scale, const Array& lse, const Array& logits,
+// The gradient of losses weighted by row_scale [N], from the logits and the maxima and sums that
+// forward gave.
+Array cross_entropy_backward(const Array& row_scale, const Array& max_sum, const Array& logits,
                              const Array& targets, const std::optional<Array>& weight,
                              int64_t ignore_index, double smoothing, double weight_sum) {
   CrossEntropyInputs in =
       cross_entropy_inputs(logits, targets, weight, ignore_index, smoothing, weight_sum);
   check_shape("cross_entropy", "gradient", row_scale, targets.shape(), "[N]");
-  const Array scale = contiguous(row_scale);
+  check_shape("cross_entropy", "max_sum", max_sum, Dims{in.args.rows, 2}, "[N, 2]");
+  const Array scale = contiguous(row_scale), sums = contiguous(max_sum);
   Array gradient = Array::empty_like(in.logits);
   in.args.dlogits = gradient.mutable_data();
   in.args.row_scale = scale.data_as<float>();
-  in.args.lse = lse.mutable_as<float>();
-  in.args.given_lse = true;
+  in.args.max_sum = sums.mutable_as<float>();
+  in.args.given = true;
   if (in.args.rows > 0) SEQLOOM_RUN(logits.device(), logits.numel(), cross_entropy, in.args);
   return gradient;
 }
@@ -184,7 +187,7 @@ void register_loss(py::module_& m) {
   m.def("ctc_forward", &ctc_forward, py::arg("log_probs"), py::arg("labels"), py::arg("steps"),
         py::arg("sizes"), py::arg("share"), py::arg("blank"), py::arg("zero_infinity"),
         py::arg("want_gradient"));
-  m.def("cross_entropy_backward", &cross_entropy_backward, py::arg("row_scale"), py::arg("lse"),
+  m.def("cross_entropy_backward", &cross_entropy_backward, py::arg("row_scale"), py::arg("max_sum"),
         py::arg("logits"), py::arg("targets"), py::arg("weight"), py::arg("ignore_index"),
         py::arg("label_smoothing"), py::arg("weight_sum"));
 }

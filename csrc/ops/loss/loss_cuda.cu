@@ -34,19 +34,18 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
   kept.wait();
 
   float v[kWidth];
-  float lse;
-  if (a.given_lse) {
-    lse = counts ? a.lse[r] : 0.f;
+  float2 total = cuda::MaxAndExpSum::identity();
+  if (a.given) {
+    if (counts) total = make_float2(a.max_sum[2 * r], a.max_sum[2 * r + 1]);
     team.sync();
   } else {
-    float2 total = cuda::MaxAndExpSum::identity();
     cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
       kept.get(0, j, in, c, -INFINITY, v);
       cuda::add_exponentials(v, total);
     });
     total = team.template reduce<cuda::MaxAndExpSum>(total);
-    lse = total.x + logf(total.y);
   }
+  const float m = total.x, log_s = logf(total.y);
   const float wt = counts && a.weight != nullptr ? a.weight[t] : 1.f;
   const float hit = (1.f - a.smoothing) * wt, each = a.smoothing / static_cast<float>(n);
   float smooth = 0.f;
@@ -56,15 +55,19 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
 #pragma unroll
       for (int k = 0; k < kWidth; ++k)
         if (k >= c.lo && k < c.hi)
-          smooth += (a.weight != nullptr ? a.weight[c.first + k] : 1.f) * (lse - v[k]);
+          smooth += (a.weight != nullptr ? a.weight[c.first + k] : 1.f) * (m - v[k] + log_s);
     });
     smooth = team.sum(smooth);
   }
   const float fill = outside ? NAN : 0.f;  // of rows that do not count
   if (team.rank == 0 && outside) cuda::report_fault(fault, cuda::FaultOp::kTargets, t, n);
   if (team.rank == 0 && team.live) {
-    if (a.losses != nullptr) a.losses[r] = counts ? hit * (lse - hit_logit) + each * smooth : fill;
-    if (!a.given_lse) a.lse[r] = counts ? lse : fill;
+    if (a.losses != nullptr)
+      a.losses[r] = counts ? hit * (m - hit_logit + log_s) + each * smooth : fill;
+    if (!a.given) {
+      a.max_sum[2 * r] = counts ? m : fill;
+      a.max_sum[2 * r + 1] = counts ? total.y : fill;
+    }
   }
   if (a.dlogits == nullptr) return;
   const auto out = cuda::row_of(static_cast<T*>(a.dlogits) + r * n, all.phase);
@@ -76,14 +79,14 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
     return;
   }
   const float g = a.row_scale != nullptr ? a.row_scale[r] : a.scale;
-  const float pull = g * (hit + each * a.weight_sum), push = g * each;
+  const float pull = g * (hit + each * a.weight_sum) / total.y, push = g * each;
   cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
     kept.get(0, j, in, c, 0.f, v);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
       const bool inside = k >= c.lo && k < c.hi;
       const float own = c.first + k == t ? g * hit : 0.f;
-      v[k] = pull * expf(v[k] - lse) -
+      v[k] = pull * expf(v[k] - m) -
              push * (a.weight != nullptr && inside ? a.weight[c.first + k] : 1.f) - own;
     }
     cuda::write_chunk(out, c, v);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/norm/norm.h"
 
+#include <algorithm>
+
 #include "binding/registers.h"
 #include "ops/common.h"
 
@@ -63,7 +65,7 @@ Forward forward(const char* op, const Array& x, const OptionalArray& residual,
   args.rstd = keep ? out.rstd.mutable_as<float>() : nullptr;
   args.rows = rows;
   args.n = n;
-  args.eps = static_cast<float>(eps);
+  args.eps = std::max(static_cast<float>(eps), 1.17549435e-38f);  // positive in float32 too
   args.dtype = x.dtype();
   args.rms = rms;
   SEQLOOM_RUN(x.device(), x.numel(), norm_forward, args);

@@ -67,8 +67,8 @@ SEQLOOM_ALWAYS_INLINE Statistics layer_statistics(const T* h, int64_t n, float e
   for (int64_t start = 0; start < n; start += kPiece) {
     const int64_t count = min(kPiece, n - start);
     const Row<T> x{h + start};
-    const float inverse = 1.0f / static_cast<float>(count);
-    const float rough = row_sum(count, x) * inverse;
+    const double inverse = 1.0 / static_cast<double>(count);
+    const float rough = row_sum(count, x) * static_cast<float>(inverse);
     const VecF m = VecF::broadcast(rough);
     VecF rest = VecF::zero();
     const float about_rough = row_sum(count, [&](int64_t i, int c) {
@@ -85,7 +85,8 @@ SEQLOOM_ALWAYS_INLINE Statistics layer_statistics(const T* h, int64_t n, float e
     mean += apart * share;
     squares += own + apart * apart * share * static_cast<double>(start);
   }
-  const double variance = squares / static_cast<double>(n);
+  // Equal values may leave a remainder of either sign. NaN stays.
+  const double variance = squares < 0.0 ? 0.0 : squares / static_cast<double>(n);
   const float rounded = static_cast<float>(mean);
   return {rounded, static_cast<float>(mean - rounded),
           static_cast<float>(1.0 / __builtin_sqrt(variance + eps))};
@@ -102,11 +103,37 @@ SEQLOOM_ALWAYS_INLINE Statistics rms_statistics(const T* h, int64_t n, float eps
   return {0.0f, 0.0f, 1.0f / __builtin_sqrtf(squares / static_cast<float>(n) + eps)};
 }
 
+// A row whose squares or sums overflow float32: in float64, an element at a time. So is, for want
+// of a distinction, a row with NaN or infinity.
+template <class T>
+SEQLOOM_NOINLINE void forward_huge_row(const ops::NormArgs& a, const T* h, T* y, int64_t r) {
+  const auto at = [h](int64_t i) { return static_cast<double>(seqloom::to_float(h[i])); };
+  const auto parameter = [](const void* p, int64_t i, double absent) {
+    return p == nullptr ? absent
+                        : static_cast<double>(seqloom::to_float(static_cast<const T*>(p)[i]));
+  };
+  const double count = static_cast<double>(a.n);
+  double mean = 0.0, squares = 0.0;
+  if (!a.rms) {
+    for (int64_t i = 0; i < a.n; ++i) mean += at(i);
+    mean /= count;
+  }
+  for (int64_t i = 0; i < a.n; ++i) squares += (at(i) - mean) * (at(i) - mean);
+  const double rstd = 1.0 / __builtin_sqrt(squares / count + a.eps);
+  for (int64_t i = 0; i < a.n; ++i) {
+    const double scaled = (at(i) - mean) * rstd * parameter(a.weight, i, 1.0);
+    y[i] = from_float<T>(static_cast<float>(scaled + parameter(a.bias, i, 0.0)));
+  }
+  if (a.mean != nullptr) a.mean[r] = static_cast<float>(mean);
+  if (a.rstd != nullptr) a.rstd[r] = static_cast<float>(rstd);
+}
+
 template <class T>
 void forward_row(const ops::NormArgs& a, const T* h, T* y, int64_t r, bool streaming) {
   const int64_t n = a.n;
   const Row<T> x{h};
   const Statistics p = a.rms ? rms_statistics(h, n, a.eps) : layer_statistics(h, n, a.eps);
+  if (SEQLOOM_UNLIKELY(!(p.rstd > 0.0f))) return forward_huge_row(a, h, y, r);
   const VecF m = VecF::broadcast(p.mean), s = VecF::broadcast(p.rstd);
   const VecF shift = VecF::broadcast(-p.rest * p.rstd);
   const T* weight = static_cast<const T*>(a.weight);

@@ -4,17 +4,26 @@
 // Rows are read once, kept, and written once (cuda/row_team.h); the variance about the mean is a
 // second pass over what is kept.
 //
-// dweight and dbias: where rows are aligned and the sums fit, the blocks that compute dx stay for
-// many rows, and every thread adds up its own columns in shared memory, so that dy and h are read
-// once for all three gradients. Elsewhere blocks of kTileColumns columns by kRowsPerBlock rows read
-// them again. Either way each block leaves one row of partial sums, which a last kernel adds in
-// order: the same bits every time.
+// dweight and dbias: where the sums fit, the blocks that compute dx stay for many rows, and every
+// thread adds up its own columns in shared memory, so that dy and h are read once for all three
+// gradients. Chunks then begin with the row, wherever it lies, so that a thread has the same
+// columns in each; those of misaligned rows are accessed by elements. Elsewhere blocks of
+// kTileColumns columns by some 128 rows read dy and h again. Either way each block leaves one row
+// of partial sums, which a last kernel adds in order: the same bits every time.
 #include "cuda/row_team.h"
 #include "cuda/rows.h"
 #include "ops/norm/norm.h"
 
 namespace seqloom::ops {
 namespace {
+
+// Rows whose squares overflow are taken times this: then neither those of the largest float nor
+// their sum does.
+constexpr float kShrink = 0x1p-80f;
+
+struct Statistics {
+  float mean, rest, rstd;  // the mean is mean + rest
+};
 
 template <class T, bool kShared>
 __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kRegisterRowThreads)
@@ -38,7 +47,7 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
   kept.wait();
 
   float v[kWidth], w[kWidth];
-  const float inverse_n = 1.f / static_cast<float>(a.n);
+  const float count = static_cast<float>(a.n);
   float total = 0.f;
   if (added || !a.rms) {
     const auto sum = cuda::row_of(added ? static_cast<T*>(a.sum) + at : nullptr, chunks.phase);
@@ -56,26 +65,62 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
     });
     if (added) h = row(a.sum, at);  // what is not kept is read back by who wrote it
   }
-  const float mean = a.rms ? 0.f : team.sum(total) * inverse_n;
-  // What the rounded mean leaves over is found from exact differences (see norm_cpu.cpp).
-  float2 sums = make_float2(0.f, 0.f);  // of squares, and of differences
-  cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
-    kept.get(0, j, h, c, mean, v);
+  // Of the row times `scale`, whose sum is `total`; each(fill, f) gives f its elements.
+  const auto measure = [&](float total_, float scale_, float eps, const auto& each) {
+    const float mean = a.rms ? 0.f : team.sum(total_) / count;
+    // What the rounded mean leaves over is found from exact differences (see norm_cpu.cpp).
+    float2 sums = make_float2(0.f, 0.f);  // of squares, and of differences
+    each(mean / scale_, [&](const float (&x)[kWidth]) {
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
-      const float d = v[k] - mean;
-      sums = make_float2(fmaf(d, d, sums.x), sums.y + d);
-    }
+      for (int k = 0; k < kWidth; ++k) {
+        const float d = fmaf(x[k], scale_, -mean);
+        sums = make_float2(fmaf(d, d, sums.x), sums.y + d);
+      }
+    });
+    sums = team.template reduce<cuda::PairSum>(sums);
+    // Divided, not multiplied by 1 / n, so that equal values leave nothing; what rounding leaves
+    // may have either sign. NaN stays.
+    const float delta = a.rms ? 0.f : sums.y / count;
+    const float variance = sums.x / count - delta * delta;
+    const float rounded = mean + delta;
+    return Statistics{rounded, mean - rounded + delta,
+                      1.f / sqrtf((variance < 0.f ? 0.f : variance) + eps)};
+  };
+  Statistics row_is = measure(total, 1.f, a.eps, [&](float fill, const auto& f) {
+    cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
+      kept.get(0, j, h, c, fill, v);
+      f(v);
+    });
   });
-  sums = team.template reduce<cuda::PairSum>(sums);
-  const float delta = a.rms ? 0.f : sums.y * inverse_n;
-  const float rstd = 1.f / sqrtf(sums.x * inverse_n - delta * delta + a.eps);
-  const float shift = -delta * rstd;
+  // Rarely, rows overflow: they are read again, by all teams of the warp, or the reductions hang.
+  float scale = 1.f;
+  const bool huge = !(row_is.rstd > 0.f);
+  if (__any_sync(cuda::kFullWarp, huge)) {
+    const auto each = [&](float fill, const auto& f) {
+#pragma unroll 1
+      for (int64_t i = team.rank; i < chunks.count; i += team.size) {
+        const cuda::RowChunk c = chunks.at(i);
+        cuda::unpack_chunk<T>(cuda::read_chunk(h, c), c, fill, v);
+        f(v);
+      }
+    };
+    total = 0.f;
+    each(0.f, [&](const float (&x)[kWidth]) {
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) total = fmaf(x[k], kShrink, total);
+    });
+    const Statistics shrunk = measure(total, kShrink, 1.17549435e-38f, each);
+    if (huge) {
+      row_is = shrunk;
+      scale = kShrink;
+    }
+  }
+  const float mean = row_is.mean, rstd = row_is.rstd, shift = -row_is.rest * rstd;
   const auto out = cuda::row_of(static_cast<T*>(a.y) + at, chunks.phase);
   cuda::over_chunks(team, chunks, [&](int j, const cuda::RowChunk& c) {
     kept.get(0, j, h, c, 0.f, v);
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) v[k] = fmaf(v[k] - mean, rstd, shift);
+    for (int k = 0; k < kWidth; ++k) v[k] = fmaf(fmaf(v[k], scale, -mean), rstd, shift);
     if (a.weight != nullptr) {
       cuda::unpack_chunk<T>(cuda::read_chunk(row(a.weight, 0), c), c, 0.f, w);
 #pragma unroll
@@ -89,8 +134,8 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
     cuda::write_chunk(out, c, v);
   });
   if (team.rank == 0 && team.live) {
-    if (a.mean != nullptr) a.mean[team.row] = mean + delta;
-    if (a.rstd != nullptr) a.rstd[team.row] = rstd;
+    if (a.mean != nullptr) a.mean[team.row] = mean / scale;
+    if (a.rstd != nullptr) a.rstd[team.row] = rstd * scale;
   }
 }
 
@@ -128,7 +173,8 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
   for (int64_t first = 0; first < a.rows; first += rows_a_grid) {
     const int64_t r = team.row + first, at = r * a.n;
     const bool live = r < a.rows;
-    const cuda::RowChunks<T> chunks(static_cast<T*>(a.dx) + at, live ? a.n : 0);
+    const T* const begin = summing ? nullptr : static_cast<T*>(a.dx) + at;
+    const cuda::RowChunks<T> chunks(begin, live ? a.n : 0);
     const auto row = [&](const void* p, int64_t offset) {
       return cuda::row_of(static_cast<const T*>(p) + offset, chunks.phase);
     };
@@ -204,24 +250,25 @@ __global__ void __launch_bounds__(kShared ? cuda::kSharedRowThreads : cuda::kReg
       total += single[(q * threads + start) * 4 + i % 4];
     const int j = q / kQuads % parameters.chunks, array = q / kQuads / parameters.chunks;
     const int64_t c = (kShared ? team.rank - own : 0) + t + static_cast<int64_t>(j) * team.size;
-    if (c * kWidth < a.n) parameters.partial[(block * 2 + array) * a.n + c * kWidth + k] = total;
+    if (c * kWidth + k < a.n)
+      parameters.partial[(block * 2 + array) * a.n + c * kWidth + k] = total;
   }
 }
 
 constexpr int kTileColumns = 32, kTileRows = 8;
-constexpr int64_t kRowsPerBlock = 128;
+constexpr int64_t kMostBlocks = 512;  // along the rows
 
 // partial[block][0][column] = sum over the block's rows of dy xhat, partial[block][1][column] of
 // dy.
 template <class T>
 __global__ void __launch_bounds__(kTileColumns* kTileRows)
-    parameter_partials(NormBackwardArgs a, float* partial) {
+    parameter_partials(NormBackwardArgs a, int64_t rows_a_block, float* partial) {
   SHARED_ARRAY(float, sums, [2][kTileRows][kTileColumns]);
   const int tx = static_cast<int>(threadIdx.x) % kTileColumns;
   const int ty = static_cast<int>(threadIdx.x) / kTileColumns;
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kTileColumns + tx;
-  const int64_t first = static_cast<int64_t>(blockIdx.y) * kRowsPerBlock;
-  const int64_t last = first + kRowsPerBlock < a.rows ? first + kRowsPerBlock : a.rows;
+  const int64_t first = static_cast<int64_t>(blockIdx.y) * rows_a_block;
+  const int64_t last = first + rows_a_block < a.rows ? first + rows_a_block : a.rows;
   float w = 0.f, b = 0.f;
   if (column < a.n)
     for (int64_t r = first + ty; r < last; r += kTileRows) {
@@ -287,13 +334,15 @@ void add_partials(const NormBackwardArgs& a, const float* partial, int64_t block
 // The parameters' gradients alone. Before dx, which may lie over dy.
 template <class T>
 void parameters_apart(const NormBackwardArgs& a) {
-  const int64_t blocks = (a.rows + kRowsPerBlock - 1) / kRowsPerBlock;
+  const int64_t share = (a.rows + kMostBlocks - 1) / kMostBlocks;
+  const int64_t rows_a_block = share > 128 ? share : 128;
+  const int64_t blocks = (a.rows + rows_a_block - 1) / rows_a_block;
   const cuda::Workspace partial(static_cast<std::size_t>(blocks * 2 * a.n) * sizeof(float));
   cuda::LaunchConfig config;
   config.block = dim3(kTileColumns * kTileRows);
   config.grid = dim3(static_cast<unsigned>((a.n + kTileColumns - 1) / kTileColumns),
                      static_cast<unsigned>(blocks));
-  if (blocks > 0) cuda::launch(parameter_partials<T>, config, a, partial.as<float>());
+  if (blocks > 0) cuda::launch(parameter_partials<T>, config, a, rows_a_block, partial.as<float>());
   add_partials(a, partial.as<float>(), blocks);
 }
 
@@ -308,15 +357,13 @@ void backward(const NormBackwardArgs& a) {
   const auto kernel = plan.shared ? backward_rows<T, true> : backward_rows<T, false>;
   const int threads = static_cast<int>(plan.config.block.x);
   const int team = plan.layout.lanes * plan.layout.warps * plan.layout.blocks;
-  // All rows begin at an aligned address, so that a thread has the same columns in each.
-  const bool aligned = cuda::rows_are_aligned<T>(a.n, {a.dx});
   ParameterSums sums{};
-  sums.chunks = static_cast<int>((a.n / cuda::kVectorWidth<T> + team - 1) / team);
+  const int64_t whole_chunks = (a.n + cuda::kVectorWidth<T> - 1) / cuda::kVectorWidth<T>;
+  sums.chunks = static_cast<int>((whole_chunks + team - 1) / team);
   const std::size_t bytes =
       plan.config.shared_bytes +
       static_cast<std::size_t>(2 * sums.chunks * threads) * cuda::kVectorWidth<T> * sizeof(float);
-  if (!wanted || !aligned ||
-      bytes > cuda::current_device_properties().shared_bytes_per_block - 2048) {
+  if (!wanted || bytes > cuda::current_device_properties().shared_bytes_per_block - 2048) {
     if (wanted) parameters_apart<T>(a);
     cuda::launch(kernel, plan.config, a, plan.layout, ParameterSums{});
     return;

@@ -5,7 +5,8 @@
 // the running maximum and the sum of exponentials, which are kept and scaled at the end: one
 // exponential an element. Rows that are few and long are cut into chunks of kChunk columns, whose
 // maxima and sums are merged in order: the bits depend on the shape alone.
-// Other axes: a vector runs along `inner`, one column a lane.
+// Other axes: vectors run along `inner`, one column a lane, in strips that stay in L2 for the whole
+// axis where that can be.
 #include "ops/softmax/softmax.h"
 
 #include "cpu/parallel.h"
@@ -17,10 +18,18 @@
 namespace seqloom::SEQLOOM_ISA_NS {
 namespace {
 
-constexpr int64_t kChunk = 16384;  // columns of one piece of a long row
-constexpr int64_t kGrain = 16384;  // elements worth a thread
-constexpr int64_t kFewRows = 16;   // fewer long rows than this are cut into chunks
+constexpr int64_t kChunk = 16384;           // columns of one piece of a long row
+constexpr int64_t kGrain = 16384;           // elements worth a thread
+constexpr int64_t kFewRows = 16;            // fewer long rows than this are cut into chunks
+constexpr int64_t kStripBytes = 512 << 10;  // of a strip of columns that is worth keeping in L2
+constexpr int64_t kStripRows = 64;          // rows of a piece of a strip
 constexpr float kNegativeInfinity = -__builtin_inff();
+
+// A number that is a type, for generic lambdas.
+template <int N>
+struct IntConstant {
+  static constexpr int value = N;
+};
 
 // `log` names a flag in this file.
 SEQLOOM_ALWAYS_INLINE VecF log_of(VecF x) { return log(x); }
@@ -42,7 +51,8 @@ SEQLOOM_ALWAYS_INLINE void finish_kept(const T* x, const float* e, const float* 
                                        int64_t n, MaxAndSum r, bool streaming) {
   for (int64_t start = 0; start < n; start += kRowPiece) {
     const float shift = shifts[start / kRowPiece];
-    const float scale = shift == r.m ? 1.0f : __builtin_expf(shift - r.m);
+    // A piece of nothing but -inf was shifted by 0, which may be far above m: it stays 0.
+    const float scale = shift >= r.m ? 1.0f : __builtin_expf(shift - r.m);
     const VecF factor = VecF::broadcast(scale / r.s);
     const float* from = e + start;
     write_row(y + start, min(kRowPiece, n - start), streaming, [&](int64_t i, int c) {
@@ -118,24 +128,117 @@ void forward_long_rows(const T* x, T* y, int64_t rows, int64_t n, bool log) {
   });
 }
 
-// The axis is not the last: lanes are neighbouring columns.
+// The axis is not the last: columns are taken in strips of 1, 2 or 4 vectors, as wide as still
+// stay in L2 over `arrays` of them, and what strips leave over in single vectors.
+struct Strips {
+  int vectors;           // of a strip
+  int64_t whole, count;  // strips, and those and single vectors
+  bool fits;             // in L2
+};
 template <class T>
-void forward_columns(const T* x, T* y, int64_t outer, int64_t n, int64_t inner, bool log) {
-  const int64_t blocks = (inner + kLanes - 1) / kLanes;
-  const int64_t grain = max<int64_t>(1, kGrain / (n * kLanes));
-  cpu::parallel_for(outer * blocks, grain, [=](int64_t begin, int64_t end) {
+Strips cut_strips(int64_t outer, int64_t n, int64_t inner, int64_t arrays) {
+  const int64_t vector_bytes = n * arrays * kLanes * static_cast<int64_t>(sizeof(float));
+  int vectors = 4;
+  // Not so wide, either, that there is nothing to divide.
+  while (vectors > 1 &&
+         (vectors * vector_bytes > kStripBytes || outer * inner < vectors * kLanes * kFewRows))
+    vectors /= 2;
+  const int64_t columns = vectors * kLanes, whole = vectors == 1 ? 0 : inner / columns;
+  const int64_t rest = inner - whole * columns;
+  return {vectors, whole, whole + (rest + kLanes - 1) / kLanes,
+          vectors * vector_bytes <= kStripBytes};
+}
+
+// f(vectors, offset of its first column, lanes of its last vector) for each strip in parallel.
+template <class F>
+void over_strips(const Strips& strips, int64_t outer, int64_t n, int64_t inner, const F& f) {
+  const int64_t columns = strips.vectors * kLanes;
+  const int64_t grain = max<int64_t>(1, kGrain / (n * columns));
+  cpu::parallel_for(outer * strips.count, grain, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      const int64_t column = b % blocks * kLanes, base = b / blocks * n * inner + column;
-      const int count = static_cast<int>(min<int64_t>(kLanes, inner - column));
-      VecF m = VecF::broadcast(kNegativeInfinity), s = VecF::zero();
-      for (int64_t i = 0; i < n; ++i) m = max(m, load(x + base + i * inner, count));
-      for (int64_t i = 0; i < n; ++i) s += exp(load(x + base + i * inner, count) - m);
-      const VecF factor = VecF::broadcast(1.0f) / s, offset = log_of(s);
-      for (int64_t i = 0; i < n; ++i) {
-        const VecF d = load(x + base + i * inner, count) - m;
-        store(y + base + i * inner, log ? d - offset : exp(d) * factor, count);
+      const int64_t base = b / strips.count * n * inner, strip = b % strips.count;
+      if (strip < strips.whole) {
+        const int64_t at = base + strip * columns;
+        if (strips.vectors == 4)
+          f(IntConstant<4>(), at, kLanes);
+        else
+          f(IntConstant<2>(), at, kLanes);
+        continue;
       }
+      const int64_t column = strips.whole * columns + (strip - strips.whole) * kLanes;
+      f(IntConstant<1>(), base + column, static_cast<int>(min<int64_t>(kLanes, inner - column)));
     }
+  });
+}
+
+// One strip of W vectors. Rows are taken in pieces that stay in L1, whose exponentials are relative
+// to the maximum so far; with `kept` they wait there for their sum, after the pieces' maxima.
+template <int W, bool Log, class T>
+SEQLOOM_ALWAYS_INLINE void forward_strip(const T* x, T* y, float* kept, int64_t n, int64_t stride,
+                                         int lanes) {
+  constexpr int64_t kWide = W * kLanes;
+  const VecF lowest = VecF::broadcast(kNegativeInfinity);
+  float* const e = kept == nullptr ? nullptr : kept + (n + kStripRows - 1) / kStripRows * kWide;
+  VecF m[W], s[W], shift[W];
+  for (int w = 0; w < W; ++w) {
+    m[w] = lowest;
+    s[w] = VecF::zero();
+  }
+  for (int64_t start = 0; start < n; start += kStripRows) {
+    const int64_t end = min(n, start + kStripRows);
+    VecF top[W];
+    for (int w = 0; w < W; ++w) top[w] = m[w];
+    for (int64_t i = start; i < end; ++i)
+      for (int w = 0; w < W; ++w) top[w] = max(top[w], get_row(x + i * stride + w * kLanes, lanes));
+    for (int w = 0; w < W; ++w) {
+      shift[w] = select(top[w] == lowest, VecF::zero(), top[w]);
+      s[w] = s[w] * exp(m[w] - shift[w]);
+      m[w] = top[w];
+      if (kept != nullptr) store(kept + start / kStripRows * kWide + w * kLanes, shift[w]);
+    }
+    for (int64_t i = start; i < end; ++i)
+      for (int w = 0; w < W; ++w) {
+        // Of the next piece: its rows lie too far apart to be guessed.
+        prefetch(x + (i + kStripRows) * stride + w * kLanes);
+        const VecF v = exp_below(get_row(x + i * stride + w * kLanes, lanes) - shift[w]);
+        s[w] = s[w] + v;
+        if (kept != nullptr) store(e + i * kWide + w * kLanes, v);
+      }
+  }
+  const VecF one = VecF::broadcast(1.0f);
+  VecF factor[W];
+  for (int w = 0; w < W; ++w) factor[w] = Log ? log_of(s[w]) : one / s[w];
+  if (kept == nullptr) {
+    for (int64_t i = 0; i < n; ++i)
+      for (int w = 0; w < W; ++w) {
+        const int64_t at = i * stride + w * kLanes;
+        const VecF d = get_row(x + at, lanes) - m[w];
+        put_row(y + at, Log ? d - factor[w] : exp_below(d) * factor[w], lanes);
+      }
+    return;
+  }
+  for (int64_t start = 0; start < n; start += kStripRows) {
+    VecF own[W];
+    for (int w = 0; w < W; ++w) {
+      const VecF from = load(kept + start / kStripRows * kWide + w * kLanes);
+      own[w] = select(from >= m[w], one, exp(from - m[w])) * factor[w];
+    }
+    for (int64_t i = start; i < min(n, start + kStripRows); ++i)
+      for (int w = 0; w < W; ++w)
+        put_row(y + i * stride + w * kLanes, load(e + i * kWide + w * kLanes) * own[w], lanes);
+  }
+}
+
+template <bool Log, class T>
+void forward_columns(const T* x, T* y, int64_t outer, int64_t n, int64_t inner) {
+  // What is kept takes as much room as x.
+  const Strips strips = cut_strips<T>(outer, n, inner, Log ? 1 : 2);
+  const int64_t pieces = (n + kStripRows - 1) / kStripRows;
+  over_strips(strips, outer, n, inner, [=](auto vectors, int64_t at, int lanes) {
+    constexpr int W = decltype(vectors)::value;
+    const bool keep = !Log && strips.fits;
+    cpu::Scratch scratch(keep ? static_cast<size_t>((n + pieces) * W * kLanes) * sizeof(float) : 0);
+    forward_strip<W, Log>(x + at, y + at, keep ? scratch.as<float>() : nullptr, n, inner, lanes);
   });
 }
 
@@ -208,25 +311,32 @@ void backward_long_rows(const T* dy, const T* y, T* dx, int64_t rows, int64_t n)
   });
 }
 
+template <int W, bool Log, class T>
+SEQLOOM_ALWAYS_INLINE void backward_strip(const T* dy, const T* y, T* dx, int64_t n, int64_t stride,
+                                          int lanes) {
+  VecF dot[W];
+  for (int w = 0; w < W; ++w) dot[w] = VecF::zero();
+  for (int64_t i = 0; i < n; ++i)
+    for (int w = 0; w < W; ++w) {
+      const int64_t at = i * stride + w * kLanes;
+      const VecF g = get_row(dy + at, lanes);
+      dot[w] = Log ? dot[w] + g : fma(g, get_row(y + at, lanes), dot[w]);
+    }
+  for (int64_t i = 0; i < n; ++i)
+    for (int w = 0; w < W; ++w) {
+      const int64_t at = i * stride + w * kLanes;
+      const VecF g = get_row(dy + at, lanes), v = get_row(y + at, lanes);
+      put_row(dx + at, input_gradient<Log>(g, v, dot[w]), lanes);
+    }
+}
+
 template <bool Log, class T>
 void backward_columns(const T* dy, const T* y, T* dx, int64_t outer, int64_t n, int64_t inner) {
-  const int64_t blocks = (inner + kLanes - 1) / kLanes;
-  const int64_t grain = max<int64_t>(1, kGrain / (n * kLanes));
-  cpu::parallel_for(outer * blocks, grain, [=](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t column = b % blocks * kLanes, base = b / blocks * n * inner + column;
-      const int count = static_cast<int>(min<int64_t>(kLanes, inner - column));
-      VecF dot = VecF::zero();
-      for (int64_t i = 0; i < n; ++i) {
-        const VecF g = load(dy + base + i * inner, count);
-        dot = Log ? dot + g : fma(g, load(y + base + i * inner, count), dot);
-      }
-      for (int64_t i = 0; i < n; ++i) {
-        const int64_t at = base + i * inner;
-        store(dx + at, input_gradient<Log>(load(dy + at, count), load(y + at, count), dot), count);
-      }
-    }
-  });
+  over_strips(cut_strips<T>(outer, n, inner, 2), outer, n, inner,
+              [=](auto vectors, int64_t at, int lanes) {
+                constexpr int W = decltype(vectors)::value;
+                backward_strip<W, Log>(dy + at, y + at, dx + at, n, inner, lanes);
+              });
 }
 
 // float64 is the reference path: plain loops, one column at a time.
@@ -291,8 +401,10 @@ void softmax_forward(const ops::SoftmaxArgs& a) {
     using T = typename decltype(type)::type;
     const T* x = static_cast<const T*>(a.x);
     T* y = static_cast<T*>(a.y);
-    if (a.inner > 1)
-      forward_columns(x, y, a.outer, a.length, a.inner, a.log);
+    if (a.inner > 1 && a.log)
+      forward_columns<true>(x, y, a.outer, a.length, a.inner);
+    else if (a.inner > 1)
+      forward_columns<false>(x, y, a.outer, a.length, a.inner);
     else if (a.outer < kFewRows && a.length > 2 * kChunk)
       forward_long_rows(x, y, a.outer, a.length, a.log);
     else

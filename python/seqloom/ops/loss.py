@@ -29,18 +29,17 @@ def _check_reduction(op: str, reduction: Any) -> None:
 def _indices(op: str, name: str, t: Any) -> Tensor:
     if not isinstance(t, Tensor):
         raise TypeError(f"{op}: {name} must be an integer array, got {type(t).__name__}")
-    if t.dtype.is_floating_point or t.dtype.name == "bool":
-        raise TypeError(f"{op}: {name} must be integers, got {t.dtype.name}")
-    return t if t.dtype is int64 else t.to(dtype=int64)
+    dtype = t.dtype
+    if dtype.is_floating_point or dtype.name == "bool":
+        raise TypeError(f"{op}: {name} must be integers, got {dtype.name}")
+    return t if dtype is int64 else t.to(dtype=int64)
 
 
-def _loss_dtype(op: str, wanted: Any, rows: Tensor) -> DType:
-    if wanted is None:
-        return rows.dtype
-    dtype = as_dtype(wanted)
+def _in_dtype(op: str, loss: Tensor, wanted: Any, rows: Tensor) -> Tensor:
+    dtype: DType = rows.dtype if wanted is None else as_dtype(wanted)
     if not dtype.is_floating_point:
         raise TypeError(f"{op}: loss_dtype must be floating, got {dtype.name}")
-    return dtype
+    return loss if loss.dtype is dtype else loss.to(dtype=dtype)
 
 
 class _Options:
@@ -71,6 +70,14 @@ class _Options:
             raise TypeError(
                 f"{op}: ignore_index must be an integer, got {type(ignore_index).__name__}"
             )
+        if not -(2**63) <= ignore_index < 2**63:
+            raise ValueError(f"{op}: ignore_index must fit in int64, got {ignore_index}")
+        if not isinstance(smoothing, (int, float)):
+            raise TypeError(
+                f"{op}: label_smoothing must be a number, got {type(smoothing).__name__}"
+            )
+        if not 0.0 <= smoothing <= 1.0:
+            raise ValueError(f"{op}: label_smoothing must be in [0, 1], got {smoothing}")
         if weight is not None and not isinstance(weight, Tensor):
             raise TypeError(f"{op}: weight must be an array, got {type(weight).__name__}")
         self.ignore_index = ignore_index
@@ -80,9 +87,11 @@ class _Options:
         self.weight_sum = float(classes) if self.weight is None else self.weight.sum().item()
         self.count: float = 1.0
         if reduction == "mean":
-            self.count = _core.cross_entropy_denominator(
-                targets.cpu(), None if self.weight is None else self.weight.cpu(), ignore_index
-            )
+            if targets.is_cuda:
+                targets, weight = targets.cpu(), None if self.weight is None else self.weight.cpu()
+            else:
+                weight = self.weight
+            self.count = _core.cross_entropy_denominator(targets, weight, ignore_index)
 
     def arguments(self) -> tuple[Tensor | None, int, float, float]:
         return (self.weight, self.ignore_index, self.smoothing, self.weight_sum)
@@ -92,7 +101,11 @@ class _Options:
         return 1.0 / self.count if self.count else float("nan")
 
     def reduce(self, losses: Tensor) -> Tensor:
-        return losses if self.reduction == "none" else losses.sum() * self.scale
+        if self.reduction == "none":
+            return losses
+        total: Tensor = _core.sum(losses, None, False)
+        scale = self.scale
+        return total if scale == 1.0 else _core.mul(total, scale)
 
 
 @public
@@ -146,17 +159,18 @@ def cross_entropy(
     if _double.is_double(logits):
         return _in_double(logits, ids, weight, label_smoothing, o)
     # A scalar loss scales every row alike, so its gradient is made while a row is in cache.
-    early = logits._needs_grad and reduction != "none"
-    source = logits.detach()
-    losses, lse, gradient = _core.cross_entropy_forward(
+    recorded = logits._needs_grad
+    early = recorded and reduction != "none"
+    source = logits.detach() if recorded else logits
+    losses, sums, gradient = _core.cross_entropy_forward(
         source, ids, *o.arguments(), None, o.scale if early else None, in_place and early
     )
-    loss = o.reduce(losses).to(dtype=_loss_dtype("cross_entropy", loss_dtype, logits))
-    if logits._needs_grad:
+    loss = _in_dtype("cross_entropy", o.reduce(losses), loss_dtype, logits)
+    if recorded:
         if early:
             record(loss, "cross_entropy", (logits,), _scaled_backward, (gradient,))
         else:
-            saved = (lse, logits, ids)
+            saved = (sums, logits, ids)
             record(loss, "cross_entropy", (logits,), _rows_backward, saved, o)
     return loss
 
@@ -184,10 +198,10 @@ def _scaled_backward(node: Node, upstream: Tensor) -> Tensor:
 
 
 def _rows_backward(node: Node, upstream: Tensor) -> Tensor:
-    lse, logits, ids = node.saved_tensors()
+    sums, logits, ids = node.saved_tensors()
     o: _Options = node.context
     return _core.cross_entropy_backward(
-        upstream.to(dtype=float32), lse, logits, ids, *o.arguments()
+        upstream.to(dtype=float32), sums, logits, ids, *o.arguments()
     )
 
 
@@ -349,12 +363,6 @@ def linear_cross_entropy(
             raise ValueError(
                 f"{op}: {name} must be on the device of hidden = {hidden.device}, got {t.device}"
             )
-    if not isinstance(label_smoothing, (int, float)):
-        raise TypeError(
-            f"{op}: label_smoothing must be a number, got {type(label_smoothing).__name__}"
-        )
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"{op}: label_smoothing must be in [0, 1], got {label_smoothing}")
     o = _Options(op, ids, weight.shape[0], None, ignore_index, label_smoothing, reduction)
     _check_range(op, ids, weight.shape[0], ignore_index)
     if _double.is_double(hidden):
@@ -364,7 +372,7 @@ def linear_cross_entropy(
     early = recorded and reduction != "none"
     wants = (early and hidden._needs_grad, early and weight._needs_grad)
     losses, of_hidden, of_weight = _of_chunks(hidden, weight, ids, o, None, wants)
-    loss = o.reduce(losses).to(dtype=_loss_dtype(op, loss_dtype, hidden))
+    loss = _in_dtype(op, o.reduce(losses), loss_dtype, hidden)
     if early:
         saved = (of_hidden, of_weight)
         record(loss, op, (hidden, weight), _scaled_pair_backward, saved)
