@@ -161,9 +161,9 @@ SharedLimits shared_limits() { return device().shared; }
 int threads_per_multiprocessor() { return device().threads_per_multiprocessor; }
 
 std::size_t shared_room() {
-  // Opting in to more than 48 KB of dynamic memory opens the whole block's limit.
-  return dynamic_limit(machine.launch.function) > 48 * kKilobyte ? device().shared.per_block
-                                                                 : 48 * kKilobyte;
+  // Opting in opens the whole block's limit, for static memory beside 48 KB of dynamic as well.
+  return function_shared_limit.count(machine.launch.function) ? device().shared.per_block
+                                                              : 48 * kKilobyte;
 }
 
 int resident_blocks_per_multiprocessor(const void* function, int threads,

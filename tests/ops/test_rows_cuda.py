@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from test_norm import NORMS, inputs_of, scales_of
@@ -189,6 +192,20 @@ def test_how_many_blocks_share_rows(rows, n, with_clusters, without, capability)
     x = sl.zeros(rows, n, device="cuda")
     want = with_clusters if capability >= 90 else without
     assert blocks_of(lambda: sl.ops.softmax(x)) == want
+
+
+def test_a_first_launch_with_48_kb_of_shared_memory(device):
+    """Beside them the kernel has static shared memory, for which it must opt in all the same."""
+    if not hasattr(_core, "emulation_configure"):
+        pytest.skip("needs a device of capability 75")
+    program = (
+        "import seqloom as sl; from seqloom import _core;"
+        "_core.emulation_configure('capability', '75');"
+        "print(sl.ops.softmax(sl.zeros(1, 100_000, device='cuda')).sum().item() > 0)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "True", done.stderr
 
 
 @pytest.mark.parametrize("name", SOFTMAX)

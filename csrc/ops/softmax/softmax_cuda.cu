@@ -112,7 +112,7 @@ struct ColumnTeam {
     const int size = kAcross<kWidth> * layout.down, thread = static_cast<int>(threadIdx.x);
     const int64_t tile = static_cast<int64_t>(blockIdx.x) * (kTileThreads / size) + thread / size;
     const int64_t column = (tile * kAcross<kWidth> + thread % kAcross<kWidth>)*kWidth;
-    base = column / layout.inner * layout.n * layout.inner + column % layout.inner;
+    base = column + column / layout.inner * (layout.n - 1) * layout.inner;
     rows = column < layout.columns ? layout.n : 0;
   }
   // The thread's columns in its j-th row, at `at`, which are kept the `first` time.
