@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -155,6 +156,35 @@ def test_launches_go_through_the_checked_macro():
         if CSRC / "ops" in p.parents and "<<<" in strip_comments(text_of(p))
     ]
     assert not wrong, wrong
+
+
+def test_kernels_name_their_largest_block():
+    wrong = [
+        f"{relative(p)}: {found[1]}"
+        for p in sources(*CPP)
+        if CSRC in p.parents
+        for found in re.finditer(r"__global__\s+void\s+(\w+)", strip_comments(text_of(p)))
+        if found[1] != "__launch_bounds__"
+    ]
+    assert not wrong, wrong
+
+
+def test_the_resource_table_names_every_kernel(tmp_path):
+    script = ROOT / "scripts" / "cuda_resources.py"
+    table = ROOT / "csrc" / "cuda" / "resources.csv"
+
+    def judged(table: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(script), "--names", "--table", str(table)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert judged(table).returncode == 0, judged(table).stdout
+    lines = text_of(table).splitlines()
+    gone = next(i for i, line in enumerate(lines) if "softmax_cuda.cu,80," in line)
+    kernel = lines[gone].split(",")[2].split("<")[0]
+    left = [x for x in lines if f"softmax_cuda.cu,80,{kernel}<" not in x]
+    without = tmp_path / "resources.csv"
+    without.write_text("\n".join(left) + "\n", encoding="utf-8")
+    assert f"no row for {kernel}" in judged(without).stdout
 
 
 # --- families ---------------------------------------------------------------------------

@@ -64,6 +64,15 @@ void release_into(VectorClock& known, VectorClock& proxy) {
   ++f.warp->clock;
 }
 
+void release_warp_into(const Warp& w, VectorClock& known, VectorClock& proxy) {
+  if (!machine.checking) return;
+  known.join(w.known);
+  Stamp own;
+  own.full = w.clock;
+  entry(known, w).join(own);
+  proxy.join(w.proxy_visible);
+}
+
 void acquire_from(const VectorClock& known, const VectorClock& proxy) {
   if (!machine.checking) return;
   Warp& w = *self()->warp;

@@ -138,7 +138,8 @@ struct Mbarrier {
   bool fenced = false;     // visible to the async proxy
   Warp* initialiser = nullptr;
   std::vector<std::pair<Fiber*, std::uint32_t>> waiters;  // and the parity each waits for
-  VectorClock released, released_proxy;
+  VectorClock released, released_proxy;                   // by the phases that have completed
+  VectorClock arriving, arriving_proxy;                   // by this phase so far
 };
 struct WgmmaOp {
   float* d[128];
@@ -162,6 +163,7 @@ struct WarpGroup {
   std::uint64_t descriptor_a = 0, descriptor_b = 0;
   std::vector<WgmmaOp> queue;
   int group = 0;
+  int registers = 0, asked = 0;  // a thread's, after setmaxnreg; 0: as launched
   std::unordered_map<float*, std::vector<float>> accumulators;  // in flight, by register array
   std::unordered_map<float*, std::vector<float>> settled;       // landed since the last fence
 };
@@ -181,11 +183,13 @@ struct Block {
   Barrier barriers[16];
   std::map<std::uint32_t, Mbarrier> mbarriers;
   std::vector<WarpGroup> warpgroups;
+  std::vector<Fiber*> register_waiters;          // in setmaxnreg.inc, until others give theirs back
   std::map<std::uint32_t, RemoteAccess> remote;  // by warp id of the accessing warp
 };
 struct Cluster {
   int arrived = 0, phase = 0, live = 0;
   std::vector<Fiber*> waiters;
+  VectorClock arriving, arriving_proxy, released, released_proxy;  // as of an mbarrier
 };
 // A copy by the async proxy into shared memory, under way.
 struct AsyncLoad {
@@ -263,6 +267,7 @@ void progress();  // something happened: spin loops start counting anew
 void warp_lane_exited(Warp&);
 void block_thread_exited(Block&);
 void cluster_thread_exited(Cluster&);
+void warp_arrives_at_cluster(Warp&);
 void perform_mma(Warp&, MmaKind);
 void perform_ldmatrix(Warp&, unsigned lanes, std::uint64_t arg);
 void perform_stmatrix(Warp&, std::uint64_t arg);
@@ -318,6 +323,7 @@ void checker_launch_ends();
 // ------------------------------------------------------------------------------
 VectorClock released_by(const Fiber&);                      // what a release by this lane publishes
 void release_into(VectorClock& known, VectorClock& proxy);  // by the current thread
+void release_warp_into(const Warp&, VectorClock& known, VectorClock& proxy);  // by all of its lanes
 void acquire_from(const VectorClock& known, const VectorClock& proxy);
 void warp_synchronised(Warp&, unsigned lanes);
 void join_warps(const std::vector<Warp*>&, const VectorClock& known, const VectorClock& proxy);
