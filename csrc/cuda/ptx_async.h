@@ -127,7 +127,7 @@ SEQLOOM_DEVICE void fence_proxy_async(SEQLOOM_SITE_ONLY) {
 #if defined(__CUDACC__)
   SEQLOOM_SM90(asm volatile("fence.proxy.async.shared::cta;" :: : "memory"));
 #else
-  emulation::fence_proxy_async(site);
+  emulation::fence_proxy_async(false, site);
 #endif
 }
 
@@ -137,7 +137,7 @@ SEQLOOM_DEVICE void fence_proxy_async_all(SEQLOOM_SITE_ONLY) {
 #if defined(__CUDACC__)
   SEQLOOM_SM90(asm volatile("fence.proxy.async;" :: : "memory"));
 #else
-  emulation::fence_proxy_async(site);
+  emulation::fence_proxy_async(true, site);
 #endif
 }
 

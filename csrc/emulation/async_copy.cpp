@@ -54,7 +54,8 @@ void try_flip(Mbarrier& m) {
   // Who waited for this phase knows what arrived in it and before, and nothing of the next one.
   m.released.join(m.arriving);
   m.released_proxy.join(m.arriving_proxy);
-  m.arriving = m.arriving_proxy = VectorClock{};
+  m.arriving = VectorClock{};
+  m.arriving_proxy = ProxyClock{};
   std::vector<std::pair<Fiber*, std::uint32_t>> waiters;
   waiters.swap(m.waiters);
   for (const auto& [fiber, parity] : waiters) {

@@ -57,7 +57,8 @@ void complete_cluster(Cluster& c) {
   ++c.phase;
   c.released.join(c.arriving);
   c.released_proxy.join(c.arriving_proxy);
-  c.arriving = c.arriving_proxy = VectorClock{};
+  c.arriving = VectorClock{};
+  c.arriving_proxy = ProxyClock{};
   std::vector<Fiber*> waiters;
   waiters.swap(c.waiters);
   for (Fiber* f : waiters) wake(f);

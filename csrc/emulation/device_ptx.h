@@ -37,7 +37,7 @@ void mbarrier_init_fence(Site);
 void mbarrier_arrive(std::uint32_t barrier, std::uint32_t expected_bytes, Site);
 bool mbarrier_test(std::uint32_t barrier, std::uint32_t parity, Site);
 void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity, Site);
-void fence_proxy_async(Site);
+void fence_proxy_async(bool all, Site);  // or of shared memory alone
 void store_async(std::uint32_t target, const void* value, int bytes, std::uint32_t barrier, Site);
 void bulk_load(std::uint32_t target, const void* source, std::uint32_t bytes, std::uint32_t barrier,
                Site);

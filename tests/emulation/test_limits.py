@@ -156,6 +156,15 @@ def test_what_waits_is_refused_during_a_capture_and_ends_it(library, call, mode,
     )
 
 
+def test_work_on_the_legacy_stream_ends_the_capture_of_a_stream_that_waits_for_it(library):
+    def found(call):
+        return list(library.run("capture", ("empty", 2, np.float32), call, RELAXED, 0)[0])
+
+    apart, after_legacy, capture_implicit = 7, 8, 906
+    assert found(apart) == [NO_ERROR] * 2
+    assert found(after_legacy) == [capture_implicit, CAPTURE_INVALIDATED]
+
+
 @pytest.mark.parametrize("capability", DEVICES)
 def test_occupancy_is_the_device_s(library, capability):
     library.configure(capability=capability)

@@ -109,6 +109,31 @@ __global__ void __launch_bounds__(64) phases_kernel(float* out, int bug) {
   }
 }
 
+// A bulk copy reads global memory that ordinary stores of the same launch have written.
+__global__ void __launch_bounds__(32) proxy_kernel(float* x, float* out, int bug) {
+  SHARED_ARRAY(float4, tile, [8]);
+  SHARED_ARRAY(uint64_t, barrier, [1]);
+  const uint32_t bar = ptx::shared_address(barrier);
+  const int t = static_cast<int>(threadIdx.x);
+  if (t == 0) {
+    ptx::mbarrier_init(bar, 1);
+    ptx::mbarrier_init_fence();
+  }
+  x[t] = static_cast<float>(t);
+  if (bug == 1) {
+    ptx::fence_proxy_async();  // of shared memory alone
+  } else if (bug != 2) {
+    ptx::fence_proxy_async_all();
+  }
+  __syncwarp();
+  if (t == 0) {
+    ptx::mbarrier_arrive_expect(bar, 128);
+    ptx::bulk_load(ptx::shared_address(tile), x, 128, bar);
+  }
+  ptx::mbarrier_wait(bar, 0);
+  out[t] = reinterpret_cast<const float*>(tile)[t];
+}
+
 constexpr int kStages = 2, kDepth = 64;
 constexpr uint32_t kTile = 64 * kDepth * 2;
 
@@ -258,6 +283,15 @@ SEQLOOM_EXPORT int run_phases(float* out, int bug) {
     LaunchConfig c;
     c.block = dim3(64);
     launch(phases_kernel, c, out, bug);
+    synchronize_stream(nullptr);
+  });
+}
+
+SEQLOOM_EXPORT int run_proxy(float* x, float* out, int bug) {
+  return guarded([&] {
+    LaunchConfig c;
+    c.block = dim3(32);
+    launch(proxy_kernel, c, x, out, bug);
     synchronize_stream(nullptr);
   });
 }

@@ -114,7 +114,12 @@ SEQLOOM_EXPORT int run_registers(float* out, int threads, int bug) {
 // returns at its end. `elsewhere`: the call comes from another thread than the capture.
 SEQLOOM_EXPORT int run_capture(float* errors, int call, int mode, int elsewhere) {
   return guarded([&] {
-    const StreamHandle stream = create_stream();
+    cudaStream_t stream = nullptr;
+    if (call == 8) {
+      cudaStreamCreate(&stream);  // one that waits for the legacy stream
+    } else {
+      stream = create_stream();
+    }
     void *device = nullptr, *host = nullptr, *more = nullptr, *more_host = nullptr;
     cudaMalloc(&device, 256);
     cudaMallocHost(&host, 256);
@@ -141,7 +146,7 @@ SEQLOOM_EXPORT int run_capture(float* errors, int call, int mode, int elsewhere)
         case 6:
           return cudaFreeHost(std::exchange(host, nullptr));
         default:
-          return cudaSuccess;
+          return cudaMemsetAsync(device, 0, 256, nullptr);
       }
     };
     cudaStreamBeginCapture(stream, static_cast<cudaStreamCaptureMode>(mode));
