@@ -5,10 +5,11 @@
     python scripts/cuda_resources.py            compile all kernels, rewrite csrc/cuda/resources.csv
     python scripts/cuda_resources.py --check    the same, but fail where the file is out of date
     python scripts/cuda_resources.py FILE.cu    only these files
+    python scripts/cuda_resources.py --names    without nvcc: does the file name every kernel?
 
 Fails when a kernel, or a function that it calls, spills registers, or when a kernel cannot be
 launched with the block size of its __launch_bounds__ (without them: 1024 threads) because registers
-or shared memory run out. Needs nvcc, no GPU.
+or shared memory run out. Needs nvcc (but for --names), no GPU.
 
 A kernel whose instructions an architecture lacks is a trap there (cuda/ptx.h) or empty, and no
 launcher chooses it; its row says so in the column "runs" and is not judged. The dynamic shared
@@ -29,7 +30,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "csrc" / "cuda" / "resources.csv"
-ARCHITECTURES = ("75", "80", "90a")
+ARCHITECTURES = ("75", "80", "90a", "120")
 COLUMNS = ["file", "architecture", "kernel", "threads", "registers", "shared_bytes", "stack_bytes",
            "spill_store_bytes", "spill_load_bytes", "runs"]  # fmt: skip
 REGISTERS = 65536
@@ -164,14 +165,61 @@ def problems(row: dict[str, object]) -> list[str]:
     return found
 
 
+def kernels_in(text: str) -> set[str]:
+    """Names of the kernels that a source defines."""
+    text = re.sub(r"//.*", "", text)
+    bounds = r"(?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s*)?"
+    return set(re.findall(rf"__global__\s+void\s+{bounds}(\w+)\s*\(", text))
+
+
+def with_headers(source: Path, seen: set[Path]) -> set[Path]:
+    """A source and those of the project's headers that it includes, directly or not."""
+    seen.add(source)
+    for name in re.findall(r'^#include "([^"]+)"', source.read_text(encoding="utf-8"), re.M):
+        header = ROOT / "csrc" / name
+        if header.is_file() and header not in seen:
+            with_headers(header, seen)
+    return seen
+
+
+def wrong_names(tracked: list[dict[str, str]]) -> list[str]:
+    """Kernels that a file defines and the table lacks for an architecture, or the reverse."""
+    found = []
+    sources = {f.relative_to(ROOT).as_posix(): f for f in (ROOT / "csrc").rglob("*.cu")}
+    listed: dict[tuple[str, str], set[str]] = {}
+    for row in tracked:
+        names = listed.setdefault((row["file"], row["architecture"]), set())
+        names.add(row["kernel"].split("<")[0].split("::")[-1])
+    for file in sorted(sources):
+        own = kernels_in(sources[file].read_text(encoding="utf-8"))
+        reached = with_headers(sources[file], set())
+        known = set().union(*(kernels_in(f.read_text(encoding="utf-8")) for f in reached))
+        for architecture in ARCHITECTURES:
+            names = listed.pop((file, architecture), set())
+            found += [f"{file} (sm_{architecture}): no row for {n}" for n in sorted(own - names)]
+            found += [f"{file} (sm_{architecture}): {n} is gone" for n in sorted(names - known)]
+    return found + [f"{file} (sm_{a}): not to be listed" for file, a in sorted(listed)]
+
+
+def read_table(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="") as f:
+        return list(csv.DictReader(f))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--names", action="store_true", help="only compare names, without nvcc")
+    parser.add_argument("--table", type=Path, default=TABLE, help="of --names")
     parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count(), help="compilers at once")
     arguments = parser.parse_args()
+    if arguments.names:
+        wrong = wrong_names(read_table(arguments.table))
+        print("\n".join(wrong) or f"{arguments.table.name} names every kernel")
+        return 1 if wrong else 0
     sources = [f.resolve() for f in arguments.files] or sorted((ROOT / "csrc").rglob("*.cu"))
     rows: list[dict[str, object]] = []
     jobs = [(source, architecture) for source in sources for architecture in ARCHITECTURES]

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -155,6 +156,34 @@ def test_launches_go_through_the_checked_macro():
         if CSRC / "ops" in p.parents and "<<<" in strip_comments(text_of(p))
     ]
     assert not wrong, wrong
+
+
+def test_kernels_name_their_largest_block():
+    wrong = [
+        f"{relative(p)}: {found[1]}"
+        for p in sources(*CPP)
+        if CSRC in p.parents
+        for found in re.finditer(r"__global__\s+void\s+(\w+)", strip_comments(text_of(p)))
+        if found[1] != "__launch_bounds__"
+    ]
+    assert not wrong, wrong
+
+
+def test_the_resource_table_names_every_kernel(tmp_path):
+    script = ROOT / "scripts" / "cuda_resources.py"
+    table = ROOT / "csrc" / "cuda" / "resources.csv"
+
+    def judged(table: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(script), "--names", "--table", str(table)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert judged(table).returncode == 0, judged(table).stdout
+    lines = text_of(table).splitlines(keepends=True)
+    without = tmp_path / "resources.csv"
+    left = [x for x in lines if not re.search(r"softmax_cuda\.cu,80,\W?backward_rows<", x)]
+    assert len(left) < len(lines)
+    without.write_text("".join(left), encoding="utf-8")
+    assert "(sm_80): no row for backward_rows" in judged(without).stdout
 
 
 # --- families ---------------------------------------------------------------------------

@@ -15,6 +15,7 @@
 #include "cuda/cublaslt_api.h"
 #include "cuda/error.h"
 #if defined(SEQLOOM_CUDA_EMULATED)
+#include "emulation/control.h"
 #include "emulation/host_gemm.h"
 #endif
 
@@ -190,9 +191,11 @@ std::unique_ptr<lt::Heuristic> choose(const lt::Functions& f, lt::Handle handle,
 
 void set_cublaslt_hooks(const CublasLtHooks&) {}
 std::string cublaslt_status() { return "emulated: a plain host product"; }
-bool cublaslt_is_loaded() { return true; }
+bool cublaslt_is_loaded() { return emulation::settings().library; }
 bool gemm(const GemmArgs& g, StreamHandle stream) {
+  if (!cublaslt_is_loaded()) return false;
   if (g.m == 0 || g.n == 0 || g.batch == 0) return true;
+  if (g.bias && g.out_dtype != g.dtype) return false;
   check(emulation::host_gemm(g, stream), "matrix product");
   return true;
 }

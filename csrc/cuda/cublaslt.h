@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrix products by cuBLASLt, which is opened at the first product and never linked. In the
-// emulated build a plain host product stands behind the same function.
+// emulated build a plain host product stands behind the same function, where its setting "library"
+// asks for it: otherwise the project's own kernels are what is tested.
 #pragma once
 #include <cstdint>
 #include <string>

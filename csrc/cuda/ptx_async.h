@@ -30,11 +30,11 @@ SEQLOOM_DEVICE void cp_async_small(uint32_t target, const void* source,
   emulation::cp_async(target, source, Bytes, source_bytes, site);
 #endif
 }
-SEQLOOM_DEVICE void cp_async_commit() {
+SEQLOOM_DEVICE void cp_async_commit(SEQLOOM_SITE_ONLY) {
 #if defined(__CUDACC__)
   SEQLOOM_SM80(asm volatile("cp.async.commit_group;" :: : "memory"));
 #else
-  emulation::cp_async_commit();
+  emulation::cp_async_commit(site);
 #endif
 }
 // Returns when at most Pending of this thread's newest groups are still under way. The data of
@@ -127,7 +127,7 @@ SEQLOOM_DEVICE void fence_proxy_async(SEQLOOM_SITE_ONLY) {
 #if defined(__CUDACC__)
   SEQLOOM_SM90(asm volatile("fence.proxy.async.shared::cta;" :: : "memory"));
 #else
-  emulation::fence_proxy_async(site);
+  emulation::fence_proxy_async(false, site);
 #endif
 }
 
@@ -137,7 +137,7 @@ SEQLOOM_DEVICE void fence_proxy_async_all(SEQLOOM_SITE_ONLY) {
 #if defined(__CUDACC__)
   SEQLOOM_SM90(asm volatile("fence.proxy.async;" :: : "memory"));
 #else
-  emulation::fence_proxy_async(site);
+  emulation::fence_proxy_async(true, site);
 #endif
 }
 
@@ -209,11 +209,11 @@ SEQLOOM_DEVICE void bulk_reduce_add_f32(float* target, uint32_t source,
   emulation::bulk_store(target, source, bytes, emulation::BulkReduce::kAddF32, site);
 #endif
 }
-SEQLOOM_DEVICE void bulk_commit() {
+SEQLOOM_DEVICE void bulk_commit(SEQLOOM_SITE_ONLY) {
 #if defined(__CUDACC__)
   SEQLOOM_SM90(asm volatile("cp.async.bulk.commit_group;" :: : "memory"));
 #else
-  emulation::bulk_commit();
+  emulation::bulk_commit(site);
 #endif
 }
 // Waits until at most Pending of this thread's store groups still read their shared memory (the

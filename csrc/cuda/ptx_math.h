@@ -38,13 +38,13 @@ SEQLOOM_DEVICE float tanh_approx(float x) {
 }
 
 // float -> tf32 (10 mantissa bits), ties away from zero: operands of mma_m16n8k8_tf32.
-SEQLOOM_DEVICE uint32_t to_tf32(float x) {
+SEQLOOM_DEVICE uint32_t to_tf32(float x SEQLOOM_SITE) {
 #if defined(__CUDACC__)
   uint32_t r = 0;
   SEQLOOM_SM80(asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x)));
   return r;
 #else
-  return emulation::round_to_tf32(x);
+  return emulation::round_to_tf32(x, site);
 #endif
 }
 

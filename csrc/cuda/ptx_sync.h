@@ -118,22 +118,22 @@ SEQLOOM_DEVICE void grid_sync(uint32_t* state SEQLOOM_SITE) {
 
 // ---- clusters (sm_90)
 // ------------------------------------------------------------------------------
-SEQLOOM_DEVICE uint32_t cluster_rank() {
+SEQLOOM_DEVICE uint32_t cluster_rank(SEQLOOM_SITE_ONLY) {
 #if defined(__CUDACC__)
   uint32_t r = 0;
   SEQLOOM_SM90(asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)));
   return r;
 #else
-  return emulation::cluster_rank();
+  return emulation::cluster_rank(site);
 #endif
 }
-SEQLOOM_DEVICE uint32_t cluster_size() {
+SEQLOOM_DEVICE uint32_t cluster_size(SEQLOOM_SITE_ONLY) {
 #if defined(__CUDACC__)
   uint32_t r = 1;
   SEQLOOM_SM90(asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(r)));
   return r;
 #else
-  return emulation::cluster_size();
+  return emulation::cluster_size(site);
 #endif
 }
 SEQLOOM_DEVICE void cluster_arrive(SEQLOOM_SITE_ONLY) {
@@ -186,14 +186,15 @@ SEQLOOM_DEVICE uint32_t map_address_to_rank(uint32_t address, uint32_t rank SEQL
 #endif
 }
 
-// Gives registers back to, or takes them from, the pool of the block's warpgroups (sm_90a).
+// Gives registers back to, or takes them from, the pool of the block's warpgroups (sm_90a). All
+// four warps of a group do so together; taking waits until others have given enough.
 template <int Count>
 SEQLOOM_DEVICE void decrease_registers(SEQLOOM_SITE_ONLY) {
   static_assert(Count >= 24 && Count <= 256 && Count % 8 == 0, "24 to 256 in steps of 8");
 #if defined(__CUDACC__)
   SEQLOOM_SM90A(asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count)));
 #else
-  emulation::set_max_registers(Count, site);
+  emulation::set_max_registers(Count, false, site);
 #endif
 }
 template <int Count>
@@ -202,7 +203,7 @@ SEQLOOM_DEVICE void increase_registers(SEQLOOM_SITE_ONLY) {
 #if defined(__CUDACC__)
   SEQLOOM_SM90A(asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count)));
 #else
-  emulation::set_max_registers(Count, site);
+  emulation::set_max_registers(Count, true, site);
 #endif
 }
 

@@ -51,6 +51,11 @@ void try_flip(Mbarrier& m) {
   if (m.pending || m.bytes) return;
   ++m.phase;
   m.pending = m.count;
+  // Who waited for this phase knows what arrived in it and before, and nothing of the next one.
+  m.released.join(m.arriving);
+  m.released_proxy.join(m.arriving_proxy);
+  m.arriving = VectorClock{};
+  m.arriving_proxy = ProxyClock{};
   std::vector<std::pair<Fiber*, std::uint32_t>> waiters;
   waiters.swap(m.waiters);
   for (const auto& [fiber, parity] : waiters) {
@@ -93,7 +98,7 @@ void start(AsyncLoad load, Mbarrier& m) {
       set_state(target, load.row_bytes, kUninitialised);
     }
   }
-  release_into(m.released, m.released_proxy);
+  release_into(m.arriving, m.arriving_proxy);
   if (eager()) {
     land(load);
   } else {
@@ -224,7 +229,10 @@ void cp_async(std::uint32_t target, const void* source, int bytes, int source_by
   f->copies.push_back(c);
 }
 
-void cp_async_commit() { ++self()->cp_group; }
+void cp_async_commit(Site site) {
+  require_capability(80, "cp.async.commit_group", site);
+  ++self()->cp_group;
+}
 
 void cp_async_wait(int pending, Site site) {
   InRuntime guard;
@@ -270,7 +278,7 @@ void mbarrier_arrive(std::uint32_t barrier, std::uint32_t expected_bytes, Site s
   if (!m.pending) fail(site, "mbarrier: more arrivals in this phase than its count of %u", m.count);
   m.bytes += expected_bytes;
   --m.pending;
-  release_into(m.released, m.released_proxy);
+  release_into(m.arriving, m.arriving_proxy);
   try_flip(m);
 }
 
@@ -355,7 +363,10 @@ void bulk_store(void* target, std::uint32_t source, std::uint32_t bytes, BulkRed
   queue_store(std::move(s));
 }
 
-void bulk_commit() { ++self()->store_group; }
+void bulk_commit(Site site) {
+  require_capability(90, "cp.async.bulk.commit_group", site);
+  ++self()->store_group;
+}
 
 void bulk_wait_read(int pending, Site site) {
   InRuntime guard;

@@ -49,15 +49,16 @@ bool arrive(Barrier& b, int expected, bool arrive_only, int predicate, Vote vote
 }
 
 void complete_cluster(Cluster& c) {
-  if (machine.checking) {
-    std::vector<Warp*> warps;
-    for (Block& b : machine.blocks)
-      if (&machine.clusters[static_cast<std::size_t>(b.cluster)] == &c)
-        for (Warp& w : b.warps) warps.push_back(&w);
-    join_warps(warps, {}, {});
-  }
+  for (Block& b : machine.blocks)  // a warp that has ended counts as arrived
+    if (&machine.clusters[static_cast<std::size_t>(b.cluster)] == &c)
+      for (const Warp& w : b.warps)
+        if (!w.live) release_warp_into(w, c.arriving, c.arriving_proxy);
   c.arrived = 0;
   ++c.phase;
+  c.released.join(c.arriving);
+  c.released_proxy.join(c.arriving_proxy);
+  c.arriving = VectorClock{};
+  c.arriving_proxy = ProxyClock{};
   std::vector<Fiber*> waiters;
   waiters.swap(c.waiters);
   for (Fiber* f : waiters) wake(f);
@@ -114,15 +115,32 @@ void require_cooperative_launch(Site site) {
   }
 }
 
+std::uint32_t cluster_rank(Site site) {
+  require_capability(90, "%cluster_ctarank", site);
+  return self()->cluster_rank;
+}
+std::uint32_t cluster_size(Site site) {
+  require_capability(90, "%cluster_nctarank", site);
+  return self()->cluster_size;
+}
+
 void cluster_arrive(Site site) {
   InRuntime guard;
   require_capability(90, "barrier.cluster", site);
   Fiber* f = self();
   if (f->cluster_arrived) fail(site, "barrier.cluster.arrive twice without a wait");
   f->cluster_arrived = true;
+  warp_collective(WarpOp::kClusterArrive, f->warp->live, site, nullptr, nullptr, 0);
   Cluster& c = machine.clusters[static_cast<std::size_t>(f->block->cluster)];
   f->cluster_phase = c.phase;
   if (++c.arrived >= c.live) complete_cluster(c);
+}
+
+// What the warp did up to here is released; what its lanes do between here and their wait is not.
+void warp_arrives_at_cluster(Warp& w) {
+  Cluster& c = machine.clusters[static_cast<std::size_t>(w.block->cluster)];
+  release_warp_into(w, c.arriving, c.arriving_proxy);
+  ++w.clock;
 }
 
 void cluster_wait(Site site) {
@@ -132,21 +150,15 @@ void cluster_wait(Site site) {
   if (!f->cluster_arrived) fail(site, "barrier.cluster.wait without an arrive");
   f->cluster_arrived = false;
   Cluster& c = machine.clusters[static_cast<std::size_t>(f->block->cluster)];
-  if (c.phase != f->cluster_phase) return;
-  c.waiters.push_back(f);
-  suspend("the cluster barrier", site);
+  if (c.phase == f->cluster_phase) {
+    c.waiters.push_back(f);
+    suspend("the cluster barrier", site);
+  }
+  acquire_from(c.released, c.released_proxy);
 }
 
 void cluster_thread_exited(Cluster& c) {
   if (c.arrived && c.live && c.arrived >= c.live) complete_cluster(c);
-}
-
-void set_max_registers(int, Site site) {
-  InRuntime guard;
-  require_hopper("setmaxnreg", site);
-  const Fiber* f = self();
-  if (f->block->warps.size() % 4)
-    fail(site, "setmaxnreg: the block is not made of whole warpgroups of 128 threads");
 }
 
 }  // namespace seqloom::emulation

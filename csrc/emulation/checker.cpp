@@ -160,8 +160,12 @@ void check_granule(const Fiber& f, const unsigned char* granule, std::uint8_t to
     const std::uint32_t others = x->warp == warp ? x->lanes & ~lane : x->lanes;
     const bool proxy_crossing =
         (flags & kAsyncProxy) && (x->flags & kWrite) && !(x->flags & kAsyncProxy);
-    if (proxy_crossing && !stamp_of(w.proxy_visible, x->warp).covers(x->clock, x->lanes))
-      report_pair(kProxyReport, "missing fence_proxy_async", granule, flags, where, *x,
+    const bool in_shared = granule >= machine.windows;
+    const VectorClock& fenced = in_shared ? w.proxy_visible.shared : w.proxy_visible.global;
+    if (proxy_crossing && !stamp_of(fenced, x->warp).covers(x->clock, x->lanes))
+      report_pair(kProxyReport,
+                  in_shared ? "missing fence_proxy_async" : "missing fence_proxy_async_all",
+                  granule, flags, where, *x,
                   " (an asynchronous instruction touches what ordinary code wrote)");
     if (!others) {  // this very thread
       if (probes) continue;

@@ -22,6 +22,8 @@ const char* name_of(WarpOp op) {
       return "match.sync";
     case WarpOp::kElect:
       return "elect.sync";
+    case WarpOp::kClusterArrive:
+      return "barrier.cluster.arrive";
     case WarpOp::kMma:
       return "mma.sync";
     case WarpOp::kLdmatrix:
@@ -113,6 +115,9 @@ void perform(Warp& w, unsigned lanes, WarpOp op, std::uint64_t arg) {
     case WarpOp::kElect:
       for_each_lane(lanes, [&](int l) { output<std::uint32_t>(w, l) = l == leader; });
       break;
+    case WarpOp::kClusterArrive:
+      warp_arrives_at_cluster(w);
+      break;
     case WarpOp::kMma:
       ++machine.stats.mma;
       perform_mma(w, static_cast<MmaKind>(arg));
@@ -163,6 +168,7 @@ bool try_complete(Warp& w, unsigned mask) {
 void warp_collective(WarpOp op, unsigned mask, Site site, const void* in, void* out,
                      std::uint64_t arg) {
   InRuntime guard;
+  if (op == WarpOp::kReduce) require_capability(80, "redux.sync (__reduce_*_sync)", site);
   Fiber* f = self();
   Warp& w = *f->warp;
   if (!(mask >> f->lane & 1))

@@ -28,6 +28,7 @@ struct Settings {
   bool check = true;                          // SEQLOOM_EMULATION_CHECK=0|1: only in checked builds
   int multiprocessors = 8;                    // SEQLOOM_EMULATION_SMS: bounds cooperative grids
   int compute_capability = 90;                // SEQLOOM_EMULATION_CAPABILITY=75|80|...
+  bool library = false;  // SEQLOOM_EMULATION_LIBRARY=0|1: products as where cuBLASLt is loaded
   int max_reports = 10;
 };
 
@@ -35,7 +36,7 @@ Settings settings();
 // Waits for everything under way first. Throws std::invalid_argument on nonsense.
 void configure(const Settings&);
 // One setting by its name in the environment variables ("schedule", "seed", "async", "streams",
-// "check", "sms", "capability"), for the binding.
+// "check", "sms", "capability", "library"), for the binding.
 void configure(const std::string& name, const std::string& value);
 
 // True where kernels were compiled with call-outs, so that `check` can work.

@@ -22,8 +22,6 @@ inline SEQLOOM_UNCHECKED uint3 block_index() { return current_thread->block_inde
 inline SEQLOOM_UNCHECKED dim3 block_dim() { return current_thread->block_dim; }
 inline SEQLOOM_UNCHECKED dim3 grid_dim() { return current_thread->grid_dim; }
 inline SEQLOOM_UNCHECKED int lane() { return current_thread->lane; }
-inline SEQLOOM_UNCHECKED unsigned cluster_rank() { return current_thread->cluster_rank; }
-inline SEQLOOM_UNCHECKED unsigned cluster_size() { return current_thread->cluster_size; }
 inline SEQLOOM_UNCHECKED unsigned char* dynamic_shared() { return current_thread->dynamic_shared; }
 
 // Ends the running launch with a report.

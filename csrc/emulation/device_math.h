@@ -5,11 +5,11 @@
 
 // glibc declares some of these names itself, hence function-like macros.
 #define __expf(x) (::expf(x))
-#define __exp10f(x) (::powf(10.f, (x)))
+#define __exp10f(x) (::exp2f((x) * 3.3219280949f))
 #define __logf(x) (::logf(x))
 #define __log2f(x) (::log2f(x))
 #define __log10f(x) (::log10f(x))
-#define __powf(x, y) (::powf((x), (y)))
+#define __powf(x, y) (::exp2f((y) * ::log2f(x)))  // NaN for a negative x, unlike powf
 #define __sinf(x) (::sinf(x))
 #define __cosf(x) (::cosf(x))
 #define __sincosf(x, s, c) (*(s) = ::sinf(x), *(c) = ::cosf(x))
@@ -46,8 +46,21 @@ inline long long __double_as_longlong(double d) {
 inline double __longlong_as_double(long long i) {
   return ::seqloom::emulation::from_bits<double>(::seqloom::emulation::to_bits(i));
 }
-inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
-inline int __float2int_rd(float x) { return static_cast<int>(std::floor(x)); }
+// As the instruction does: what is out of range ends at the nearest integer, NaN is 0.
+inline int __float2int_rz(float x) {
+  if (!(x < 2147483648.f)) return x > 0.f ? 2147483647 : 0;
+  return x < -2147483648.f ? -2147483647 - 1 : static_cast<int>(x);
+}
+inline int __float2int_rn(float x) { return __float2int_rz(std::nearbyint(x)); }
+inline int __float2int_rd(float x) { return __float2int_rz(std::floor(x)); }
+inline int __float2int_ru(float x) { return __float2int_rz(std::ceil(x)); }
+inline unsigned __float2uint_rz(float x) {
+  if (!(x < 4294967296.f)) return x > 0.f ? 4294967295u : 0u;
+  return x > 0.f ? static_cast<unsigned>(x) : 0u;
+}
+inline unsigned __float2uint_rn(float x) { return __float2uint_rz(std::nearbyint(x)); }
+inline unsigned __float2uint_rd(float x) { return __float2uint_rz(std::floor(x)); }
+inline unsigned __float2uint_ru(float x) { return __float2uint_rz(std::ceil(x)); }
 inline float __int2float_rn(int x) { return static_cast<float>(x); }
 inline float __uint2float_rn(unsigned x) { return static_cast<float>(x); }
 

@@ -8,7 +8,7 @@ namespace seqloom::emulation {
 // ---- arithmetic ----
 float ex2_ftz(float);
 float lg2_ftz(float);
-std::uint32_t round_to_tf32(float);
+std::uint32_t round_to_tf32(float, Site);
 
 // ---- warp matrix instructions ----
 enum class MmaKind { kBf16K16, kF16K16, kBf16K8, kF16K8, kTf32K8 };
@@ -19,23 +19,25 @@ bool elect_one(Site);
 
 // ---- grid and cluster ----
 void require_cooperative_launch(Site);
+std::uint32_t cluster_rank(Site);
+std::uint32_t cluster_size(Site);
 void cluster_arrive(Site);
 void cluster_wait(Site);
 std::uint32_t shared_address(const void* p, Site);
 void* map_to_rank(const void* p, std::uint32_t rank, Site);
 std::uint32_t map_address_to_rank(std::uint32_t address, std::uint32_t rank, Site);
-void set_max_registers(int count, Site);
+void set_max_registers(int count, bool increase, Site);
 
 // ---- asynchronous copies ----
 void cp_async(std::uint32_t target, const void* source, int bytes, int source_bytes, Site);
-void cp_async_commit();
+void cp_async_commit(Site);
 void cp_async_wait(int pending, Site);
 void mbarrier_init(std::uint32_t barrier, std::uint32_t count, Site);
 void mbarrier_init_fence(Site);
 void mbarrier_arrive(std::uint32_t barrier, std::uint32_t expected_bytes, Site);
 bool mbarrier_test(std::uint32_t barrier, std::uint32_t parity, Site);
 void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity, Site);
-void fence_proxy_async(Site);
+void fence_proxy_async(bool all, Site);  // or of shared memory alone
 void store_async(std::uint32_t target, const void* value, int bytes, std::uint32_t barrier, Site);
 void bulk_load(std::uint32_t target, const void* source, std::uint32_t bytes, std::uint32_t barrier,
                Site);
@@ -43,7 +45,7 @@ void bulk_load_multicast(std::uint32_t target, const void* source, std::uint32_t
                          std::uint32_t barrier, std::uint16_t ranks, Site);
 enum class BulkReduce { kNone, kAddF32 };
 void bulk_store(void* target, std::uint32_t source, std::uint32_t bytes, BulkReduce, Site);
-void bulk_commit();
+void bulk_commit(Site);
 void bulk_wait(int pending, Site);
 void bulk_wait_read(int pending, Site);
 void tensor_load(std::uint32_t target, const void* map, std::initializer_list<int> coordinates,

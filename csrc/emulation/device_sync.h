@@ -11,6 +11,7 @@ enum class WarpOp : std::uint8_t {
   kReduce,
   kMatch,
   kElect,
+  kClusterArrive,
   // From here on all 32 lanes must take part, from one source line.
   kMma,
   kLdmatrix,

@@ -11,7 +11,8 @@ namespace seqloom::emulation {
 namespace {
 
 struct SyncVariable {
-  VectorClock known, proxy;
+  VectorClock known;
+  ProxyClock proxy;
 };
 std::unordered_map<const void*, SyncVariable> sync_variables;
 
@@ -56,7 +57,7 @@ VectorClock released_by(const Fiber& f) {
   return v;
 }
 
-void release_into(VectorClock& known, VectorClock& proxy) {
+void release_into(VectorClock& known, ProxyClock& proxy) {
   if (!machine.checking) return;
   Fiber& f = *self();
   known.join(released_by(f));
@@ -64,7 +65,16 @@ void release_into(VectorClock& known, VectorClock& proxy) {
   ++f.warp->clock;
 }
 
-void acquire_from(const VectorClock& known, const VectorClock& proxy) {
+void release_warp_into(const Warp& w, VectorClock& known, ProxyClock& proxy) {
+  if (!machine.checking) return;
+  known.join(w.known);
+  Stamp own;
+  own.full = w.clock;
+  entry(known, w).join(own);
+  proxy.join(w.proxy_visible);
+}
+
+void acquire_from(const VectorClock& known, const ProxyClock& proxy) {
   if (!machine.checking) return;
   Warp& w = *self()->warp;
   w.known.join(known);
@@ -85,8 +95,9 @@ void warp_synchronised(Warp& w, unsigned lanes) {
 }
 
 void join_warps(const std::vector<Warp*>& warps, const VectorClock& known,
-                const VectorClock& proxy) {
-  VectorClock all = known, all_proxy = proxy;
+                const ProxyClock& proxy) {
+  VectorClock all = known;
+  ProxyClock all_proxy = proxy;
   for (Warp* w : warps) {
     all.join(w->known);
     Stamp own;
@@ -113,14 +124,16 @@ void memory_fence() {
   w.known.join(w.observed);
 }
 
-void fence_proxy_async(Site site) {
+void fence_proxy_async(bool all, Site site) {
   InRuntime guard;
   require_capability(90, "fence.proxy.async", site);
   Fiber& f = *self();
   for (auto& [address, m] : f.block->mbarriers)
     if (m.initialiser == f.warp) m.fenced = true;
   if (!machine.checking) return;
-  f.warp->proxy_visible.join(released_by(f));
+  const VectorClock own = released_by(f);
+  f.warp->proxy_visible.shared.join(own);
+  if (all) f.warp->proxy_visible.global.join(own);
   ++f.warp->clock;
 }
 
@@ -165,7 +178,8 @@ void group_retired() {
       ids.push_back(b.linear << 5 | static_cast<std::uint32_t>(w));
   for (auto& [address, s] : sync_variables) {
     retire(s.known, ids);
-    retire(s.proxy, ids);
+    retire(s.proxy.shared, ids);
+    retire(s.proxy.global, ids);
   }
 }
 

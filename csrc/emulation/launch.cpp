@@ -326,6 +326,8 @@ void configure(const std::string& name, const std::string& value) {
     s.check = number() != 0;
   } else if (name == "seed") {
     s.seed = static_cast<std::uint64_t>(number());
+  } else if (name == "library") {
+    s.library = number() != 0;
   } else if (name == "sms") {
     s.multiprocessors = static_cast<int>(number());
   } else if (name == "capability") {

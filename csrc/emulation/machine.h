@@ -59,6 +59,14 @@ struct VectorClock {
   bool empty() const { return resident.empty() && earlier.empty(); }
   void join(const VectorClock& o);
 };
+// The same for the async proxy: one of the two fences covers shared memory alone.
+struct ProxyClock {
+  VectorClock shared, global;
+  void join(const ProxyClock& o) {
+    shared.join(o.shared);
+    global.join(o.global);
+  }
+};
 
 // ---- threads
 // ---------------------------------------------------------------------------------------
@@ -117,10 +125,10 @@ struct Warp {
   std::uint32_t live = 0, pending = 0;  // lanes not yet exited; lanes waiting in a collective
   Fiber* lanes[32] = {};
   std::uint32_t clock = 1;
-  VectorClock known;          // what happened before this warp's present
-  VectorClock fenced;         // `known` at the last __threadfence
-  VectorClock observed;       // read by relaxed atomics; known after the next fence
-  VectorClock proxy_visible;  // generic writes that a proxy fence made visible to async copies
+  VectorClock known;         // what happened before this warp's present
+  VectorClock fenced;        // `known` at the last __threadfence
+  VectorClock observed;      // read by relaxed atomics; known after the next fence
+  ProxyClock proxy_visible;  // ordinary writes that a proxy fence made visible to async copies
 };
 
 struct Barrier {  // __syncthreads and named barriers
@@ -128,7 +136,8 @@ struct Barrier {  // __syncthreads and named barriers
   Site first{};
   std::vector<Fiber*> waiters;
   std::vector<Warp*> warps;
-  VectorClock released, released_proxy;  // by threads that arrive without waiting
+  VectorClock released;  // by threads that arrive without waiting
+  ProxyClock released_proxy;
   int any = 0, all = 1, count = 0;
   Vote vote = Vote::kNone;
 };
@@ -138,7 +147,8 @@ struct Mbarrier {
   bool fenced = false;     // visible to the async proxy
   Warp* initialiser = nullptr;
   std::vector<std::pair<Fiber*, std::uint32_t>> waiters;  // and the parity each waits for
-  VectorClock released, released_proxy;
+  VectorClock released, arriving;  // by the phases that have completed; by this one so far
+  ProxyClock released_proxy, arriving_proxy;
 };
 struct WgmmaOp {
   float* d[128];
@@ -162,6 +172,7 @@ struct WarpGroup {
   std::uint64_t descriptor_a = 0, descriptor_b = 0;
   std::vector<WgmmaOp> queue;
   int group = 0;
+  int registers = 0, asked = 0;  // a thread's, after setmaxnreg; 0: as launched
   std::unordered_map<float*, std::vector<float>> accumulators;  // in flight, by register array
   std::unordered_map<float*, std::vector<float>> settled;       // landed since the last fence
 };
@@ -181,11 +192,14 @@ struct Block {
   Barrier barriers[16];
   std::map<std::uint32_t, Mbarrier> mbarriers;
   std::vector<WarpGroup> warpgroups;
+  std::vector<Fiber*> register_waiters;          // in setmaxnreg.inc, until others give theirs back
   std::map<std::uint32_t, RemoteAccess> remote;  // by warp id of the accessing warp
 };
 struct Cluster {
   int arrived = 0, phase = 0, live = 0;
   std::vector<Fiber*> waiters;
+  VectorClock released, arriving;  // as of an mbarrier
+  ProxyClock released_proxy, arriving_proxy;
 };
 // A copy by the async proxy into shared memory, under way.
 struct AsyncLoad {
@@ -263,6 +277,7 @@ void progress();  // something happened: spin loops start counting anew
 void warp_lane_exited(Warp&);
 void block_thread_exited(Block&);
 void cluster_thread_exited(Cluster&);
+void warp_arrives_at_cluster(Warp&);
 void perform_mma(Warp&, MmaKind);
 void perform_ldmatrix(Warp&, unsigned lanes, std::uint64_t arg);
 void perform_stmatrix(Warp&, std::uint64_t arg);
@@ -316,11 +331,12 @@ void checker_launch_ends();
 
 // ---- happens_before.cpp
 // ------------------------------------------------------------------------------
-VectorClock released_by(const Fiber&);                      // what a release by this lane publishes
-void release_into(VectorClock& known, VectorClock& proxy);  // by the current thread
-void acquire_from(const VectorClock& known, const VectorClock& proxy);
+VectorClock released_by(const Fiber&);                     // what a release by this lane publishes
+void release_into(VectorClock& known, ProxyClock& proxy);  // by the current thread
+void release_warp_into(const Warp&, VectorClock& known, ProxyClock& proxy);  // by all of its lanes
+void acquire_from(const VectorClock& known, const ProxyClock& proxy);
 void warp_synchronised(Warp&, unsigned lanes);
-void join_warps(const std::vector<Warp*>&, const VectorClock& known, const VectorClock& proxy);
+void join_warps(const std::vector<Warp*>&, const VectorClock& known, const ProxyClock& proxy);
 const Stamp& stamp_of(const VectorClock&, std::uint32_t warp_id);  // block << 5 | warp
 void forget_sync_variables();
 void group_retired();  // the resident blocks are done: their stamps move to `earlier`

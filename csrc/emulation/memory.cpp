@@ -51,7 +51,8 @@ void initialise() {
         {"streams", "SEQLOOM_EMULATION_STREAMS"},
         {"check", "SEQLOOM_EMULATION_CHECK"},
         {"sms", "SEQLOOM_EMULATION_SMS"},
-        {"capability", "SEQLOOM_EMULATION_CAPABILITY"}})
+        {"capability", "SEQLOOM_EMULATION_CAPABILITY"},
+        {"library", "SEQLOOM_EMULATION_LIBRARY"}})
     if (const char* value = std::getenv(variable)) configure(name, value);
 }
 

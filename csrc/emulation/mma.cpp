@@ -102,7 +102,8 @@ float lg2_ftz(float x) {
   if (std::fpclassify(x) == FP_SUBNORMAL) x = std::copysign(0.f, x);
   return ::log2f(x);
 }
-std::uint32_t round_to_tf32(float x) {
+std::uint32_t round_to_tf32(float x, Site site) {
+  require_capability(80, "cvt.rna.tf32", site);
   const auto bits = static_cast<std::uint32_t>(to_bits(x));
   if ((bits & 0x7f800000u) == 0x7f800000u) {
     return bits & 0x007fffffu ? 0x7fffe000u : bits;  // a NaN stays one after truncation

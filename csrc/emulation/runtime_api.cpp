@@ -181,6 +181,12 @@ const char* cudaGetErrorName(cudaError_t e) {
       return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorStreamCaptureInvalidated:
       return "cudaErrorStreamCaptureInvalidated";
+    case cudaErrorStreamCaptureImplicit:
+      return "cudaErrorStreamCaptureImplicit";
+    case cudaErrorInvalidResourceHandle:
+      return "cudaErrorInvalidResourceHandle";
+    case cudaErrorIllegalState:
+      return "cudaErrorIllegalState";
     case cudaErrorNotSupported:
       return "cudaErrorNotSupported";
     default:
@@ -209,6 +215,12 @@ const char* cudaGetErrorString(cudaError_t e) {
       return "operation not permitted when stream is capturing";
     case cudaErrorStreamCaptureInvalidated:
       return "operation failed due to a previous error during capture";
+    case cudaErrorStreamCaptureImplicit:
+      return "operation would make the legacy stream depend on a capturing blocking stream";
+    case cudaErrorInvalidResourceHandle:
+      return "invalid resource handle";
+    case cudaErrorIllegalState:
+      return "the operation cannot be performed in the present state";
     case cudaErrorNotSupported:
       return "operation not supported";
     default:
@@ -275,6 +287,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr a, int device) {
 }
 cudaError_t cudaDeviceSynchronize() {
   Hold hold;
+  if (const cudaError_t e = refuse_in_capture("cudaDeviceSynchronize", CaptureRule::kWaits))
+    return note(e);
   return note(finish_all_streams());
 }
 cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned int,
@@ -324,12 +338,14 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
 // --------------------------------------------------------------------------------------------
 cudaError_t cudaMalloc(void** p, std::size_t bytes) {
   Hold hold;
+  if (const cudaError_t e = refuse_in_capture("cudaMalloc", CaptureRule::kMayWait)) return note(e);
   *p = device_allocate(bytes);
   return *p ? cudaSuccess : note(cudaErrorMemoryAllocation);
 }
 cudaError_t cudaFree(void* p) {
   Hold hold;
   if (!p) return cudaSuccess;
+  if (const cudaError_t e = refuse_in_capture("cudaFree", CaptureRule::kMayWait)) return note(e);
   if (const cudaError_t e = finish_all_streams()) return note(e);
   return device_release(p) ? cudaSuccess
                            : refuse(cudaErrorInvalidValue, "cudaFree: not a live allocation");
@@ -369,6 +385,8 @@ cudaError_t cudaFreeAsync(void* p, cudaStream_t s) {
 }
 cudaError_t cudaMallocHost(void** p, std::size_t bytes) {
   Hold hold;
+  if (const cudaError_t e = refuse_in_capture("cudaMallocHost", CaptureRule::kMayWait))
+    return note(e);
   *p = std::malloc(bytes ? bytes : 1);
   if (!*p) return note(cudaErrorMemoryAllocation);
   std::memset(*p, kPoison, bytes);
@@ -378,6 +396,8 @@ cudaError_t cudaMallocHost(void** p, std::size_t bytes) {
 cudaError_t cudaFreeHost(void* p) {
   Hold hold;
   if (!p) return cudaSuccess;
+  if (const cudaError_t e = refuse_in_capture("cudaFreeHost", CaptureRule::kMayWait))
+    return note(e);
   if (!pinned.count(p)) return refuse(cudaErrorInvalidValue, "cudaFreeHost: not pinned memory");
   defer_error(finish_all_streams());
   pinned.erase(p);

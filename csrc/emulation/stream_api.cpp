@@ -60,6 +60,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
 cudaError_t cudaStreamQuery(cudaStream_t h) {
   Hold hold;
   Stream& s = stream_of(h);
+  if (s.capture) {
+    s.capture_broken = true;
+    return refuse(cudaErrorStreamCaptureUnsupported, "cudaStreamQuery during capture");
+  }
   if (s.queue.empty()) return cudaSuccess;
   if (const cudaError_t e = run_one(s)) return e;
   return s.queue.empty() ? cudaSuccess : cudaErrorNotReady;
@@ -143,7 +147,7 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t a, cudaEvent_t b) {
 
 // ---- graphs: one stream, captured and replayed
 // -----------------------------------------------------------
-cudaError_t cudaStreamBeginCapture(cudaStream_t h, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t h, cudaStreamCaptureMode mode) {
   Hold hold;
   if (h == nullptr || h == cudaStreamLegacy)
     return refuse(cudaErrorStreamCaptureUnsupported,
@@ -152,11 +156,15 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t h, cudaStreamCaptureMode) {
   if (s.capture) return refuse(cudaErrorIllegalState, "the stream is being captured already");
   s.capture = std::make_shared<Graph>();
   s.capture_broken = false;
+  s.capture_mode = mode;
+  s.capturing_thread = std::this_thread::get_id();
   return cudaSuccess;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t h, cudaStreamCaptureStatus* status) {
   Hold hold;
-  *status = is_capturing(h) ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  *status = !is_capturing(h)              ? cudaStreamCaptureStatusNone
+            : stream_of(h).capture_broken ? cudaStreamCaptureStatusInvalidated
+                                          : cudaStreamCaptureStatusActive;
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t h, cudaGraph_t* graph) {

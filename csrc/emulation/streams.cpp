@@ -119,6 +119,16 @@ cudaError_t enqueue(cudaStream_t h, std::function<cudaError_t()> work, bool rele
     s.capture->work.push_back(std::move(work));
     return cudaSuccess;
   }
+  if (&s == &streams().legacy) {
+    bool waits = false;
+    for (auto& other : streams().made)
+      if (other->capture && other->blocking) waits = other->capture_broken = true;
+    if (waits) {
+      machine.last_report =
+          "work on the legacy stream while a stream that it waits for is captured";
+      return cudaErrorStreamCaptureImplicit;
+    }
+  }
   s.queue.push_back({std::move(work), implicit_dependencies(s), releases_memory});
   ++s.issued;
   if (machine.settings.streams == StreamMode::kEager) return run_until({&s, s.issued});
@@ -168,6 +178,20 @@ cudaError_t finish_all_streams() {
   finish(streams().legacy);
   for (std::size_t i = 0; i < streams().made.size(); ++i) finish(*streams().made[i]);
   return first;
+}
+
+cudaError_t refuse_in_capture(const char* call, CaptureRule rule) {
+  bool refused = false;
+  for (auto& s : streams().made) {
+    const bool mine = s->capturing_thread == std::this_thread::get_id();
+    const bool forbidden = rule == CaptureRule::kWaits ||
+                           s->capture_mode == cudaStreamCaptureModeGlobal ||
+                           (s->capture_mode == cudaStreamCaptureModeThreadLocal && mine);
+    if (s->capture && forbidden) refused = s->capture_broken = true;
+  }
+  if (!refused) return cudaSuccess;
+  machine.last_report = std::string(call) + " during stream capture";
+  return cudaErrorStreamCaptureUnsupported;
 }
 
 bool is_capturing(cudaStream_t h) { return stream_of(h).capture != nullptr; }

@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "emulation/machine.h"
@@ -43,6 +44,8 @@ struct Stream {
   std::uint64_t issued = 0, completed = 0;
   std::shared_ptr<Graph> capture;
   bool capture_broken = false;
+  cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+  std::thread::id capturing_thread;
 };
 struct Event {
   Position recorded;
@@ -57,5 +60,10 @@ cudaError_t run_until(const Position&);
 cudaError_t run_one(Stream&);
 bool is_stream(cudaStream_t);
 void enqueue_wait(cudaStream_t, const Position&);
+// What waits for the whole device is forbidden while any stream is captured; what may wait for it
+// (allocating and releasing outside of streams) by the capture's mode. A forbidden call ends the
+// captures that it would have disturbed and says so.
+enum class CaptureRule { kWaits, kMayWait };
+cudaError_t refuse_in_capture(const char* call, CaptureRule);
 
 }  // namespace seqloom::emulation

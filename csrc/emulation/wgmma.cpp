@@ -242,6 +242,58 @@ void wgmma(WgmmaShape shape, float* d, const std::uint32_t* a, std::uint64_t des
   leave(g);
 }
 
+// ---- setmaxnreg
+// ------------------------------------------------------------------------------------ A block
+// starts with what its size leaves a thread, at most; how many the compiler gave it is not known
+// here. Groups that take wait until the others have given back enough.
+namespace {
+constexpr int kRegisterFile = 65536;
+
+int registers_as_launched(const Block& b) {
+  const int threads = static_cast<int>(b.warpgroups.size()) * 128;
+  return std::min(kRegisterFile / threads / 8 * 8, 256);
+}
+int registers_of(const Block& b, const WarpGroup& g) {
+  return g.registers ? g.registers : registers_as_launched(b);
+}
+bool pool_has(const Block& b, const WarpGroup& g, int count) {
+  int free = registers_of(b, g) - count;
+  for (const WarpGroup& other : b.warpgroups)
+    free += registers_as_launched(b) - registers_of(b, other);
+  return free >= 0;
+}
+}  // namespace
+
+void set_max_registers(int count, bool increase, Site site) {
+  InRuntime guard;
+  const char* const op = increase ? "setmaxnreg.inc" : "setmaxnreg.dec";
+  require_hopper(op, site);
+  Fiber* f = self();
+  Block& b = *f->block;
+  if (b.warps.size() % 4)
+    fail(site, "setmaxnreg: the block is not made of whole warpgroups of 128 threads");
+  if (count < 24 || count > 256 || count % 8)
+    fail(site, "%s: %d registers: 24 to 256 in steps of 8 are possible", op, count);
+  WarpGroup& g = group_of(*f);
+  if (g.arrived && g.asked != count)
+    fail(site, "%s: threads of the warpgroup ask for %d and for %d registers", op, g.asked, count);
+  g.asked = count;
+  if (!meet(op, site, g, f->index % 128)) return;
+  const int held = registers_of(b, g);
+  if (increase ? count < held && g.registers : count > held)
+    fail(site, "%s to %d registers: a thread of the warpgroup has %s%d", op, count,
+         g.registers ? "" : "at most ", held);
+  while (increase && !pool_has(b, g, count)) {
+    b.register_waiters.push_back(f);
+    suspend(op, site);
+  }
+  g.registers = count;
+  std::vector<Fiber*> waiters;
+  waiters.swap(b.register_waiters);
+  for (Fiber* waiter : waiters) wake(waiter);
+  leave(g);
+}
+
 // From here until the next wgmma its registers must not change: remember all locals of the kernel.
 void wgmma_fence(Site site) {
   InRuntime guard;

@@ -10,8 +10,9 @@ namespace seqloom_test {
 
 struct Conformance {
   const char* name;
-  const char* inputs;   // which words: "float", "half", "bfloat16", "bits", "small"
-  const char* compare;  // "exact", or how close: "mma" or a relative tolerance
+  const char* inputs;  // which words: "float", "half", "bfloat16", "bits", "small"
+  const char*
+      compare;  // "exact" (floats: any NaN is a NaN), "words", "mma" or a relative tolerance
   int in_words, out_words;
   int capability;  // 75, 80, 90; 91 stands for sm_90a
   void (*run)(const uint32_t* in, uint32_t* out);

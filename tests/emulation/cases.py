@@ -132,6 +132,20 @@ def mailbox(lib: Library, bug: int) -> float:
     return cluster(lib, bug, 1)
 
 
+def split(lib: Library, bug: int) -> float:
+    out = lib.run("split", ("empty", (2, 32), F), bug)[0]
+    return ratio(out, np.tile(np.arange(32), (2, 1)), 1e-6)
+
+
+def phases(lib: Library, bug: int) -> float:
+    return ratio(lib.run("phases", ("empty", 2, F), bug)[0], np.array([1, 2]), 1e-6)
+
+
+def proxy(lib: Library, bug: int) -> float:
+    out = lib.run("proxy", ("empty", 32, F), ("empty", 32, F), bug)[1]
+    return ratio(out, np.arange(32), 1e-6)
+
+
 def wgmma(lib: Library, bug: int, registers: int = 0) -> float:
     r = rng()
     k = 256
@@ -155,6 +169,6 @@ def ring(lib: Library, bug: int) -> float:
 CASES = {
     f.__name__: f
     for f in (block_sum, exchange, publish, readers, streams, released, graph, layer_norm,
-              attention, ragged_attention, lstm, lstm_flags, cluster, mailbox, wgmma,
-              wgmma_registers, ring)
+              attention, ragged_attention, lstm, lstm_flags, cluster, mailbox, split,
+              phases, proxy, wgmma, wgmma_registers, ring)
 }  # fmt: skip

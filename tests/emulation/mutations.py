@@ -108,6 +108,15 @@ MUTATIONS: dict[str, dict[int, str]] = {
         2: "no wait for the mailbox",
         3: "block exits while others still write to it",
     },
+    "split": {
+        1: "cluster: memory written between arrive and wait is read by another block",
+        2: "cluster: the two sides of a branch arrive apart",
+    },
+    "phases": {1: "value of a barrier's next phase read after this one"},
+    "proxy": {
+        1: "global memory: proxy fence of shared memory alone before a bulk load",
+        2: "global memory: no proxy fence before a bulk load",
+    },
     "wgmma": {
         1: "no mbarrier wait",
         2: "wrong stride in the descriptor",

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import reference as ref
 import seqloom as sl
 from seqloom import _core
+from seqloom.ops.cache import cache_write as write_rows
 
 RUNS = [("fifo", 1, "lazy"), ("reverse", 1, "lazy"), ("random", 1, "lazy"), ("random", 2, "eager")]
 Pairs = list[tuple[Any, np.ndarray]]
@@ -221,6 +222,69 @@ def adamw(where: str) -> list[sl.Tensor]:
     return [*leaves, *(t.grad for t in leaves if t.grad is not None)]
 
 
+def adafactor(where: str) -> list[sl.Tensor]:
+    r = rng()
+    leaves = [sl.tensor(r.standard_normal(s).astype(np.float32), device=where)
+              for s in ((300, 70), (2, 9, 5), (500,))]  # fmt: skip
+    for t in leaves:
+        t.requires_grad = True
+        t.grad = t.detach() * 3.0
+    optimizer = sl.optim.Adafactor(leaves, lr=0.1)
+    optimizer.step()
+    return leaves
+
+
+def ctc(where: str) -> list[sl.Tensor]:
+    r = rng()
+    x = sl.tensor(r.standard_normal((9, 3, 7)).astype(np.float32), device=where)
+    x.requires_grad = True
+    targets = sl.tensor(np.array([[1, 2, 2], [3, 0, 0], [5, 1, 5]]), device=where)
+    loss = sl.ops.ctc_loss(sl.ops.log_softmax(x), targets, np.array([9, 6, 8]), np.array([3, 1, 3]))
+    loss.backward()
+    assert x.grad is not None
+    return [loss, x.grad]
+
+
+def quantized() -> Pairs:
+    """Ragged and whole rows; the weights as NumPy widens them."""
+    r, pairs = rng(), []
+    for kind, k in (("int8", 70), ("int8", 64), ("int4", 70), ("int4", 64)):
+        w, x = r.standard_normal((9, k)).astype(np.float32), r.standard_normal((6, k))
+        q, scales = sl.ops.quantize_weight(device(w), kind)
+        back = sl.ops.dequantize_weight(q, scales, kind=kind, width=k)
+        wide = sl.ops.dequantize_weight(q.cpu(), scales.cpu(), kind=kind, width=k).numpy()
+        wanted = sl.ops.dequantize_weight(*sl.ops.quantize_weight(sl.tensor(w), kind), kind=kind,
+                                          width=k)  # fmt: skip
+        y = sl.ops.quantized_linear(device(x.astype(np.float32)), q, scales, kind=kind)
+        pairs += [(back, wanted.numpy()), (y, x.astype(np.float32) @ wide.T.astype(np.float64))]
+    return pairs
+
+
+def cache_write() -> Pairs:
+    """Starts and counts on the device: a row that is left alone, one that meets the end."""
+    r, pairs = rng(), []
+    for width in (8, 5):
+        rows = r.standard_normal((3, 2, 4, width)).astype(np.float32)
+        want, buffer = np.zeros((3, 2, 10, width)), sl.zeros(3, 2, 10, width, device="cuda")
+        starts, counts = np.array([-1, 2, 8]), np.array([4, 3, 4])
+        write_rows(buffer, device(rows), device(starts), device(counts))
+        for b, (start, count) in enumerate(zip(starts, counts, strict=True)):
+            if start >= 0:
+                end = min(start + count, 10)
+                want[b, :, start:end] = rows[b, :, : end - start]
+        pairs.append((buffer, want))
+    return pairs
+
+
+def attention_widened() -> Pairs:
+    """bfloat16 where tensor cores do not know it."""
+    _core.emulation_configure("capability", "75")
+    try:
+        return attended("bfloat16", 40, 70, 16)
+    finally:
+        _core.emulation_configure("capability", "90")
+
+
 def attended(
     dtype: str, queries: int, keys: int, width: int, heads: int = 2, mask: bool = False
 ) -> Pairs:
@@ -279,6 +343,11 @@ CASES: dict[str, Callable[[], Pairs]] = {
     "recurrence_grid": lambda: as_on_cpu(lambda where: recurrence(where, 2)),
     "recurrence_options": lambda: as_on_cpu(recurrence_options),
     "adamw": lambda: as_on_cpu(adamw),
+    "adafactor": lambda: as_on_cpu(adafactor),
+    "ctc": lambda: as_on_cpu(ctc),
+    "quantized": quantized,
+    "cache_write": cache_write,
+    "attention_widened": attention_widened,
     "attention": lambda: attended("bfloat16", 70, 150, 64),
     "attention_float": lambda: attended("float32", 40, 70, 24),
     "attention_decode": lambda: attended("float32", 1, 700, 16, 1),

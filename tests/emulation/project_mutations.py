@@ -50,6 +50,9 @@ BACKWARD = "ops/attention/attention_cuda_backward.cu"
 BIAS = "ops/attention/attention_cuda_mask.cu"
 SHARED = "ops/attention/attention_cuda.h"
 TILES, ADDITIVE = "ops/attention/attention_tiles_cuda.h", "ops/attention/additive_cuda.cu"
+CTC, QUANTIZED = "ops/loss/ctc_cuda.cu", "ops/quantized/quantized_cuda.cu"
+ADAFACTOR, CACHE = "ops/optimizer/adafactor_cuda.cu", "ops/cache/cache_cuda.cu"
+WIDENED = "ops/attention/attention_cuda.cu"
 SYNC = "__syncthreads();"
 SITE_SYNC = "__syncthreads(SEQLOOM_PASS_SITE_ONLY);"
 
@@ -80,9 +83,9 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (23, REDUCTION, "sum_rows", "no barrier between the tree's levels", "rows_kernel(ReduceArgs", f"      }}\n      {SYNC}", f"      }}\n      if (!BUG) {SYNC}"),
     (24, REDUCTION, "sum_columns", "columns: no barrier before the tree", "columns_kernel(ReduceArgs", f"shared[ty][tx] = p;\n    {SYNC}", f"shared[ty][tx] = p;\n    if (!BUG) {SYNC}"),
     (25, REDUCTION, "sum_columns", "columns: result stored past the last column", "columns_kernel(ReduceArgs", "if (ty == 0 && column < args.inner)", "if (ty == 0 && (BUG || column < args.inner))"),
-    (26, REDUCTION, "cumsum", "scan in one buffer", "void cumsum_rows_kernel", "buffer ^= 1;", "buffer ^= BUG ? 0 : 1;"),
-    (27, REDUCTION, "cumsum", "scan: next tile overwrites the total", "void cumsum_rows_kernel", f"carry += sums[buffer][kThreads - 1];\n      {SYNC}", f"carry += sums[buffer][kThreads - 1];\n      if (!BUG) {SYNC}"),
-    (28, REDUCTION, "cumsum", "scan: total not carried along", "void cumsum_rows_kernel", "carry + x);", "(BUG ? C(0) : carry) + x);"),
+    (26, REDUCTION, "cumsum", "scan in one buffer", ") cumsum_rows_kernel(", "buffer ^= 1;", "buffer ^= BUG ? 0 : 1;"),
+    (27, REDUCTION, "cumsum", "scan: next tile overwrites the total", ") cumsum_rows_kernel(", f"carry += sums[buffer][kThreads - 1];\n      {SYNC}", f"carry += sums[buffer][kThreads - 1];\n      if (!BUG) {SYNC}"),
+    (28, REDUCTION, "cumsum", "scan: total not carried along", ") cumsum_rows_kernel(", "carry + x);", "(BUG ? C(0) : carry) + x);"),
     (29, SORT, "sort_rows", "no barrier between the stages", "sort_block_kernel(", SYNC, f"if (!BUG) {SYNC}"),
     (30, SORT, "sort_rows", "no barrier before the result is stored", "key[other] = held_key;", SYNC, f"if (!BUG) {SYNC}"),
     (31, SORT, "sort_rows", "padding sorts to the front", "make_keys_kernel(", "~uint64_t{0};", "BUG ? 0 : ~uint64_t{0};"),
@@ -100,16 +103,16 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (43, MATMUL, "turing_product", "sm_75: no barrier after the tiles are filled", "load_half_tile(tile_b,", SYNC, f"if (!BUG) {SYNC}"),
     (44, MATMUL, "turing_product", "sm_75: fragment rows and columns exchanged", "turing_kernel(ProductArgs p)", "g = lane >> 2,", "g = BUG ? lane & 7 : lane >> 2,"),
     (45, MATMUL, "column_sums", "column sums read without a barrier", "sums[ty][tx] = sum;", SYNC, f"if (!BUG) {SYNC}"),
-    (46, MATMUL, "column_sums", "total: no check that the column exists", "void column_total_kernel", "if (column >= a.columns) return;", "if (!BUG && column >= a.columns) return;"),
-    (47, LAYOUT, "embedding_backward", "every place of a run adds it up", "void scatter_add_kernel", "if (s > 0 && keys[s - 1] == key)", "if (!BUG && s > 0 && keys[s - 1] == key)"),
+    (46, MATMUL, "column_sums", "total: no check that the column exists", ") column_total_kernel(", "if (column >= a.columns) return;", "if (!BUG && column >= a.columns) return;"),
+    (47, LAYOUT, "embedding_backward", "every place of a run adds it up", "scatter_add_kernel(const T* grad", "if (s > 0 && keys[s - 1] == key)", "if (!BUG && s > 0 && keys[s - 1] == key)"),
     (48, LAYOUT, "embedding_backward", "gradient not cleared first", "void scatter_add_cuda", "cuda::fill_bytes(a.out, 0,", "if (!BUG) cuda::fill_bytes(a.out, 0,"),
-    (49, LAYOUT, "triangle", "diagonal left out", "void triangle_kernel", "column - row <= a.diagonal", "column - row <= a.diagonal - BUG"),
-    (50, ROTARY, "rotary", "table read one row further", "__global__ void rotary_kernel", "b * a.table_batch_stride + t * a.pairs", "b * a.table_batch_stride + (t + BUG) * a.pairs"),
+    (49, LAYOUT, "triangle", "diagonal left out", ") triangle_kernel(", "column - row <= a.diagonal", "column - row <= a.diagonal - BUG"),
+    (50, ROTARY, "rotary", "table read one row further", ") rotary_kernel(", "b * a.table_batch_stride + t * a.pairs", "b * a.table_batch_stride + (t + BUG) * a.pairs"),
     (51, LOSS, "cross_entropy", "maximum and sum of the thread instead of the row", "rows_kernel(", "total = team.template reduce<cuda::MaxAndExpSum>(total);", "if (!BUG) total = team.template reduce<cuda::MaxAndExpSum>(total);"),
     (52, LOSS, "cross_entropy", "every thread stores the loss", "smooth = team.sum(smooth);", "if (team.rank == 0 && team.live) {", "if ((BUG || team.rank == 0) && team.live) {"),
     (53, ELEMENTWISE, "activation", "whole vector loaded at the ragged end", "void load_operand", "if (left >= W)", "if (BUG || left >= W)"),
-    (54, ELEMENTWISE, "transpose", "tile read without a barrier", "void transpose_kernel", SYNC, f"if (!BUG) {SYNC}"),
-    (55, ELEMENTWISE, "transpose", "stored past the last column", "void transpose_kernel", "c0 + tx < columns) to[", "(BUG || c0 + tx < columns)) to["),
+    (54, ELEMENTWISE, "transpose", "tile read without a barrier", "transpose_kernel(const T* from", SYNC, f"if (!BUG) {SYNC}"),
+    (55, ELEMENTWISE, "transpose", "stored past the last column", "transpose_kernel(const T* from", "c0 + tx < columns) to[", "(BUG || c0 + tx < columns)) to["),
     (56, ELEMENTWISE, "dropout", "numbers of the next block", "vector_kernel(VectorArgs", "static_cast<uint64_t>(first + k)) / 4", "static_cast<uint64_t>(first + k)) / 4 + (BUG ? 1 : 0)"),
     (57, RNN, "recurrence", "begin: no check that the unit exists", "begin_kernel(Steps", "if (i >= q.batch * q.units) return;", "if (!BUG && i >= q.batch * q.units) return;"),
     (58, RNN, "recurrence", "steps past a sequence's length", "step_kernel(Steps", "if (s >= n) return;", "if (!BUG && s >= n) return;"),
@@ -162,6 +165,25 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (145, GENERAL, "recurrence_options", "backward: mean of the thread instead of the row", "Through the norm of the product.", "mean_d = cuda::block_sum(sum_d, scratch)", "mean_d = (BUG ? sum_d : cuda::block_sum(sum_d, scratch))"),
     (146, GENERAL, "recurrence_options", "backward: slots past a length are not cleared", "void rnn_general_backward_cuda", "if (shape.lengths != nullptr) {", "if (!BUG && shape.lengths != nullptr) {"),
     (147, GENERAL, "recurrence_options", "GRU: reset gate of the next unit", "gru_gates_kernel(Steps", "reset[i] = own[0]", "reset[i] = own[BUG]"),
+    (151, QUANTIZED, "quantized", "columns past the last one take part", "quantized_linear_kernel(Quant", "if (j >= a.n) return;", "if (!BUG && j >= a.n) return;"),
+    (152, QUANTIZED, "quantized", "rows past the last one take part", "quantized_linear_kernel(Quant", "a.m - row0 < kRows ?", "!BUG && a.m - row0 < kRows ?"),
+    (153, QUANTIZED, "quantized", "whole pieces at a row's ragged end", "quantized_linear_kernel(Quant", "if (piece * kCount + i < a.k)", "if (BUG || piece * kCount + i < a.k)"),
+    (154, QUANTIZED, "quantized", "int8: largest weight of the lane instead of the row", "quantize_int8_kernel(Quant", "top = cuda::warp_max(top);", "if (!BUG) top = cuda::warp_max(top);"),
+    (155, QUANTIZED, "quantized", "int4: no check that the group exists", "quantize_int4_kernel(Quant", "if (t >= a.n * groups) return;", "if (!BUG && t >= a.n * groups) return;"),
+    (156, CTC, "ctc", "states before and after the sequence are not written", "double forward(", "if (threadIdx.x < 2) {", "if (!BUG && threadIdx.x < 2) {"),
+    (157, CTC, "ctc", "last step overwritten before all have read it", "last[q.states - 2];", SYNC, f"if (!BUG) {SYNC}"),
+    (158, CTC, "ctc", "posteriors taken from a gradient that is not there yet", "whole - taken * share;", SYNC, f"if (!BUG) {SYNC}"),
+    (159, CTC, "ctc", "both steps of beta in one row", "void backward(", "((t + 1) & 1) * q.stride", "((t + 1 + BUG) & 1) * q.stride"),
+    (161, ADAFACTOR, "adafactor", "columns: sums of the first block only", "merge_kernel(AdafactorArgs", "b < item.blocks;", "b < (BUG ? 1 : item.blocks);"),
+    (162, ADAFACTOR, "adafactor", "mean of the thread instead of the matrix", "merge_kernel(AdafactorArgs", "cuda::block_sum(sum, scratch) /", "(BUG ? sum : cuda::block_sum(sum, scratch)) /"),
+    (163, ADAFACTOR, "adafactor", "every lane adds the row's squares", "rows_kernel(AdafactorArgs", "if (cuda::lane_index() == 0)", "if (BUG || cuda::lane_index() == 0)"),
+    (164, ADAFACTOR, "adafactor", "last block runs past its item", "this_block(const", "first + item.block < length ?", "BUG || first + item.block < length ?"),
+    (166, CACHE, "cache_write", "rows past a sequence's count are written", "cache_write_kernel(Cache", "if (i >= count) continue;", "if (!BUG && i >= count) continue;"),
+    (167, CACHE, "cache_write", "rows past the buffer's end are written", "cache_write_kernel(Cache", "count = count < a.room - start", "count = BUG || count < a.room - start"),
+    (168, CACHE, "cache_write", "a start that says to leave the row alone is taken", "cache_write_kernel(Cache", "if (start < 0) return;", "if (!BUG && start < 0) return;"),
+    (169, WIDENED, "attention_widened", "all heads are the first one", "widen_kernel(Attention", "h * x.head_stride", "h * x.head_stride * (BUG ? 0 : 1)"),
+    (170, WIDENED, "attention_widened", "widened past the last element", "widen_kernel(Attention", "if (at >= count) return;", "if (!BUG && at >= count) return;"),
+    (171, WIDENED, "attention_widened", "narrowed past the last element", "narrow_kernel(const", "if (at < count)", "if (BUG || at < count)"),
 ]  # fmt: skip
 
 SWITCH = """#include <cstdlib>

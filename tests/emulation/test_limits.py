@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -90,6 +91,78 @@ def test_warpgroup_instructions_belong_to_hopper(library, capability):
             RuntimeError, match=r"wgmma\.fence exists on compute capability 9\.0 alone"
         ):
             launch(library, WARPGROUP, 128)
+
+
+# In the order of instruction_kernel: the name in the refusal, and the first device that has it.
+INSTRUCTIONS = [
+    ("redux.sync", 80), ("redux.sync", 80), ("cvt.rna.tf32", 80), ("cp.async.commit_group", 80),
+    ("cp.async.wait_group", 80), ("%cluster_ctarank", 90), ("%cluster_nctarank", 90),
+    ("cp.async.bulk.commit_group", 90), ("cp.async.bulk.wait_group", 90),
+    ("cp.async.bulk.wait_group.read", 90), ("elect.sync", 90), ("fence.proxy.async", 90),
+    ("barrier.cluster", 90), ("fence.mbarrier_init", 90)]  # fmt: skip
+
+
+@pytest.mark.parametrize("which", range(len(INSTRUCTIONS)), ids=lambda i: INSTRUCTIONS[i][0])
+def test_instructions_are_refused_by_name_where_a_device_lacks_them(library, which):
+    name, first = INSTRUCTIONS[which]
+    for capability in DEVICES:
+        library.configure(capability=capability)
+        if capability >= first:
+            out = library.run("instruction", ("empty", 32, np.float32), which)[0]
+            assert (out == 1).all()
+        else:
+            with pytest.raises(
+                RuntimeError, match=rf"{re.escape(name)}.* needs compute capability"
+            ):
+                library.run("instruction", ("empty", 32, np.float32), which)
+
+
+def test_registers_move_between_warpgroups(library):
+    out = library.run("registers", ("empty", 384, np.float32), 384, 0)[0]
+    assert (out == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("bug", "threads", "why"),
+    [
+        (0, 96, "not made of whole warpgroups"),
+        (1, 384, "ask for 40 and for 48 registers"),
+        (2, 384, "setmaxnreg.dec to 232 registers: a thread of the warpgroup has at most 168"),
+        (3, 384, "deadlock.*setmaxnreg.inc"),
+        (4, 384, "setmaxnreg.inc to 32 registers: a thread of the warpgroup has 40"),
+        (5, 384, "setmaxnreg.dec to 48 registers: a thread of the warpgroup has 40"),
+    ],
+)
+def test_registers_that_are_not_there_are_refused(library, bug, threads, why):
+    with pytest.raises(RuntimeError, match=f"(?s){why}"):
+        library.run("registers", ("empty", 384, np.float32), threads, bug)
+
+
+NO_ERROR, CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED = 0, 900, 901
+GLOBAL, THREAD_LOCAL, RELAXED = range(3)
+WAITING = ["cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaStreamQuery"]
+UNSAFE = ["cudaMalloc", "cudaFree", "cudaMallocHost", "cudaFreeHost"]  # they may wait
+
+
+@pytest.mark.parametrize("call", [*WAITING, *UNSAFE])
+@pytest.mark.parametrize("mode", [GLOBAL, THREAD_LOCAL, RELAXED])
+@pytest.mark.parametrize("elsewhere", [0, 1])
+def test_what_waits_is_refused_during_a_capture_and_ends_it(library, call, mode, elsewhere):
+    which = [*WAITING, *UNSAFE].index(call)
+    refused = call in WAITING or mode == GLOBAL or (mode == THREAD_LOCAL and not elsewhere)
+    found = library.run("capture", ("empty", 2, np.float32), which, mode, elsewhere)[0]
+    assert list(found) == (
+        [CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED] if refused else [NO_ERROR] * 2
+    )
+
+
+def test_work_on_the_legacy_stream_ends_the_capture_of_a_stream_that_waits_for_it(library):
+    def found(call):
+        return list(library.run("capture", ("empty", 2, np.float32), call, RELAXED, 0)[0])
+
+    apart, after_legacy, capture_implicit = 7, 8, 906
+    assert found(apart) == [NO_ERROR] * 2
+    assert found(after_legacy) == [capture_implicit, CAPTURE_INVALIDATED]
 
 
 @pytest.mark.parametrize("capability", DEVICES)

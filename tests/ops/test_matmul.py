@@ -232,6 +232,45 @@ def test_every_strategy_on_cuda(capability, sms, size, dtype, device, rng):
         configure("sms", "8")
 
 
+@pytest.fixture
+def library(device):
+    """Products take the way that they take on a GPU where cuBLASLt is loaded."""
+    if device == "cpu" or "emulated" not in sl._core.build_info()["cuda"]:
+        pytest.skip("needs the emulated device")
+    sl._core.emulation_configure("library", "1")
+    yield
+    sl._core.emulation_configure("library", "0")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("a", "b"), [((9, 17), (17, 33)), ((2, 3, 4), (2, 4, 5)), ((6, 1, 9, 17), (1, 2, 17, 8))]
+)
+def test_products_by_the_library(a, b, layout, dtype, device, rng, library):
+    check_op(matmul, ref.matmul, draws(rng, a=a, b=b), device=device, dtype=dtype, layout=layout)
+
+
+@pytest.mark.parametrize("activation", [None, "gelu", "silu"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_by_the_library(activation, bias, dtype, device, rng, library):
+    inputs = draws(rng, x=(2, 3, 19), weight=(35, 19), bias=(35,))
+    if not bias:
+        del inputs["bias"]
+    options = {"activation": activation}
+    check_op(sl.ops.linear, ref.linear, inputs, options, device=device, dtype=dtype, kind="product")
+
+
+def test_the_library_takes_the_place_of_kernels(device, rng, library):
+    x, w = (make_tensor(rng.standard_normal((40, 24)), "float32", device) for _ in range(2))
+    count = sl._core.emulation_statistics
+    before = count()["launches"]
+    sl.ops.linear(x, w).cpu()
+    assert count()["launches"] == before
+    sl._core.emulation_configure("library", "0")
+    sl.ops.linear(x, w).cpu()
+    assert count()["launches"] > before
+
+
 # --- integers, threads, packed weights -------------------------------------------------
 
 

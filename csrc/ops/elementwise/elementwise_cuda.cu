@@ -214,7 +214,7 @@ SEQLOOM_DEVICE C load_input(const ElementwiseArgs& args, const Operand& o, int64
 }
 
 template <class C>
-__global__ void strided_kernel(ElementwiseArgs args) {
+__global__ void __launch_bounds__(kThreads) strided_kernel(ElementwiseArgs args) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < args.count;
        i += step) {
@@ -253,7 +253,7 @@ __global__ void strided_kernel(ElementwiseArgs args) {
 // ---- copies ------------------------------------------------------------------------------------
 
 template <class T>
-__global__ void strided_copy_kernel(StridedCopyArgs args) {
+__global__ void __launch_bounds__(kThreads) strided_copy_kernel(StridedCopyArgs args) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < args.count;
        i += step) {
@@ -273,12 +273,12 @@ __global__ void strided_copy_kernel(StridedCopyArgs args) {
 // from[m][c][r] with the source contiguous along r. One block a tile of 32 x 32, padded by one
 // column against bank conflicts.
 constexpr int kTile = 32;
-constexpr int kTileRows = 8;
+constexpr int kTileRows = 8, kTileThreads = kTile * kTileRows;
 
 template <class T>
-__global__ void transpose_kernel(const T* from, T* to, int64_t rows, int64_t columns,
-                                 int64_t from_column, int64_t from_matrix, int64_t to_row,
-                                 int64_t to_matrix) {
+__global__ void __launch_bounds__(kTileThreads)
+    transpose_kernel(const T* from, T* to, int64_t rows, int64_t columns, int64_t from_column,
+                     int64_t from_matrix, int64_t to_row, int64_t to_matrix) {
   SHARED_ARRAY(T, tile, [kTile][kTile + 1]);
   const int64_t r0 = static_cast<int64_t>(blockIdx.x) * kTile;
   const int64_t c0 = static_cast<int64_t>(blockIdx.y) * kTile;
@@ -332,7 +332,7 @@ SEQLOOM_DEVICE int64_t random_integer(const RandomArgs& a, uint64_t element) {
 }
 
 // A pair of elements a thread, as normals come in pairs.
-__global__ void random_kernel(RandomArgs a) {
+__global__ void __launch_bounds__(kThreads) random_kernel(RandomArgs a) {
   const int64_t step = 2 * static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = 2 * (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x); i < a.count;
        i += step) {

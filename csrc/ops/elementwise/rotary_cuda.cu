@@ -37,7 +37,7 @@ SEQLOOM_DEVICE void store_some(T* p, const float (&x)[W]) {
 }
 
 template <class T, class Table, int W>
-__global__ void rotary_kernel(RotaryArgs a) {
+__global__ void __launch_bounds__(kThreads) rotary_kernel(RotaryArgs a) {
   const int64_t turned = a.pairs / W, passed = (a.width - 2 * a.pairs) / W;
   const int64_t units = turned + passed, rows = a.batch * a.heads * a.length;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;

@@ -39,7 +39,7 @@ SEQLOOM_DEVICE int64_t offset_of(const Extents& e, int64_t at) {
   return e.rank == 0 ? 0 : offset + at * e.strides[0];
 }
 
-__global__ void index_ids_kernel(IndexIdsArgs a, Fault* fault) {
+__global__ void __launch_bounds__(kThreads) index_ids_kernel(IndexIdsArgs a, Fault* fault) {
   for (int64_t j = thread_number(); j < a.count; j += thread_count()) {
     int64_t id = 0;
     bool good = true;
@@ -65,7 +65,8 @@ __global__ void index_ids_kernel(IndexIdsArgs a, Fault* fault) {
 
 // A block is `lanes` threads along a row times the rows that fit; T is the unit that moves.
 template <class T>
-__global__ void take_kernel(TakeArgs a, int64_t inner, int lanes, bool run) {
+__global__ void __launch_bounds__(kThreads, 1)
+    take_kernel(TakeArgs a, int64_t inner, int lanes, bool run) {
   const int64_t rows = a.outer.count * a.n;
   const int lane = static_cast<int>(threadIdx.x) % lanes;
   const int64_t step = static_cast<int64_t>(gridDim.x) * (blockDim.x / lanes);
@@ -106,17 +107,18 @@ __global__ void __launch_bounds__(kThreads) put_kernel(PutArgs a, const int64_t*
 }
 
 // order[s] = the row that ends a run of equal ids (it was written last), else -1.
-__global__ void last_of_runs_kernel(const uint64_t* keys, const uint32_t* places, int64_t n,
-                                    int64_t* order) {
+__global__ void __launch_bounds__(kThreads)
+    last_of_runs_kernel(const uint64_t* keys, const uint32_t* places, int64_t n, int64_t* order) {
   for (int64_t s = thread_number(); s < n; s += thread_count())
     order[s] = s + 1 < n && keys[s + 1] == keys[s] ? -1 : static_cast<int64_t>(places[s]);
 }
 
 // One group of lanes for each place in the sorted ids; the one that starts a run sums it, in order.
 template <class T, class Sum>
-__global__ void scatter_add_kernel(const T* grad, T* out, const uint64_t* keys,
-                                   const uint32_t* places, int64_t outer, int64_t n, int64_t rows,
-                                   int64_t inner, int64_t skip, int lanes) {
+__global__ void __launch_bounds__(kThreads, 1)
+    scatter_add_kernel(const T* grad, T* out, const uint64_t* keys, const uint32_t* places,
+                       int64_t outer, int64_t n, int64_t rows, int64_t inner, int64_t skip,
+                       int lanes) {
   const int lane = static_cast<int>(threadIdx.x) % lanes;
   const int64_t step = static_cast<int64_t>(gridDim.x) * (blockDim.x / lanes);
   for (int64_t t = static_cast<int64_t>(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
@@ -160,7 +162,7 @@ SEQLOOM_DEVICE int64_t wrapped(const GatherArgs& a, int64_t c, Fault* fault) {
 }
 
 template <class T>
-__global__ void gather_kernel(GatherArgs a, Fault* fault) {
+__global__ void __launch_bounds__(kThreads) gather_kernel(GatherArgs a, Fault* fault) {
   for (int64_t c = thread_number(); c < a.count; c += thread_count()) {
     const int64_t at = wrapped(a, c, fault);
     T value;
@@ -172,7 +174,7 @@ __global__ void gather_kernel(GatherArgs a, Fault* fault) {
 
 // One thread for each line along the axis, or for each element where none meets another.
 template <class T>
-__global__ void gather_add_kernel(GatherArgs a, Fault* fault) {
+__global__ void __launch_bounds__(kThreads) gather_add_kernel(GatherArgs a, Fault* fault) {
   const int64_t length = a.unique ? 1 : a.shape[a.axis];
   int64_t inner = 1;
   for (int d = a.axis + 1; d < a.rank; ++d) inner *= a.shape[d];
@@ -187,7 +189,7 @@ __global__ void gather_add_kernel(GatherArgs a, Fault* fault) {
 }
 
 template <class T>
-__global__ void triangle_kernel(TriangleArgs a) {
+__global__ void __launch_bounds__(kThreads) triangle_kernel(TriangleArgs a) {
   const int64_t total = a.batch * a.rows * a.columns;
   for (int64_t i = thread_number(); i < total; i += thread_count()) {
     const int64_t column = i % a.columns, row = i / a.columns % a.rows;

@@ -12,7 +12,8 @@
 namespace seqloom::ops {
 namespace {
 
-constexpr int kBlockThreads = 1024;
+constexpr int kThreads = 256;        // of the kernels that take one element at a time
+constexpr int kBlockThreads = 1024;  // of a block that sorts
 constexpr int kBlockPairs = 2 * kBlockThreads;
 
 SEQLOOM_DEVICE bool comes_after(uint64_t key, uint32_t place, uint64_t other,
@@ -21,8 +22,9 @@ SEQLOOM_DEVICE bool comes_after(uint64_t key, uint32_t place, uint64_t other,
 }
 
 // Pads and numbers: the input of the network.
-__global__ void load_keys_kernel(const uint64_t* keys, int64_t rows, int64_t n, int64_t padded,
-                                 uint64_t* sorted, uint32_t* places) {
+__global__ void __launch_bounds__(kThreads)
+    load_keys_kernel(const uint64_t* keys, int64_t rows, int64_t n, int64_t padded,
+                     uint64_t* sorted, uint32_t* places) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * padded;
        i += step) {
@@ -33,8 +35,9 @@ __global__ void load_keys_kernel(const uint64_t* keys, int64_t rows, int64_t n, 
 }
 
 template <class T>
-__global__ void make_keys_kernel(const T* x, int64_t rows, int64_t n, int64_t padded,
-                                 bool descending, uint64_t* sorted, uint32_t* places) {
+__global__ void __launch_bounds__(kThreads, 1)
+    make_keys_kernel(const T* x, int64_t rows, int64_t n, int64_t padded, bool descending,
+                     uint64_t* sorted, uint32_t* places) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * padded;
        i += step) {
@@ -84,8 +87,9 @@ __global__ void __launch_bounds__(kBlockThreads)
 }
 
 // One stage with j > 1024.
-__global__ void sort_stage_kernel(uint64_t* keys, uint32_t* places, int64_t pairs, int64_t padded,
-                                  int64_t k, int64_t j) {
+__global__ void __launch_bounds__(kThreads)
+    sort_stage_kernel(uint64_t* keys, uint32_t* places, int64_t pairs, int64_t padded, int64_t k,
+                      int64_t j) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t t = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; t < pairs;
        t += step) {
@@ -103,8 +107,9 @@ __global__ void sort_stage_kernel(uint64_t* keys, uint32_t* places, int64_t pair
 }
 
 template <class T>
-__global__ void pick_kernel(const T* x, const uint32_t* places, int64_t rows, int64_t n, int64_t k,
-                            int64_t padded, T* values, int64_t* indices) {
+__global__ void __launch_bounds__(kThreads)
+    pick_kernel(const T* x, const uint32_t* places, int64_t rows, int64_t n, int64_t k,
+                int64_t padded, T* values, int64_t* indices) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * k;
        i += step) {
@@ -116,7 +121,7 @@ __global__ void pick_kernel(const T* x, const uint32_t* places, int64_t rows, in
 }
 
 unsigned blocks_for(int64_t items) {
-  const int64_t blocks = (items + 255) / 256;
+  const int64_t blocks = (items + kThreads - 1) / kThreads;
   return static_cast<unsigned>(blocks < 1 ? 1 : blocks > 65535 ? 65535 : blocks);
 }
 
@@ -127,8 +132,8 @@ void run_network(uint64_t* keys, uint32_t* places, int64_t rows, int64_t padded)
   cuda::launch(sort_block_kernel, {blocks, kBlockThreads}, keys, places, total, padded, 2, first);
   for (int64_t k = 2 * kBlockPairs; k <= padded; k *= 2) {
     for (int64_t j = k / 2; j > kBlockThreads; j /= 2)
-      cuda::launch(sort_stage_kernel, {blocks_for(total / 2), 256}, keys, places, total / 2, padded,
-                   k, j);
+      cuda::launch(sort_stage_kernel, {blocks_for(total / 2), kThreads}, keys, places, total / 2,
+                   padded, k, j);
     cuda::launch(sort_block_kernel, {blocks, kBlockThreads}, keys, places, total, padded, k, k);
   }
 }
@@ -139,19 +144,19 @@ void sort_typed(const SortArgs& a) {
   auto* keys = static_cast<uint64_t*>(a.workspace);
   auto* places = static_cast<uint32_t*>(static_cast<void*>(keys + a.rows * padded));
   const T* x = static_cast<const T*>(a.x);
-  cuda::launch(make_keys_kernel<T>, {blocks_for(a.rows * padded), 256}, x, a.rows, a.n, padded,
+  cuda::launch(make_keys_kernel<T>, {blocks_for(a.rows * padded), kThreads}, x, a.rows, a.n, padded,
                a.descending, keys, places);
   run_network(keys, places, a.rows, padded);
-  cuda::launch(pick_kernel<T>, {blocks_for(a.rows * a.k), 256}, x, places, a.rows, a.n, a.k, padded,
-               static_cast<T*>(a.values), a.indices);
+  cuda::launch(pick_kernel<T>, {blocks_for(a.rows * a.k), kThreads}, x, places, a.rows, a.n, a.k,
+               padded, static_cast<T*>(a.values), a.indices);
 }
 
 }  // namespace
 
 void sort_keys(const uint64_t* keys, int64_t rows, int64_t n, uint64_t* sorted, uint32_t* places) {
   const int64_t padded = padded_length(n);
-  cuda::launch(load_keys_kernel, {blocks_for(rows * padded), 256}, keys, rows, n, padded, sorted,
-               places);
+  cuda::launch(load_keys_kernel, {blocks_for(rows * padded), kThreads}, keys, rows, n, padded,
+               sorted, places);
   run_network(sorted, places, rows, padded);
 }
 

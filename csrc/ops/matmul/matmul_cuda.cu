@@ -118,7 +118,7 @@ SEQLOOM_DEVICE void load_half_tile(cuda::Half (*to)[kHalfLine], const cuda::Half
   }
 }
 
-__global__ void __launch_bounds__(128) turing_kernel(ProductArgs p) {
+__global__ void __launch_bounds__(128, 1) turing_kernel(ProductArgs p) {
   using cuda::Half;
   SHARED_ARRAY(Half, tile_a, [kTile][kHalfLine]);
   SHARED_ARRAY(Half, tile_b, [kTile][kHalfLine]);
@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(256) column_partial_kernel(ColumnSumArgs a) {
 }
 
 template <class T>
-__global__ void column_total_kernel(ColumnSumArgs a) {
+__global__ void __launch_bounds__(128) column_total_kernel(ColumnSumArgs a) {
   const int64_t column = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (column >= a.columns) return;
   const int64_t blocks = (a.rows + kColumnSumRows - 1) / kColumnSumRows;
@@ -204,7 +204,7 @@ __global__ void column_total_kernel(ColumnSumArgs a) {
   static_cast<T*>(a.out)[column] = cuda::from_float<T>(sum);
 }
 
-__global__ void column_sum_double_kernel(ColumnSumArgs a) {
+__global__ void __launch_bounds__(128) column_sum_double_kernel(ColumnSumArgs a) {
   const int64_t column = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (column >= a.columns) return;
   double sum = 0;
@@ -215,7 +215,8 @@ __global__ void column_sum_double_kernel(ColumnSumArgs a) {
 
 // ---- the library's product ----------------------------------------------------------------------
 template <class T>
-__global__ void activate_kernel(const T* x, T* out, int64_t count, Epilogue epilogue) {
+__global__ void __launch_bounds__(256)
+    activate_kernel(const T* x, T* out, int64_t count, Epilogue epilogue) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
        i += step)
@@ -245,9 +246,8 @@ void launch_activate(const void* x, void* out, int64_t count, Epilogue epilogue)
 }
 
 // cuBLASLt where it is there: the product and the bias, then the activation in a pass of its own.
-// The emulated build keeps to our kernels, which are what it is there to test.
 bool library_product(const ProductArgs& p) {
-  if (kCudaEmulated || !is_kernel_float(p.dtype) || p.k == 0) return false;
+  if (!is_kernel_float(p.dtype) || p.k == 0) return false;
   const bool activated = p.epilogue != Epilogue::kNone;
   if (activated && (p.ldc != p.n || (p.batch > 1 && p.c_batch != p.m * p.n))) return false;
   cuda::GemmArgs g;

@@ -248,7 +248,7 @@ SEQLOOM_DEVICE Range slice_range(const ReduceArgs& args, int64_t slice) {
 }
 
 template <class Op, class C>
-__global__ void rows_kernel(ReduceArgs args) {
+__global__ void __launch_bounds__(kThreads, 1) rows_kernel(ReduceArgs args) {
   SHARED_ARRAY(Partial<C>, shared, [kThreads]);
   const int tid = static_cast<int>(threadIdx.x);
   const Range range = slice_range(args, blockIdx.y);
@@ -300,7 +300,7 @@ __global__ void __launch_bounds__(kThreads, 1) columns_kernel(ReduceArgs args) {
 }
 
 template <class Op, class C>
-__global__ void slices_kernel(ReduceArgs args) {
+__global__ void __launch_bounds__(kThreads) slices_kernel(ReduceArgs args) {
   const int64_t count = args.outer * args.inner;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= count) return;
@@ -364,7 +364,7 @@ DType accumulation(DType d) {
 
 // A thread a column; neighbouring threads take neighbouring columns.
 template <class C>
-__global__ void cumsum_kernel(CumsumArgs a) {
+__global__ void __launch_bounds__(kThreads, 1) cumsum_kernel(CumsumArgs a) {
   const int64_t column = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (column >= a.outer * a.inner) return;
   const int64_t at = column / a.inner * a.n * a.inner + column % a.inner;
@@ -382,7 +382,7 @@ __global__ void cumsum_kernel(CumsumArgs a) {
 // Contiguous rows: a block scans kThreads elements at a time, carrying the total along. Doubling
 // steps in shared memory: after step s every element holds the sum of the 2^(s+1) up to it.
 template <class C>
-__global__ void cumsum_rows_kernel(CumsumArgs a) {
+__global__ void __launch_bounds__(kThreads) cumsum_rows_kernel(CumsumArgs a) {
   SHARED_ARRAY(C, sums, [2][kThreads]);
   const int tid = static_cast<int>(threadIdx.x);
   for (int64_t row = blockIdx.x; row < a.outer; row += gridDim.x) {
@@ -421,7 +421,7 @@ void launch_cumsum(const CumsumArgs& a) {
 // A thread an element: the product of the others, O(n) each, for axes that are short; no division,
 // so zeros need no special case.
 template <class C>
-__global__ void __launch_bounds__(kThreads) prod_backward_kernel(ProdBackwardArgs a) {
+__global__ void __launch_bounds__(kThreads, 1) prod_backward_kernel(ProdBackwardArgs a) {
   const int64_t count = a.outer * a.n * a.inner;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; e < count;
@@ -435,7 +435,7 @@ __global__ void __launch_bounds__(kThreads) prod_backward_kernel(ProdBackwardArg
 }
 
 template <class T>
-__global__ void extreme_backward_kernel(ExtremeBackwardArgs a) {
+__global__ void __launch_bounds__(kThreads) extreme_backward_kernel(ExtremeBackwardArgs a) {
   const int64_t count = a.outer * a.n * a.inner;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; e < count;
@@ -447,7 +447,7 @@ __global__ void extreme_backward_kernel(ExtremeBackwardArgs a) {
 }
 
 // What a reduction of nothing gives.
-__global__ void nothing_kernel(ReduceArgs args) {
+__global__ void __launch_bounds__(kThreads) nothing_kernel(ReduceArgs args) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= args.outer * args.inner) return;
   Partial<double> p = begin<Sum, double>();

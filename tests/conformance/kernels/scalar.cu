@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Conformance of scalar intrinsics and conversions: word i in, word i out, 256 of them.
+#include <cfloat>
+
 #include "../registry.h"
 
 namespace seqloom_test {
@@ -42,16 +44,15 @@ FLOAT_FUNCTION(saturate, "exact", 75, __saturatef(x))
 FLOAT_FUNCTION(fast_divide, "1e-6", 75, __fdividef(1.f, x))
 FLOAT_FUNCTION(to_half, "exact", 75, __half2float(__float2half_rn(x)))
 FLOAT_FUNCTION(to_bfloat16, "exact", 75, __bfloat162float(__float2bfloat16_rn(x)))
-#define SMALL_FUNCTION(name, expression)                                                           \
-  CONFORMANCE(name, "small", "1e-4", 256, 256, 75, 256, 0, const float x = as_float(in[thread()]); \
-              out[thread()] = as_bits(expression);)
-SMALL_FUNCTION(fast_exp10f, __exp10f(x))
-SMALL_FUNCTION(fast_powf, __powf(fabsf(x) + 0.5f, 1.7f))
-// Errors of sine and cosine are absolute.
-SMALL_FUNCTION(fast_sinf, 2.f + __sinf(x))
-SMALL_FUNCTION(fast_cosf, 2.f + __cosf(x))
-CONFORMANCE(fast_sincosf, "small", "1e-4", 256, 512, 75, 256, 0, float s; float c;
-            __sincosf(as_float(in[thread()]), &s, &c); out[2 * thread()] = as_bits(2.f + s);
+FLOAT_FUNCTION(fast_exp10f, "1e-4", 75, __exp10f(x))
+FLOAT_FUNCTION(fast_powf, "1e-4", 75, __powf(x, 1.7f))
+// Errors of sine and cosine are absolute, and hold between -pi and pi: beyond, what is finite says
+// nothing.
+SEQLOOM_DEVICE float angle(float x) { return fabsf(x) > 3.f && fabsf(x) <= FLT_MAX ? 1.f : x; }
+FLOAT_FUNCTION(fast_sinf, "1e-4", 75, 2.f + __sinf(angle(x)))
+FLOAT_FUNCTION(fast_cosf, "1e-4", 75, 2.f + __cosf(angle(x)))
+CONFORMANCE(fast_sincosf, "float", "1e-4", 256, 512, 75, 256, 0, float s; float c;
+            __sincosf(angle(as_float(in[thread()])), &s, &c); out[2 * thread()] = as_bits(2.f + s);
             out[2 * thread() + 1] = as_bits(2.f + c);)
 PAIR_FUNCTION(to_tf32, "float", ptx::to_tf32(x))
 PAIR_FUNCTION(pack_half, "float", pack_pair<Half>(x, y))
@@ -63,8 +64,26 @@ PAIR_FUNCTION(sub_rn, "float", as_bits(__fsub_rn(x, y)))
 PAIR_FUNCTION(mul_rn, "float", as_bits(__fmul_rn(x, y)))
 PAIR_FUNCTION(div_rn, "float", as_bits(__fdiv_rn(x, y)))
 PAIR_FUNCTION(fma_rn, "float", as_bits(__fmaf_rn(x, y, 1.5f)))
-PAIR_FUNCTION(int_of, "small", static_cast<uint32_t>(__float2int_rn(x * 1000.f)))
-PAIR_FUNCTION(int_below, "small", static_cast<uint32_t>(__float2int_rd(x * 1000.f)))
+// Integers from floats: out of range ends at the nearest one, NaN is 0.
+#define INTEGER_FUNCTION(name, expression)                                  \
+  CONFORMANCE(name, "float", "words", 256, 256, 75, 256, 0,                 \
+              const float x = as_float(in[thread()]) * (1 + thread() % 97); \
+              out[thread()] = static_cast<uint32_t>(expression);)
+INTEGER_FUNCTION(int_nearest, __float2int_rn(x))
+INTEGER_FUNCTION(int_below, __float2int_rd(x))
+INTEGER_FUNCTION(int_above, __float2int_ru(x))
+INTEGER_FUNCTION(int_towards_zero, __float2int_rz(x))
+INTEGER_FUNCTION(unsigned_nearest, __float2uint_rn(x))
+INTEGER_FUNCTION(unsigned_below, __float2uint_rd(x))
+INTEGER_FUNCTION(unsigned_above, __float2uint_ru(x))
+INTEGER_FUNCTION(unsigned_towards_zero, __float2uint_rz(x))
+PAIR_FUNCTION(min_of_any, "float", as_bits(min(x, y)))
+PAIR_FUNCTION(max_of_any, "float", as_bits(max(x, y)))
+CONFORMANCE(extremes_of_double, "float", "exact", 256, 512, 75, 256, 0,
+            const double x = as_float(in[thread()]);
+            const double y = as_float(in[(thread() + 7) & 255]);
+            out[2 * thread()] = as_bits(static_cast<float>(min(x, y)));
+            out[2 * thread() + 1] = as_bits(static_cast<float>(max(x, y)));)
 PAIR_FUNCTION(bits_of_float, "float", static_cast<uint32_t>(__float_as_int(x)) ^ 1u)
 CONFORMANCE(half_of_bits, "half", "exact", 256, 512, 75, 256, 0,
             const float2 v = unpack_pair<Half>(in[thread()]);
@@ -113,6 +132,26 @@ WORD_FUNCTION(byte_perm, __byte_perm(x, y, x & 0x7777u))
 WORD_FUNCTION(funnel_left, __funnelshift_l(x, y, x & 63))
 WORD_FUNCTION(funnel_right, __funnelshift_r(x, y, x & 63))
 WORD_FUNCTION(umul64hi, __umul64hi((static_cast<uint64_t>(x) << 32) | y, 0x9E3779B97F4A7C15ull))
+
+WORD_FUNCTION(extremes_of_int,
+              min(static_cast<int>(x), static_cast<int>(y)) ^ max(static_cast<int>(x), 12345))
+WORD_FUNCTION(extremes_of_unsigned, min(x, y) ^ max(x, 0x90000000u))
+// Halves that differ in their upper words, whose signs matter.
+WORD_FUNCTION(extremes_of_long,
+              static_cast<uint64_t>(min(static_cast<long long>(static_cast<uint64_t>(x) << 32 | y),
+                                        static_cast<long long>(static_cast<uint64_t>(y) << 32))) >>
+                      32 ^
+                  static_cast<uint64_t>(max(static_cast<long long>(static_cast<uint64_t>(x) << 32),
+                                            12345ll)) >>
+                      32)
+WORD_FUNCTION(extremes_of_unsigned_long, min(static_cast<unsigned long long>(x) << 32,
+                                             static_cast<unsigned long long>(y) << 32) >>
+                                                 32 ^
+                                             max(static_cast<unsigned long long>(x), 1ull << 31))
+// The clock runs, and forwards.
+CONFORMANCE(clock, "bits", "exact", 32, 32, 75, 32, 0, const long long before = clock64();
+            for (int i = 0; i < 8; ++i) __nanosleep(100);
+            out[thread()] = in[thread()] ^ (clock64() > before);)
 
 // Loads and stores with a hint for the caches move the same bits.
 WORD_FUNCTION(cached_loads, x + __ldg(in + 3) + __ldca(in + 5) + __ldcg(in + 7) + __ldcs(in + 9) +

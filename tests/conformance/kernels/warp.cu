@@ -18,8 +18,14 @@ WARP_FUNCTION(shfl_down_width16, __shfl_down_sync(kFullWarp, x, 5, 16))
 WARP_FUNCTION(shfl_xor, __shfl_xor_sync(kFullWarp, x, 21))
 WARP_FUNCTION(shfl_xor_width4, __shfl_xor_sync(kFullWarp, x, 1, 4))
 WARP_FUNCTION(ballot, __ballot_sync(kFullWarp, x & 1))
-WARP_FUNCTION(any, __any_sync(kFullWarp, x == 0))
-WARP_FUNCTION(all, __all_sync(kFullWarp, x != 1))
+// 32 votes of each half of the warp, of which some are lost and some are won.
+#define VOTES(name, vote)                                                                        \
+  CONFORMANCE(name, "bits", "exact", 32, 32, 75, 32, 0, const uint32_t x = in[thread()];         \
+              const unsigned half = thread() < 16 ? 0x0000ffffu : 0xffff0000u; uint32_t won = 0; \
+              for (uint32_t k = 0; k < 32; ++k) won |= static_cast<uint32_t>(vote != 0) << k;    \
+              out[thread()] = won;)
+VOTES(any, __any_sync(half, (x & 31) == k))
+VOTES(all, __all_sync(half, (x & 31) != k))
 WARP_FUNCTION(half_warp_ballot, thread() < 16 ? __ballot_sync(0x0000ffffu, x & 2) : 0)
 CONFORMANCE(match_any, "bits", "exact", 32, 32, 75, 32, 0,
             out[thread()] = __match_any_sync(kFullWarp, in[thread()] & 3);)
@@ -52,6 +58,24 @@ CONFORMANCE(block_reductions, "small", "1e-5", 128, 384, 75, 128, 0,
             out[3 * thread()] = as_bits(block_sum(fabsf(x), scratch));
             out[3 * thread() + 1] = as_bits(block_max(x, scratch));
             out[3 * thread() + 2] = as_bits(m.variance());)
+
+// Each edge value in turn in one of 128 places.
+CONFORMANCE(
+    block_reductions_edges, "float", "1e-5", 256, 72, 75, 128, 0, SHARED_ARRAY(float, scratch, [4]);
+    SHARED_ARRAY(Moments, parts, [4]); for (int e = 0; e < 24; ++e) {
+      const bool edge = thread() == (e * 37) % 128;
+      const float x = edge ? as_float(in[e]) : as_float(in[128 + thread()]);
+      Moments m{};
+      m.add(x);
+      m = block_moments(m, parts);
+      const float sum = block_sum(fabsf(x), scratch);
+      const float most = block_max(x, scratch);
+      if (thread() == 0) {
+        out[3 * e] = as_bits(sum);
+        out[3 * e + 1] = as_bits(most);
+        out[3 * e + 2] = as_bits(m.variance());
+      }
+    })
 
 // ---- mma.sync: words 0-3 of a lane are A, 4-5 B, 6-9 C
 // ------------------------------------------------

@@ -17,8 +17,8 @@ __global__ void __launch_bounds__(128)
                  uint32_t lead_b, uint32_t stride_b, ptx::Swizzle swizzle, int words_b) {
   DYNAMIC_SHARED(raw, 1024);
   auto* words = reinterpret_cast<uint32_t*>(raw);
-  for (int i = thread(); i < static_cast<int>(kAreaA) / 4; i += 128) words[i] = in[i % 512];
-  for (int i = thread(); i < words_b; i += 128) words[kAreaA / 4 + i] = in[512 + i % 1024];
+  for (int i = thread(); i < static_cast<int>(kAreaA) / 4; i += 128) words[i] = in[i];
+  for (int i = thread(); i < words_b; i += 128) words[kAreaA / 4 + i] = in[kAreaA / 4 + i];
   ptx::fence_proxy_async();
   __syncthreads();
   const uint32_t base = ptx::shared_address(raw);
@@ -64,7 +64,7 @@ void run_wgmma(const uint32_t* in, uint32_t* out, ptx::Swizzle swizzle) {
 
 #define WGMMA(name, type, inputs, n, registers, trans_a, trans_b, swizzle)                \
   const AddConformance add_##name(                                                        \
-      {#name, inputs, "mma", 1536, 64 * n, 91, [](const uint32_t* in, uint32_t* out) {    \
+      {#name, inputs, "mma", 10240, 64 * n, 91, [](const uint32_t* in, uint32_t* out) {   \
          run_wgmma<type, n, registers, trans_a, trans_b>(in, out, ptx::Swizzle::swizzle); \
        }});
 WGMMA(wgmma_n8, BFloat16, "bfloat16", 8, false, 0, 0, k128)
@@ -87,9 +87,23 @@ WGMMA(wgmma_both_transposed, BFloat16, "bfloat16", 64, false, 1, 1, k128)
 WGMMA(wgmma_transposed64, BFloat16, "bfloat16", 64, false, 1, 1, k64)
 WGMMA(wgmma_transposed32, BFloat16, "bfloat16", 64, false, 1, 1, k32)
 WGMMA(wgmma_transposed_linear, BFloat16, "bfloat16", 64, false, 1, 1, kNone)
-WGMMA(wgmma_registers, BFloat16, "bfloat16", 64, true, 0, 0, k128)
+WGMMA(wgmma_registers_n8, BFloat16, "bfloat16", 8, true, 0, 0, k128)
+WGMMA(wgmma_registers_n16, BFloat16, "bfloat16", 16, true, 0, 0, k128)
+WGMMA(wgmma_registers_n32, BFloat16, "bfloat16", 32, true, 0, 0, k128)
+WGMMA(wgmma_registers_n64, BFloat16, "bfloat16", 64, true, 0, 0, k128)
+WGMMA(wgmma_registers_n80, BFloat16, "bfloat16", 80, true, 0, 0, k128)
+WGMMA(wgmma_registers_n96, BFloat16, "bfloat16", 96, true, 0, 0, k128)
+WGMMA(wgmma_registers_n128, BFloat16, "bfloat16", 128, true, 0, 0, k128)
+WGMMA(wgmma_registers_n160, BFloat16, "bfloat16", 160, true, 0, 0, k128)
+WGMMA(wgmma_registers_n176, BFloat16, "bfloat16", 176, true, 0, 0, k128)
+WGMMA(wgmma_registers_n192, BFloat16, "bfloat16", 192, true, 0, 0, k128)
+WGMMA(wgmma_registers_n256, BFloat16, "bfloat16", 256, true, 0, 0, k128)
 WGMMA(wgmma_registers_transposed, BFloat16, "bfloat16", 128, true, 0, 1, k128)
-WGMMA(wgmma_registers_half, Half, "half", 256, true, 0, 1, k128)
+WGMMA(wgmma_registers_half, Half, "half", 64, true, 0, 0, k128)
+WGMMA(wgmma_registers_half_transposed, Half, "half", 256, true, 0, 1, k128)
+WGMMA(wgmma_edges, BFloat16, "bfloat16 edges", 64, false, 0, 0, k128)
+WGMMA(wgmma_half_edges, Half, "half edges", 64, false, 0, 0, k128)
+WGMMA(wgmma_registers_edges, BFloat16, "bfloat16 edges", 64, true, 0, 0, k128)
 
 // ---- wgmma_keep changes nothing, and setmaxnreg only how many registers a warpgroup has
 // -----------------

@@ -64,6 +64,76 @@ __global__ void __launch_bounds__(64) mailbox_kernel(const float* x, float* out,
   if (bug != 3) ptx::cluster_sync();  // block 0's memory lives until everybody is done
 }
 
+// A barrier in two halves: what is written between them is not published by it.
+__global__ void __launch_bounds__(32) split_kernel(float* out, int bug) {
+  SHARED_ARRAY(float, early, [32]);
+  SHARED_ARRAY(float, late, [32]);
+  const uint32_t rank = ptx::cluster_rank();
+  const int t = static_cast<int>(threadIdx.x);
+  early[t] = static_cast<float>(t);
+  if (bug == 2 && t < 16) {
+    ptx::cluster_arrive();
+  } else {
+    ptx::cluster_arrive();
+  }
+  late[t] = static_cast<float>(t);
+  ptx::cluster_wait();
+  out[rank * 32 + threadIdx.x] = *ptx::map_to_rank(bug == 1 ? &late[t] : &early[t], rank ^ 1u);
+  ptx::cluster_sync();
+}
+
+// One thread hands a value to another in each phase of a barrier. It has arrived for the second
+// phase before the other one has looked at the first.
+__global__ void __launch_bounds__(64) phases_kernel(float* out, int bug) {
+  SHARED_ARRAY(float, values, [2]);
+  SHARED_ARRAY(uint64_t, barrier, [1]);
+  const uint32_t bar = ptx::shared_address(barrier);
+  if (threadIdx.x == 0) {
+    ptx::mbarrier_init(bar, 2);
+    ptx::mbarrier_init_fence();
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    values[0] = 1.f;
+    ptx::mbarrier_arrive(bar);
+    ptx::mbarrier_arrive(bar);
+    values[1] = 2.f;
+    ptx::mbarrier_arrive(bar);
+  } else if (threadIdx.x == 32) {
+    ptx::mbarrier_wait(bar, 0);
+    out[0] = values[0];
+    if (bug == 1) out[1] = values[1];
+    ptx::mbarrier_arrive(bar);
+    ptx::mbarrier_wait(bar, 1);
+    if (bug != 1) out[1] = values[1];
+  }
+}
+
+// A bulk copy reads global memory that ordinary stores of the same launch have written.
+__global__ void __launch_bounds__(32) proxy_kernel(float* x, float* out, int bug) {
+  SHARED_ARRAY(float4, tile, [8]);
+  SHARED_ARRAY(uint64_t, barrier, [1]);
+  const uint32_t bar = ptx::shared_address(barrier);
+  const int t = static_cast<int>(threadIdx.x);
+  if (t == 0) {
+    ptx::mbarrier_init(bar, 1);
+    ptx::mbarrier_init_fence();
+  }
+  x[t] = static_cast<float>(t);
+  if (bug == 1) {
+    ptx::fence_proxy_async();  // of shared memory alone
+  } else if (bug != 2) {
+    ptx::fence_proxy_async_all();
+  }
+  __syncwarp();
+  if (t == 0) {
+    ptx::mbarrier_arrive_expect(bar, 128);
+    ptx::bulk_load(ptx::shared_address(tile), x, 128, bar);
+  }
+  ptx::mbarrier_wait(bar, 0);
+  out[t] = reinterpret_cast<const float*>(tile)[t];
+}
+
 constexpr int kStages = 2, kDepth = 64;
 constexpr uint32_t kTile = 64 * kDepth * 2;
 
@@ -194,6 +264,34 @@ SEQLOOM_EXPORT int run_cluster(const float* x, float* out, int clusters, int n, 
     c.block = dim3(64);
     c.cluster = dim3(kCluster);
     launch(mailbox ? mailbox_kernel : cluster_kernel, c, x, out, n, bug);
+    synchronize_stream(nullptr);
+  });
+}
+
+SEQLOOM_EXPORT int run_split(float* out, int bug) {
+  return guarded([&] {
+    LaunchConfig c;
+    c.grid = c.cluster = dim3(2);
+    c.block = dim3(32);
+    launch(split_kernel, c, out, bug);
+    synchronize_stream(nullptr);
+  });
+}
+
+SEQLOOM_EXPORT int run_phases(float* out, int bug) {
+  return guarded([&] {
+    LaunchConfig c;
+    c.block = dim3(64);
+    launch(phases_kernel, c, out, bug);
+    synchronize_stream(nullptr);
+  });
+}
+
+SEQLOOM_EXPORT int run_proxy(float* x, float* out, int bug) {
+  return guarded([&] {
+    LaunchConfig c;
+    c.block = dim3(32);
+    launch(proxy_kernel, c, x, out, bug);
     synchronize_stream(nullptr);
   });
 }
