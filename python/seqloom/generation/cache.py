@@ -119,9 +119,8 @@ class KVCache:
         self.lengths: Ints = np.zeros(batch, np.int64)
         self.dropped: Ints = np.zeros(batch, np.int64)
         self.window = window
-        if window is not None:
-            capacity = min(capacity, 2 * window)
-        self.capacity = self.span = max(int(capacity), 1)
+        self.span = max(int(capacity), 1)
+        self.capacity = self.span if window is None else min(self.span, 2 * window)
         shape = (batch, heads, self.capacity, width)
 
         def buffers() -> list[Tensor]:  # zeros: what is masked may be multiplied by zero
