@@ -272,13 +272,14 @@ Array paged(const Array& query, const Array& key_pages, const Array& value_pages
   return output;
 }
 
-// Gradients of query, key, value and (float32, where asked for) the mask.
+// Gradients of query, key, value and (float32, where asked for) the mask and the slopes. Those two
+// are not written where there is no batch or head.
 py::tuple backward(const Array& gradient, const Array& query, const Array& key, const Array& value,
                    const Array& output, const Array& sums, const std::optional<Array>& mask,
                    const std::optional<Array>& key_lengths, const std::optional<Array>& offsets,
                    const std::optional<Array>& slopes, double scale, int64_t offset, int64_t left,
                    int64_t right, double softcap, double dropout, uint64_t seed,
-                   uint64_t stream_offset, bool mask_gradient) {
+                   uint64_t stream_offset, bool mask_gradient, bool slope_gradient) {
   const std::optional<Array> flat_mask =
       mask && mask_gradient ? std::optional<Array>(contiguous(*mask)) : mask;
   Inputs in = inputs_of(query, key, value, flat_mask, key_lengths, offsets, slopes,
@@ -305,15 +306,19 @@ py::tuple backward(const Array& gradient, const Array& query, const Array& key, 
   args.d_query = dq.mutable_data();
   args.d_key = dk.mutable_data();
   args.d_value = dv.mutable_data();
-  std::optional<Array> dm;
+  std::optional<Array> dm, ds;
   if (mask && mask_gradient) {
     dm = Array::empty(mask->shape(), DType::kFloat32, device);
     args.d_mask = dm->mutable_as<float>();
     for (int64_t i = 0; !device.is_cuda() && i < dm->numel(); ++i) args.d_mask[i] = 0;
   }
+  if (slopes && slope_gradient) {
+    ds = Array::empty(slopes->shape(), DType::kFloat32, device);
+    args.d_slopes = ds->mutable_as<float>();
+  }
   if (a.batch * a.kv_heads > 0)
     SEQLOOM_RUN_BF16(device, a.batch * a.heads * a.queries * a.keys, attention_backward, args);
-  return py::make_tuple(std::move(dq), std::move(dk), std::move(dv), std::move(dm));
+  return py::make_tuple(std::move(dq), std::move(dk), std::move(dv), std::move(dm), std::move(ds));
 }
 
 // ---- additive attention ------------------------------------------------------------------------
@@ -408,7 +413,8 @@ void register_attention(py::module_& m) {
         py::arg("value"), py::arg("output"), py::arg("sums"), py::arg("mask"),
         py::arg("key_lengths"), py::arg("offsets"), py::arg("slopes"), py::arg("scale"),
         py::arg("offset"), py::arg("left"), py::arg("right"), py::arg("softcap"),
-        py::arg("dropout"), py::arg("seed"), py::arg("stream_offset"), py::arg("mask_gradient"));
+        py::arg("dropout"), py::arg("seed"), py::arg("stream_offset"), py::arg("mask_gradient"),
+        py::arg("slope_gradient"));
   m.def("additive_scores", &additive_scores, py::arg("query"), py::arg("key"), py::arg("v"),
         py::arg("key_lengths"));
   m.def("additive_scores_backward", &additive_scores_backward, py::arg("gradient"),

@@ -19,6 +19,9 @@
 //
 //   dp_ij = drop_ij g_i . v_j      ds_ij = p_ij (dp_ij - delta_i)      t_ij = scale cap'_ij ds_ij
 //   dv_j = sum_i drop_ij p_ij g_i  dq_i = sum_j t_ij k_j  dk_j = sum_i t_ij q_i  dmask_ij = ds_ij
+//   dslope_h = sum_ij ds_ij (j - position_i)
+//
+// A hidden pair has no part in any of these, whatever its key, value or query holds: NaN neither.
 //
 // It needs what forward read, its output, shift and share; scores and dropout are computed again.
 // Shift and share are kept apart because their sum, the log-sum-exp, would be rounded: by half a
@@ -87,6 +90,7 @@ struct AttentionBackwardArgs {
   void* d_key;                // [B, Hkv, Tk, D] contiguous, written
   void* d_value;              // [B, Hkv, Tk, Dv] contiguous, written
   float* d_mask;              // laid out by mask_stride, or null. CPU: zeros on entry, added to
+  float* d_slopes;            // [Hq], written unless null
 };
 
 // Additive attention: score_ij = v . tanh(x_i + y_j), x and y being the projected queries and keys.

@@ -10,6 +10,9 @@
 //
 // Queries are multiplied by the scale on entry, which serves scores and key gradients; query
 // gradients get it when they are written.
+//
+// An item whose gradients are not finite is computed again, multiplying only the pairs that are
+// seen: what hidden keys, values and queries hold has no part.
 #include "cpu/gemm_dot.h"
 #include "ops/attention/attention_cpu.h"
 
@@ -84,13 +87,15 @@ struct Work {
   float* d_value;              // [kTile, value_width]
   float* weights;              // [kBlock, kTile]: P, dropped and scaled
   float* d_scores;             // [kBlock, kTile]
+  float* moved;                // [group] sums of ds_ij (j - position_i)
+  bool careful;                // the second time
 
   static SEQLOOM_ALWAYS_INLINE int64_t bytes(const AttentionArgs& a, int64_t padded) {
     const int64_t d = round_up(a.width, kLanes), dv = round_up(a.value_width, kLanes);
     return Carve::bytes<Range>(padded) + 2 * Carve::bytes<float>(padded * d) +
            Carve::bytes<float>(padded * dv) + 3 * Carve::bytes<float>(padded) +
            3 * Carve::bytes<float>(kTile * d) + 2 * Carve::bytes<float>(kTile * dv) +
-           2 * Carve::bytes<float>(kBlock * kTile);
+           2 * Carve::bytes<float>(kBlock * kTile) + Carve::bytes<float>(a.heads / a.kv_heads);
   }
   SEQLOOM_ALWAYS_INLINE Work(const AttentionArgs& a, int64_t b, int64_t kv_head, int64_t count,
                              char* memory) {
@@ -112,6 +117,8 @@ struct Work {
     d_value = carve.take<float>(kTile * value_width);
     weights = carve.take<float>(kBlock * kTile);
     d_scores = carve.take<float>(kBlock * kTile);
+    moved = carve.take<float>(rows.group);
+    careful = false;
   }
 };
 
@@ -156,6 +163,7 @@ SEQLOOM_NOINLINE void load_rows(const AttentionBackwardArgs& args, Work& w) {
     w.delta[r] = reduce_add(sum);
   }
   for (int64_t i = 0; i < rows.padded * w.width; ++i) w.d_query[i] = 0;
+  for (int64_t h = 0; h < rows.group; ++h) w.moved[h] = 0;
 }
 
 SEQLOOM_ALWAYS_INLINE void zero_strip(float* x) {
@@ -187,6 +195,15 @@ inline SEQLOOM_NOINLINE void add_mask_gradient(const AttentionBackwardArgs& args
     }
   }
   if (a.mask_stride[3] == 0) *to += reduce_add(sum);
+}
+
+// How far one row's score gradients pull along the keys: the gradient of its slope.
+inline SEQLOOM_NOINLINE float moved_by(int64_t distance, int begin, int end, const float* ds) {
+  VecF sum = VecF::zero();
+  for (int c = begin; c < end; c += kLanes)
+    sum = fma(load(ds + c),
+              VecF::broadcast(static_cast<float>(distance + c)) + to_float(VecI::iota()), sum);
+  return reduce_add(sum);
 }
 
 // Few rows have their scores from dot products, as attention_decode adds them up.
@@ -266,16 +283,19 @@ SEQLOOM_NOINLINE void strip_gradients(const AttentionBackwardArgs& args, Work& w
       store(p + c, dropped);
       store(ds + c, zero_unless(weight != VecF::zero(), weight * (dp - delta)));
     }
-    if (args.d_mask != nullptr && r < w.rows.count)
+    if (args.d_slopes != nullptr && r < w.rows.count)
+      w.moved[range.head - w.rows.kv_head * w.rows.group] +=
+          moved_by(j0 - range.query - offset_of(a, w.rows.b), begin, end, ds);
+    if (args.d_mask != nullptr && r < w.rows.count && !w.careful)
       add_mask_gradient(args, w.rows.b, range.head, range.query, j0, begin, end, ds);
     if (a.softcap > 0)
       for (int c = begin; c < end; c += kLanes) store(ds + c, load(ds + c) * load(slope + c));
   }
 }
 
-// One tile of keys against all rows.
+// One tile of keys against all rows. Returns whether its own gradients are not finite somewhere.
 template <class T>
-SEQLOOM_NOINLINE void tile_backward(const AttentionBackwardArgs& args, Work& w, int64_t j0) {
+SEQLOOM_NOINLINE bool tile_backward(const AttentionBackwardArgs& args, Work& w, int64_t j0) {
   const AttentionArgs& a = args.forward;
   Rows& rows = w.rows;
   const int64_t live = min<int64_t>(kTile, a.keys - j0);
@@ -315,29 +335,49 @@ SEQLOOM_NOINLINE void tile_backward(const AttentionBackwardArgs& args, Work& w, 
       if (first >= last) continue;
       for (int64_t r0 = first; r0 < last; r0 += kStrip) {
         const StripView view = strip_view(rows.range + r0, j0);
-        if (view.first < view.last)
+        if (view.first >= view.last) continue;
+        if (w.careful)
+          multiply_seen(kStrip, view.last - view.first, a.width,
+                        w.d_scores + (r0 - block) * kTile + view.first, kTile, 1,
+                        keys + view.first * a.key.row_stride, a.key.row_stride, nullptr,
+                        w.d_query + r0 * w.width, w.width);
+        else
           strip_times_rows(view.last - view.first, w.width,
                            w.d_scores + (r0 - block) * kTile + view.first, kTile,
                            key_rows + view.first * ld, ld, ones, w.d_query + r0 * w.width, w.width);
       }
       const float* p = w.weights + (first - block) * kTile;
       const float* ds = w.d_scores + (first - block) * kTile;
-      tile_gradient(last - first, live, w.value_width, p, w.gradient + first * w.value_width,
-                    w.d_value);
-      tile_gradient(last - first, live, w.width, ds, w.query + first * w.width, w.d_key);
+      const float* gradient = w.gradient + first * w.value_width;
+      const float* query = w.query + first * w.width;
+      if (w.careful) {
+        multiply_seen(live, last - first, w.value_width, p, 1, kTile, gradient, w.value_width,
+                      nullptr, w.d_value, w.value_width);
+        multiply_seen(live, last - first, w.width, ds, 1, kTile, query, w.width, nullptr, w.d_key,
+                      w.width);
+      } else {
+        tile_gradient(last - first, live, w.value_width, p, gradient, w.d_value);
+        tile_gradient(last - first, live, w.width, ds, query, w.d_key);
+      }
     }
   }
   const int64_t row = (rows.b * a.kv_heads + rows.kv_head) * a.keys + j0;
+  VecF trace = VecF::zero();
   for (int64_t j = 0; j < live; ++j) {
     T* dk = static_cast<T*>(args.d_key) + (row + j) * a.width;
     T* dv = static_cast<T*>(args.d_value) + (row + j) * a.value_width;
-    for (int64_t c = 0; c < a.width; c += kLanes)
-      store(dk + c, load(w.d_key + j * w.width + c),
-            static_cast<int>(min<int64_t>(a.width - c, kLanes)));
-    for (int64_t c = 0; c < a.value_width; c += kLanes)
-      store(dv + c, load(w.d_value + j * w.value_width + c),
-            static_cast<int>(min<int64_t>(a.value_width - c, kLanes)));
+    for (int64_t c = 0; c < a.width; c += kLanes) {
+      const VecF x = load(w.d_key + j * w.width + c);
+      trace_special(x, trace);
+      store(dk + c, x, static_cast<int>(min<int64_t>(a.width - c, kLanes)));
+    }
+    for (int64_t c = 0; c < a.value_width; c += kLanes) {
+      const VecF x = load(w.d_value + j * w.value_width + c);
+      trace_special(x, trace);
+      store(dv + c, x, static_cast<int>(min<int64_t>(a.value_width - c, kLanes)));
+    }
   }
+  return has_special(trace);
 }
 
 // How the work is cut: rounds follow each other, the items of a round run in parallel. Rounds keep
@@ -374,6 +414,20 @@ SEQLOOM_ALWAYS_INLINE void write_rows(const float* from, int64_t ld, int64_t par
     }
 }
 
+// Tiles [first, last) of a head. Returns whether a gradient is not finite somewhere.
+template <class T>
+SEQLOOM_NOINLINE bool tiles_backward(const AttentionBackwardArgs& args, Work& w, int64_t first,
+                                     int64_t last) {
+  load_rows<T>(args, w);
+  bool special = false;
+  for (int64_t tile = first; tile < last; ++tile)
+    special = tile_backward<T>(args, w, tile * kTile) || special;
+  VecF trace = VecF::zero();
+  for (int64_t i = 0; i < w.rows.count * w.width; i += kLanes)
+    trace_special(load(w.d_query + i), trace);
+  return special || has_special(trace);
+}
+
 template <class T>
 void backward(const AttentionBackwardArgs& args) {
   const AttentionArgs& a = args.forward;
@@ -383,16 +437,25 @@ void backward(const AttentionBackwardArgs& args) {
   const cpu::Scratch partial(
       plan.parts > 1 ? static_cast<size_t>(plan.parts * apart) * sizeof(float) : 0);
   float* partial_sums = partial.as<float>();
+  const int64_t group = a.heads / a.kv_heads;
+  const cpu::Scratch moved(args.d_slopes != nullptr
+                               ? static_cast<size_t>(plan.parts * a.batch * a.heads) * sizeof(float)
+                               : 0);
 
   const auto run = [&](int64_t b, int64_t kv_head, int64_t part) {
     const cpu::Scratch scratch(static_cast<size_t>(Work::bytes(a, padded)));
     Work w(a, b, kv_head, plan.rows, scratch.as<char>());
     fill_ranges(a, w.rows);
-    load_rows<T>(args, w);
-    for (int64_t tile = part * plan.tiles / plan.parts; tile < (part + 1) * plan.tiles / plan.parts;
-         ++tile)
-      tile_backward<T>(args, w, tile * kTile);
+    const int64_t first = part * plan.tiles / plan.parts;
+    const int64_t last = (part + 1) * plan.tiles / plan.parts;
+    if (tiles_backward<T>(args, w, first, last)) {
+      w.careful = true;
+      tiles_backward<T>(args, w, first, last);
+    }
     const int64_t head = b * a.kv_heads + kv_head;
+    if (args.d_slopes != nullptr)
+      for (int64_t g = 0; g < group; ++g)
+        moved.as<float>()[(part * a.batch * a.kv_heads + head) * group + g] = w.moved[g];
     if (plan.parts == 1) {
       write_rows(w.d_query, width, 1, 0, plan.rows, a.width, a.scale,
                  static_cast<T*>(args.d_query) + head * plan.rows * a.width);
@@ -422,6 +485,12 @@ void backward(const AttentionBackwardArgs& args) {
       write_rows(partial_sums + begin * width, width, plan.parts, apart, end - begin, a.width,
                  a.scale, static_cast<T*>(args.d_query) + begin * a.width);
     });
+  if (args.d_slopes != nullptr)
+    for (int64_t h = 0; h < a.heads; ++h) {
+      args.d_slopes[h] = 0;
+      for (int64_t i = 0; i < plan.parts * a.batch; ++i)
+        args.d_slopes[h] += moved.as<float>()[i * a.heads + h];
+    }
 }
 
 }  // namespace

@@ -8,6 +8,9 @@
 // maxima and sums. Tiles that no row sees are skipped, and products stop at the last key that a
 // strip sees. Parts are cut by shape and run in parallel.
 //
+// What a hidden key or value holds has no part, yet its weight of zero times NaN would be NaN: a
+// part whose results are not finite is computed again, multiplying only the pairs that are seen.
+//
 // With dot-product instructions bfloat16 operands multiply as pairs, the weights rounded to
 // bfloat16; otherwise 16-bit inputs are widened on their way into the packed tile.
 #include "ops/attention/attention_cpu.h"
@@ -134,10 +137,12 @@ void strip_weights(const AttentionArgs& a, Part<M>& part, int64_t r0, int64_t j0
 }
 
 // Divides by the sums and writes the rows, and what backward needs to find their weights again.
+// Returns whether something was not finite.
 template <class T, class M>
-void finish_rows(const AttentionArgs& a, const Part<M>& part) {
+bool finish_rows(const AttentionArgs& a, const Part<M>& part) {
   const Rows& rows = part.rows;
   const float scale = keep_scale(a);
+  VecF trace = VecF::zero();
   for (int64_t r = 0; r < rows.count; ++r) {
     const Range& at = rows.range[r];
     const int64_t row = (rows.b * a.heads + at.head) * a.queries + at.query;
@@ -146,19 +151,22 @@ void finish_rows(const AttentionArgs& a, const Part<M>& part) {
     const VecF divisor = VecF::broadcast(sum == 0 ? 1 : sum);
     T* to = static_cast<T*>(a.output) + row * a.value_width;
     const float* from = part.out + r * part.out_width;
-    for (int64_t c = 0; c < a.value_width; c += kLanes)
-      store(to + c, load(from + c) * factor / divisor,
-            static_cast<int>(min<int64_t>(a.value_width - c, kLanes)));
+    for (int64_t c = 0; c < a.value_width; c += kLanes) {
+      const VecF x = load(from + c) * factor / divisor;
+      trace_special(x, trace);
+      store(to + c, x, static_cast<int>(min<int64_t>(a.value_width - c, kLanes)));
+    }
     if (a.sums != nullptr) {
       a.sums[2 * row] = sum == 0 ? kInfinity : part.peak[r];
       a.sums[2 * row + 1] = sum == 0 ? 0 : 1 / sum;
     }
   }
+  return has_special(trace);
 }
 
 template <class T, class M>
-SEQLOOM_NOINLINE void forward_part(const AttentionArgs& a, int64_t b, int64_t kv_head,
-                                   int64_t begin, int64_t count) {
+SEQLOOM_NOINLINE bool forward_part(const AttentionArgs& a, int64_t b, int64_t kv_head,
+                                   int64_t begin, int64_t count, bool careful) {
   using Element = typename Packing<M>::Element;
   constexpr int kPair = Packing<M>::kPair;
   constexpr bool kDot = kPair == 2;
@@ -225,9 +233,13 @@ SEQLOOM_NOINLINE void forward_part(const AttentionArgs& a, int64_t b, int64_t kv
       const int first = view.first / kPair * kPair;
       const M* weights = part.weights + r0 * kTile + first;
       float* to = part.out + r0 * out_width;
-      bool done = false;
+      bool done = careful && (a.mask != nullptr || !view.full);
+      if (done)
+        multiply_seen(kStrip, view.last - first, a.value_width, weights, kTile, 1,
+                      tile + first * a.value.row_stride, a.value.row_stride, part.factor + r0, to,
+                      out_width);
       if constexpr (!kDot && dtype_of<T>() == DType::kFloat32) {
-        if (in_place) {
+        if (in_place && !done) {
           strip_times_rows(view.last - first, out_width, weights, kTile,
                            tile + first * a.value.row_stride, a.value.row_stride, part.factor + r0,
                            to, out_width);
@@ -240,7 +252,7 @@ SEQLOOM_NOINLINE void forward_part(const AttentionArgs& a, int64_t b, int64_t kv
                          out_width);
     }
   }
-  finish_rows<T>(a, part);
+  return finish_rows<T>(a, part);
 }
 
 // Rows of a part: its outputs and queries fill at most half of L2, and there are 32 parts or more
@@ -261,7 +273,8 @@ void forward(const AttentionArgs& a) {
     for (int64_t item = begin; item < end; ++item) {
       // Later rows see more under a causal mask: they go first.
       const int64_t head = item / parts, first = (parts - 1 - item % parts) * each;
-      forward_part<T, M>(a, head / a.kv_heads, head % a.kv_heads, first, min(each, rows - first));
+      const int64_t b = head / a.kv_heads, h = head % a.kv_heads, n = min(each, rows - first);
+      if (forward_part<T, M>(a, b, h, first, n, false)) forward_part<T, M>(a, b, h, first, n, true);
     }
   });
 }

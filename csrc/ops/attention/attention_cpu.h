@@ -236,6 +236,33 @@ SEQLOOM_ALWAYS_INLINE void strip_times_panels(int64_t k, int64_t depth, int begi
   }
 }
 
+// c[rows, width] = factor[i] c + A B over the pairs whose weight in A is not zero, so that what the
+// others meet, NaN even, has no part. Element (i, p) of A is a[i * row_step + p * step]. Slow: for
+// results that were not finite, where pairs may be hidden.
+template <class M, class T>
+inline SEQLOOM_NOINLINE void multiply_seen(int64_t rows, int64_t k, int64_t width, const M* a,
+                                           int64_t row_step, int64_t step, const T* b, int64_t ldb,
+                                           const float* factor, float* c, int64_t ldc) {
+  for (int64_t i = 0; i < rows; ++i, a += row_step, c += ldc) {
+    if (factor != nullptr)
+      for (int64_t j = 0; j < width; j += kLanes)
+        store(c + j, load(c + j) * VecF::broadcast(factor[i]));
+    for (int64_t p = 0; p < k; ++p) {
+      const float weight = get(load(a + p * step, 1), 0);
+      if (weight == 0) continue;
+      const VecF by = VecF::broadcast(weight);
+      for (int64_t j = 0; j < width; j += kLanes) {
+        const int n = static_cast<int>(min<int64_t>(width - j, kLanes));
+        store(c + j, fma(by, load(b + p * ldb + j, n), load(c + j)));
+      }
+    }
+  }
+}
+
+// Adds zero to `trace`, or NaN where x is not finite.
+SEQLOOM_ALWAYS_INLINE void trace_special(VecF x, VecF& trace) { trace += x - x; }
+SEQLOOM_ALWAYS_INLINE bool has_special(VecF trace) { return reduce_add(trace) != 0; }
+
 // Panels of the transposed tile: keys [0, live) of x, each `width` long.
 template <class T>
 inline SEQLOOM_NOINLINE void pack_tile(const T* x, int64_t ld, int64_t width, int64_t live,

@@ -17,7 +17,7 @@
 namespace seqloom::ops::attention_device {
 
 constexpr float kLog2e = 1.44269504f;
-constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr float kLargest = 1.7014118e38f;  // 2^127: its product with log2(e) is finite
 
 // ---- which keys a row sees ----------------------------------------------------------------------
 
@@ -72,6 +72,10 @@ struct RowBlock {
     hi = high.hi;
     full_lo = high.lo;
     full_hi = low.hi;
+  }
+  // Whether some row may not see some of the keys [begin, end).
+  SEQLOOM_DEVICE bool may_hide(const AttentionArgs& a, int begin, int end) const {
+    return a.mask != nullptr || begin < full_lo || end > full_hi;
   }
   SEQLOOM_DEVICE int head_of(int row) const { return kv_head * group + row / queries; }
   SEQLOOM_DEVICE int clamp(int row) const { return row < rows ? row : rows - 1; }
@@ -199,8 +203,9 @@ SEQLOOM_DEVICE float score_of(const AttentionArgs& a, const RowPlace& row, int j
   }
   if (a.slopes != nullptr) x = fmaf(row.slope, static_cast<float>(j - row.position), x);
   if (a.mask != nullptr) {
-    const float m = mask_term(a, row.mask_at + j * a.mask_stride[3]);
-    x = m == -INFINITY ? m : x + m;
+    const float m = mask_term(a, row.mask_at + j * a.mask_stride[3]), sum = x + m;
+    // Finite in base 2, too: a row of the least numbers is not one that sees nothing.
+    x = m == -INFINITY ? m : sum < -kLargest ? -kLargest : sum;
   }
   return x * kLog2e;
 }
@@ -212,6 +217,15 @@ SEQLOOM_DEVICE float keep_scale(const AttentionArgs& a) {
   return a.dropout < 1.f ? 1.f / (1.f - a.dropout) : 0.f;
 }
 
+// Where the exact product of a score would leave what rounding took from the shift in the exponent,
+// scores are rounded as well: equal to the shift, or spacings below it. For tensor cores that
+// begins where the shift could no longer take the share in.
+template <class P>
+SEQLOOM_DEVICE bool is_coarse(float shift) {
+  const float size = fabsf(shift);
+  return size >= (P::kTensorCores ? 4096.f : 2147483648.f) && size < INFINITY;
+}
+
 // How backward finds a row's weights again: share 2^(score - shift), scores in base 2. Tensor cores
 // round weights to 16 bits, so there one exponent serves, and the share is one.
 struct RowSums {
@@ -220,7 +234,7 @@ struct RowSums {
 template <class P>
 SEQLOOM_DEVICE RowSums sums_of(const AttentionArgs& a, int64_t row) {
   const float shift = a.sums[2 * row], share = a.sums[2 * row + 1];
-  if constexpr (P::kTensorCores) return {shift - log2f(share), 1.f};
+  if (P::kTensorCores && !is_coarse<P>(shift)) return {shift - log2f(share), 1.f};
   return {shift, share};
 }
 template <class P>
@@ -232,7 +246,7 @@ SEQLOOM_DEVICE float weight_of(float exponent, float share) {
 
 // Gradients of the scores of a tile, options included. Element x of a thread stands for the pair
 // that `pair_at(x)` describes. Products q.k become dropped weights, products g.v become ds, times
-// the derivative of the cap where `capped`.
+// the derivative of the cap where `capped`; `also(x, place, ds)` is called before that.
 struct PairPlace {
   RowPlace row;
   int j;
@@ -240,10 +254,13 @@ struct PairPlace {
   RowSums sums;
   float delta;  // g . o
 };
-template <int kTiles, class PairAt>
+struct NothingElse {
+  SEQLOOM_DEVICE void operator()(int, const PairPlace&, float) const {}
+};
+template <int kTiles, class PairAt, class Also = NothingElse>
 SEQLOOM_DEVICE void gradients_with_options(const AttentionArgs& a, float (&s)[kTiles][4],
                                            float (&dp)[kTiles][4], bool capped,
-                                           const PairAt& pair_at) {
+                                           const PairAt& pair_at, const Also& also = {}) {
   float weights[kTiles * 4], changes[kTiles * 4];
 #pragma unroll
   for (int x = 0; x < kTiles * 4; ++x) {
@@ -264,7 +281,12 @@ SEQLOOM_DEVICE void gradients_with_options(const AttentionArgs& a, float (&s)[kT
         kept = is_kept(a, p.row, p.j) ? factor : 0.f;
         d *= kept;
       }
-      change = weight * (d - p.delta) * (capped ? cap : 1.f);
+      // A pair of no weight is hidden, whatever its value holds.
+      if (weight != 0.f) {
+        change = weight * (d - p.delta);
+        also(x, p, change);
+        if (capped) change *= cap;
+      }
       weight *= kept;
     }
     weights[x] = weight;

@@ -13,6 +13,12 @@
 // Both kernels are the two products of attention_tiles_cuda.h. The key kernel works on transposed
 // scores, S^T = K Q^T, so that P^T and dS^T are in registers as the left operands of dV and dK.
 // Where the accumulators of dK and dV would not fit (head sizes above 128) it runs twice.
+//
+// What hidden pairs hold has no part: attention_cuda_forward.cu tells of the second pass over the
+// tiles of a block whose results are not finite.
+//
+// The slopes of ALiBi get sum_ij ds_ij (j - position_i): the query kernel leaves a sum a row, which
+// slope_kernel adds up.
 #include "cuda/rows.h"
 #include "ops/attention/attention_cuda.h"
 
@@ -41,11 +47,25 @@ __global__ void __launch_bounds__(kDeltaThreads)
   if (lane == 0) delta[row] = sum;
 }
 
+// d_slopes[h] = the sum of moved[b, h, i] over b and i: a block a head, in a fixed order.
+__global__ void __launch_bounds__(kDeltaThreads)
+    slope_kernel(const float* moved, float* d_slopes, int64_t batch, int64_t heads,
+                 int64_t queries) {
+  SHARED_ARRAY(float, scratch, [kDeltaThreads / 32]);
+  float sum = 0.f;
+  for (int64_t b = 0; b < batch; ++b)
+    for (int64_t i = threadIdx.x; i < queries; i += kDeltaThreads)
+      sum += moved[(b * heads + blockIdx.x) * queries + i];
+  sum = cuda::block_sum(sum, &scratch[0]);
+  if (threadIdx.x == 0) d_slopes[blockIdx.x] = sum;
+}
+
 struct BackwardPlan {
   AttentionOperand gradient;
   const float* delta;
   void *d_query, *d_key, *d_value;
-  int blocks;  // of rows, or of keys
+  float* moved;  // [B, Hq, Tq] sum_j ds_ij (j - position_i), or null
+  int blocks;    // of rows, or of keys
   bool options, query_aligned, gradient_aligned, keys_aligned;
 };
 
@@ -95,7 +115,6 @@ __global__ void __launch_bounds__(QueryShape<P, kD>::kThreads, 1)
     load_packed_rows<P, kM, kD, kThreads>(g_tile, rows, plan.gradient, a.value_width,
                                           plan.gradient_aligned);
     if (P::kAsync) ptx::cp_async_commit();
-    if (kStages == 2 && tile_begin < tile_end) stages.load(tile_begin);
 
     const int warp_row = rows.first + warp * 16;
     const bool active = warp_row < rows.rows;
@@ -108,71 +127,94 @@ __global__ void __launch_bounds__(QueryShape<P, kD>::kThreads, 1)
       delta[r] = plan.delta[at];
     }
     const float factor = a.scale * kLog2e;
+    const bool coarse = is_coarse<P>(sums[0].shift) || is_coarse<P>(sums[1].shift);
+    const bool general = __any_sync(kAllLanes, plan.options || coarse) != 0;
 
-    float dq[kD / 8][4];
+    float dq[kD / 8][4], moved[2];
+    for (bool careful = false;; careful = true) {
+      if (kStages == 2 && tile_begin < tile_end) stages.load(tile_begin);
+      moved[0] = moved[1] = 0.f;
 #pragma unroll
-    for (int n = 0; n < kD / 8; ++n)
+      for (int n = 0; n < kD / 8; ++n)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) dq[n][e] = 0.f;
+        for (int e = 0; e < 4; ++e) dq[n][e] = 0.f;
 
-    for (int tile = tile_begin; tile < tile_end; ++tile) {
-      if (kStages == 1) {
-        __syncthreads();  // everyone has left the tile
-        stages.load(tile);
-      }
-      if (P::kAsync) ptx::cp_async_wait<0>();
-      __syncthreads();  // the tile is there for all; with two stages, all have left the other one
-      if (kStages == 2 && tile + 1 < tile_end) stages.load(tile + 1);
-      if (!active) continue;
+      for (int tile = tile_begin; tile < tile_end; ++tile) {
+        if (kStages == 1) {
+          __syncthreads();  // everyone has left the tile
+          stages.load(tile);
+        }
+        if (P::kAsync) ptx::cp_async_wait<0>();
+        __syncthreads();  // the tile is there for all; with two stages, all have left the other one
+        if (kStages == 2 && tile + 1 < tile_end) stages.load(tile + 1);
+        if (!active) continue;
 
-      const int j0 = tile * kN;
-      const unsigned char* const k_tile = stages.keys(tile);
-      float s[kTiles][4], dp[kTiles][4];
-      P::template product_nt<kN, kD>(s, q_tile, warp * 16, k_tile, lane);
-      P::template product_nt<kN, kD>(dp, g_tile, warp * 16, stages.values(tile), lane);
-      const auto seen_by = [&](int r) {
-        return visible_range(a, rows.offset, rows.length,
-                             rows.clamp(warp_row + (lane >> 2) + r * 8) % rows.queries);
-      };
-      if (plan.options) {
-        gradients_with_options(a, s, dp, true, [&](int x) {
-          const int r = x >> 1 & 1, row = rows.clamp(warp_row + (lane >> 2) + r * 8);
-          const Range seen = seen_by(r);
-          PairPlace p;
-          p.row = place_of(a, rows.offset, rows.b, rows.head_of(row), row % rows.queries);
-          p.j = j0 + (x >> 2) * 8 + (lane & 3) * 2 + (x & 1);
-          p.visible = p.j >= seen.lo && p.j < seen.hi;
-          p.sums = r ? sums[1] : sums[0];
-          p.delta = r ? delta[1] : delta[0];
-          return p;
-        });
-      } else {
-#pragma unroll
-        for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const RowSums& row = sums[e >> 1];
-            const float p = weight_of<P>(fmaf(s[n][e], factor, -row.shift), row.share);
-            dp[n][e] = p * (dp[n][e] - delta[e >> 1]);
-          }
-        if (j0 < rows.full_lo || j0 + kN > rows.full_hi) {
-          const Range seen[2] = {seen_by(0), seen_by(1)};
+        const int j0 = tile * kN;
+        const unsigned char* const k_tile = stages.keys(tile);
+        float s[kTiles][4], dp[kTiles][4];
+        P::template product_nt<kN, kD>(s, q_tile, warp * 16, k_tile, lane);
+        P::template product_nt<kN, kD>(dp, g_tile, warp * 16, stages.values(tile), lane);
+        const auto seen_by = [&](int r) {
+          return visible_range(a, rows.offset, rows.length,
+                               rows.clamp(warp_row + (lane >> 2) + r * 8) % rows.queries);
+        };
+        if (general) {
+          const auto add_moved = [&](int x, const PairPlace& p, float ds) {
+            if (plan.moved == nullptr) return;
+            const float by = ds * static_cast<float>(p.j - p.row.position);
+            moved[0] += x >> 1 & 1 ? 0.f : by;
+            moved[1] += x >> 1 & 1 ? by : 0.f;
+          };
+          const auto pair_at = [&](int x) {
+            const int r = x >> 1 & 1, row = rows.clamp(warp_row + (lane >> 2) + r * 8);
+            const Range seen = seen_by(r);
+            PairPlace p;
+            p.row = place_of(a, rows.offset, rows.b, rows.head_of(row), row % rows.queries);
+            p.j = j0 + (x >> 2) * 8 + (lane & 3) * 2 + (x & 1);
+            p.visible = p.j >= seen.lo && p.j < seen.hi;
+            p.sums = r ? sums[1] : sums[0];
+            p.delta = r ? delta[1] : delta[0];
+            return p;
+          };
+          gradients_with_options(a, s, dp, true, pair_at, add_moved);
+        } else {
 #pragma unroll
           for (int n = 0; n < kTiles; ++n)
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-              const int j = j0 + n * 8 + (lane & 3) * 2 + (e & 1);
-              if (j < seen[e >> 1].lo || j >= seen[e >> 1].hi) dp[n][e] = 0.f;
+              const RowSums& row = sums[e >> 1];
+              const float p = weight_of<P>(fmaf(s[n][e], factor, -row.shift), row.share);
+              dp[n][e] = p * (dp[n][e] - delta[e >> 1]);
             }
+          if (j0 < rows.full_lo || j0 + kN > rows.full_hi) {
+            const Range seen[2] = {seen_by(0), seen_by(1)};
+#pragma unroll
+            for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+              for (int e = 0; e < 4; ++e) {
+                const int j = j0 + n * 8 + (lane & 3) * 2 + (e & 1);
+                if (j < seen[e >> 1].lo || j >= seen[e >> 1].hi) dp[n][e] = 0.f;
+              }
+          }
         }
+        if (careful && rows.may_hide(a, j0, j0 + kN))
+          product_seen<P, kN, kD>(dq, dp, k_tile, lane);
+        else
+          P::template product_nn<kN, kD>(dq, dp, k_tile, staging, lane);
       }
-      P::template product_nn<kN, kD>(dq, dp, k_tile, staging, lane);
+      if (P::kAsync) ptx::cp_async_wait<0>();  // the rows, where there were no tiles of keys
+      if (careful || !rows.may_hide(a, tile_begin * kN, tile_end * kN)) break;
+      const int row = warp_row + (lane >> 2);
+      if (__syncthreads_or(any_special(dq, row < rows.rows, row + 8 < rows.rows)) == 0) break;
     }
-    if (P::kAsync) ptx::cp_async_wait<0>();  // the rows, where there were no tiles of keys
 
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int row = warp_row + (lane >> 2) + r * 8;
+      moved[r] += __shfl_xor_sync(kAllLanes, moved[r], 1);
+      moved[r] += __shfl_xor_sync(kAllLanes, moved[r], 2);
+      if (plan.moved != nullptr && row < rows.rows && (lane & 3) == 0)
+        plan.moved[rows.flat(a, row)] = moved[r];
       if (row < rows.rows)
         store_row<P, kD>(static_cast<T*>(plan.d_query) + rows.flat(a, row) * a.width,
                          static_cast<int>(a.width), dq, 2 * r, a.scale, lane);
@@ -183,6 +225,14 @@ __global__ void __launch_bounds__(QueryShape<P, kD>::kThreads, 1)
 // ---- keys and values ----------------------------------------------------------------------------
 
 enum Wanted { kKeys = 1, kValues = 2, kBoth = 3 };
+
+// What the key kernel needs of the queries of a tile.
+template <int kN>
+struct QueryFacts {
+  float shift[kN], share[kN], delta[kN];
+  int lo[kN], hi[kN];
+  int coarse[2];  // whether some of 32 queries is
+};
 
 template <class P, int kD>
 struct KeyShape {
@@ -197,16 +247,10 @@ struct KeyShape {
   static constexpr int kM = kWarps * 16, kThreads = kWarps * 32;
   using Layout = Tile<typename P::Element, kD>;
   static constexpr int kKeyTile = kM * Layout::kRowBytes, kRowTile = kN * Layout::kRowBytes;
-  static constexpr int kSharedBytes = 2 * kKeyTile + kStages * (2 * kRowTile + 20 * kN) +
+  static constexpr int kSharedBytes = 2 * kKeyTile +
+                                      kStages * (2 * kRowTile + int{sizeof(QueryFacts<kN>)}) +
                                       kWarps * P::template kStagingFloats<kN> * 4;
   static_assert(kSharedBytes <= P::kSharedLimit);
-};
-
-// What the key kernel needs of the queries of a tile.
-template <int kN>
-struct QueryFacts {
-  float shift[kN], share[kN], delta[kN];
-  int lo[kN], hi[kN];
 };
 
 template <class P, int kD, Wanted kWanted>
@@ -262,8 +306,9 @@ __global__ void __launch_bounds__(KeyShape<P, kD>::kThreads, 1)
                                        plan.gradient_aligned);
       if (P::kAsync) ptx::cp_async_commit();
       const int x = static_cast<int>(threadIdx.x), i = i0 + x;
+      bool coarse = false;
+      QueryFacts<kN>& f = facts[stage];
       if (x < kN) {
-        QueryFacts<kN>& f = facts[stage];
         const bool exists = i < queries;
         const int64_t at = (b * a.heads + h) * a.queries + (exists ? i : 0);
         const Range seen = visible_range(a, offset, length, i);
@@ -273,7 +318,10 @@ __global__ void __launch_bounds__(KeyShape<P, kD>::kThreads, 1)
         f.delta[x] = exists ? plan.delta[at] : 0.f;
         f.lo[x] = exists ? seen.lo : 0;
         f.hi[x] = exists ? seen.hi : 0;
+        coarse = exists && is_coarse<P>(sums.shift);
       }
+      coarse = __any_sync(kAllLanes, coarse) != 0;
+      if (lane == 0 && x < kN) f.coarse[warp] = coarse;
     };
     const T* const keys = head_of<T>(a.key, b, kv_head);
     const T* const values = head_of<T>(a.value, b, kv_head);
@@ -282,77 +330,94 @@ __global__ void __launch_bounds__(KeyShape<P, kD>::kThreads, 1)
     load_matrix<P, kM, kD, kThreads>(v_tile, values, a.value.row_stride, j_block, length,
                                      a.value_width, plan.keys_aligned);
     if (P::kAsync) ptx::cp_async_commit();
-    if (kStages == 2 && tiles > 0) load_rows(0);
 
     const int j_warp = j_block + warp * 16;
     const bool active = j_warp < length;
     const float factor = a.scale * kLog2e;
     float dk[kKeyColumns][4], dv[kValueColumns][4];
+    for (bool careful = false;; careful = true) {
+      if (kStages == 2 && tiles > 0) load_rows(0);
+      bool hides = false;  // some of the tiles has pairs that may be hidden
 #pragma unroll
-    for (int n = 0; n < kKeyColumns; ++n)
+      for (int n = 0; n < kKeyColumns; ++n)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) dk[n][e] = 0.f;
+        for (int e = 0; e < 4; ++e) dk[n][e] = 0.f;
 #pragma unroll
-    for (int n = 0; n < kValueColumns; ++n)
+      for (int n = 0; n < kValueColumns; ++n)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) dv[n][e] = 0.f;
+        for (int e = 0; e < 4; ++e) dv[n][e] = 0.f;
 
-    for (int tile = 0; tile < tiles; ++tile) {
-      if (kStages == 1) {
-        __syncthreads();  // everyone has left the tile
-        load_rows(tile);
-      }
-      if (P::kAsync) ptx::cp_async_wait<0>();
-      __syncthreads();  // the tile is there for all; with two stages, all have left the other one
-      if (kStages == 2 && tile + 1 < tiles) load_rows(tile + 1);
-      if (!active) continue;
-
-      const int i0 = (first_tile + tile % tiles_per_head) * kN, stage = tile % kStages;
-      const unsigned char* const q_tile = q_tiles + stage * Shape::kRowTile;
-      const unsigned char* const g_tile = g_tiles + stage * Shape::kRowTile;
-      const QueryFacts<kN>& f = facts[stage];
-      // Transposed: rows are keys, columns are queries.
-      float s[kTiles][4], ds[kTiles][4];
-      P::template product_nt<kN, kD>(s, k_tile, warp * 16, q_tile, lane);
-      if constexpr (kWanted & kKeys)
-        P::template product_nt<kN, kD>(ds, v_tile, warp * 16, g_tile, lane);
-      else
-        memset(static_cast<void*>(ds), 0, sizeof(ds));
-      if (plan.options) {
-        const int h = kv_head * group + tile / tiles_per_head;
-        gradients_with_options(a, s, ds, true, [&](int x) {
-          const int column = (x >> 2) * 8 + (lane & 3) * 2 + (x & 1);
-          PairPlace p;
-          p.row = place_of(a, offset, b, h, i0 + column);
-          p.j = j_warp + (lane >> 2) + (x >> 1 & 1) * 8;
-          p.visible = p.j >= f.lo[column] && p.j < f.hi[column];
-          p.sums = {f.shift[column], f.share[column]};
-          p.delta = f.delta[column];
-          return p;
-        });
-      } else {
+      for (int tile = 0; tile < tiles; ++tile) {
+        if (kStages == 1) {
+          __syncthreads();  // everyone has left the tile
+          load_rows(tile);
+        }
+        if (P::kAsync) ptx::cp_async_wait<0>();
+        __syncthreads();  // the tile is there for all; with two stages, all have left the other one
+        if (kStages == 2 && tile + 1 < tiles) load_rows(tile + 1);
+        const int i0 = (first_tile + tile % tiles_per_head) * kN, stage = tile % kStages;
+        const unsigned char* const q_tile = q_tiles + stage * Shape::kRowTile;
+        const unsigned char* const g_tile = g_tiles + stage * Shape::kRowTile;
+        const QueryFacts<kN>& f = facts[stage];
         // Every query of the tile sees every key of the block?
-        const Range low = visible_range(a, offset, length, i0);
-        const Range high = visible_range(a, offset, length, i0 + kN - 1);
-        const bool edge = j_block < high.lo || j_block + kM > low.hi;
+        const Range first = visible_range(a, offset, length, i0);
+        const Range last = visible_range(a, offset, length, i0 + kN - 1);
+        const bool edge = j_block < last.lo || j_block + kM > first.hi;
+        hides = hides || edge || a.mask != nullptr;
+        if (!active) continue;
+
+        // Transposed: rows are keys, columns are queries.
+        float s[kTiles][4], ds[kTiles][4];
+        P::template product_nt<kN, kD>(s, k_tile, warp * 16, q_tile, lane);
+        if constexpr (kWanted & kKeys)
+          P::template product_nt<kN, kD>(ds, v_tile, warp * 16, g_tile, lane);
+        else
+          memset(static_cast<void*>(ds), 0, sizeof(ds));
+        if (plan.options || f.coarse[0] != 0 || (kN > 32 && f.coarse[1] != 0)) {
+          const int h = kv_head * group + tile / tiles_per_head;
+          gradients_with_options(a, s, ds, true, [&](int x) {
+            const int column = (x >> 2) * 8 + (lane & 3) * 2 + (x & 1);
+            PairPlace p;
+            p.row = place_of(a, offset, b, h, i0 + column);
+            p.j = j_warp + (lane >> 2) + (x >> 1 & 1) * 8;
+            p.visible = p.j >= f.lo[column] && p.j < f.hi[column];
+            p.sums = {f.shift[column], f.share[column]};
+            p.delta = f.delta[column];
+            return p;
+          });
+        } else {
 #pragma unroll
-        for (int n = 0; n < kTiles; ++n)
+          for (int n = 0; n < kTiles; ++n)
 #pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const int column = n * 8 + (lane & 3) * 2 + (e & 1);
-            float p = weight_of<P>(fmaf(s[n][e], factor, -f.shift[column]), f.share[column]);
-            if (edge) {
-              const int j = j_warp + (lane >> 2) + (e >> 1) * 8;
-              if (j < f.lo[column] || j >= f.hi[column]) p = 0.f;
+            for (int e = 0; e < 4; ++e) {
+              const int column = n * 8 + (lane & 3) * 2 + (e & 1);
+              float p = weight_of<P>(fmaf(s[n][e], factor, -f.shift[column]), f.share[column]);
+              float change = p * (ds[n][e] - f.delta[column]);
+              if (edge) {
+                const int j = j_warp + (lane >> 2) + (e >> 1) * 8;
+                if (j < f.lo[column] || j >= f.hi[column]) p = change = 0.f;
+              }
+              s[n][e] = p;
+              if constexpr (kWanted & kKeys) ds[n][e] = change;
             }
-            s[n][e] = p;
-            if constexpr (kWanted & kKeys) ds[n][e] = p * (ds[n][e] - f.delta[column]);
-          }
+        }
+        if (careful && (edge || a.mask != nullptr)) {
+          if constexpr (kWanted & kValues) product_seen<P, kN, kD>(dv, s, g_tile, lane);
+          if constexpr (kWanted & kKeys) product_seen<P, kN, kD>(dk, ds, q_tile, lane);
+        } else {
+          if constexpr (kWanted & kValues)
+            P::template product_nn<kN, kD>(dv, s, g_tile, staging, lane);
+          if constexpr (kWanted & kKeys)
+            P::template product_nn<kN, kD>(dk, ds, q_tile, staging, lane);
+        }
       }
-      if constexpr (kWanted & kValues) P::template product_nn<kN, kD>(dv, s, g_tile, staging, lane);
-      if constexpr (kWanted & kKeys) P::template product_nn<kN, kD>(dk, ds, q_tile, staging, lane);
+      if (P::kAsync) ptx::cp_async_wait<0>();  // the keys, where there were no tiles of queries
+      if (careful || !hides) break;
+      bool special = false;
+      if constexpr (kWanted & kKeys) special |= any_special(dk, true, true);
+      if constexpr (kWanted & kValues) special |= any_special(dv, true, true);
+      if (__syncthreads_or(special) == 0) break;
     }
-    if (P::kAsync) ptx::cp_async_wait<0>();  // the keys, where there were no tiles of queries
 
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -386,6 +451,8 @@ void launch_backward(const AttentionBackwardArgs& args) {
   const AttentionArgs& a = args.forward;
   const int64_t item = item_size(a.dtype), rows = a.batch * a.heads * a.queries;
   const cuda::Workspace delta(static_cast<std::size_t>(rows) * sizeof(float));
+  const bool slopes = args.d_slopes != nullptr;
+  const cuda::Workspace moved(slopes ? static_cast<std::size_t>(rows) * sizeof(float) : 0);
   dispatch_kernel(a, [&](auto core, auto width) {
     using P = decltype(core);
     using T = typename P::Element;
@@ -396,6 +463,7 @@ void launch_backward(const AttentionBackwardArgs& args) {
     plan.d_query = args.d_query;
     plan.d_key = args.d_key;
     plan.d_value = args.d_value;
+    plan.moved = slopes ? moved.as<float>() : nullptr;
     plan.options = has_options(a);
     plan.query_aligned = is_aligned(a.query, item);
     plan.gradient_aligned = is_aligned(args.gradient, item);
@@ -424,6 +492,13 @@ void launch_backward(const AttentionBackwardArgs& args) {
       launch_keys<P, kD, kValues>(a, plan);
     }
   });
+  if (slopes && a.heads > 0) {
+    cuda::LaunchConfig config;
+    config.grid = dim3(static_cast<unsigned>(a.heads));
+    config.block = dim3(kDeltaThreads);
+    cuda::launch(slope_kernel, config, moved.as<float>(), args.d_slopes, a.batch, a.heads,
+                 a.queries);
+  }
   if (args.d_mask != nullptr) launch_mask_gradient(args, delta.as<float>());
 }
 

@@ -16,6 +16,10 @@
 // lie in pages, which a table names. The number of splits depends on shapes and on the device
 // alone, so bits do not change from call to call.
 //
+// What a hidden key or value holds has no part, yet its weight of zero times NaN would be NaN. So a
+// block whose results are not finite goes over its tiles once more, and where pairs may be hidden
+// it multiplies only those that are not.
+//
 // No atomics. Shared memory: one tile of Q, kStages tiles each of K and V.
 #include "cuda/rows.h"
 #include "ops/attention/attention_cuda.h"
@@ -117,87 +121,109 @@ __global__ void __launch_bounds__(ForwardShape<P, kD>::kThreads, 1)
 
     load_packed_rows<P, kM, kD, kThreads>(q_tile, rows, a.query, a.width, plan.query_aligned);
     if (P::kAsync) ptx::cp_async_commit();
-    if (kStages == 2 && tile_begin < tile_end) stages.load(tile_begin);
 
     const int warp_row = rows.first + warp * 16;
     const bool active = warp_row < rows.rows;
     // Products times this are scores in base 2; with options scores_with_options sees to that.
     const float factor = plan.options ? 1.f : a.scale * kLog2e;
 
-    float o[kD / 8][4];
+    float o[kD / 8][4], peak[2], sum[2];  // peak: running maximum in base 2
+    for (bool careful = false;; careful = true) {
+      if (kStages == 2 && tile_begin < tile_end) stages.load(tile_begin);
 #pragma unroll
-    for (int n = 0; n < kD / 8; ++n)
+      for (int n = 0; n < kD / 8; ++n)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) o[n][e] = 0.f;
-    float highest[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
-
-    for (int tile = tile_begin; tile < tile_end; ++tile) {
-      if (kStages == 1) {
-        __syncthreads();  // everyone has left the tile
-        stages.load(tile);
+        for (int e = 0; e < 4; ++e) o[n][e] = 0.f;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        peak[r] = -INFINITY;
+        sum[r] = 0.f;
       }
-      if (P::kAsync) ptx::cp_async_wait<0>();
-      __syncthreads();  // the tile is there for all; with two stages, all have left the other one
-      if (kStages == 2 && tile + 1 < tile_end) stages.load(tile + 1);
-      if (!active) continue;
 
-      const int j0 = tile * kN;
-      float s[kTiles][4];
-      P::template product_nt<kN, kD>(s, q_tile, warp * 16, stages.keys(tile), lane);
-      uint32_t kept = 0xffffffffu;
-      if (plan.options) {
-        kept = scores_with_options<kTiles>(a, rows, warp_row, j0, lane, s);
-      } else if (j0 < rows.full_lo || j0 + kN > rows.full_hi) {
-        Range seen[2];
+      for (int tile = tile_begin; tile < tile_end; ++tile) {
+        if (kStages == 1) {
+          __syncthreads();  // everyone has left the tile
+          stages.load(tile);
+        }
+        if (P::kAsync) ptx::cp_async_wait<0>();
+        __syncthreads();  // the tile is there for all; with two stages, all have left the other one
+        if (kStages == 2 && tile + 1 < tile_end) stages.load(tile + 1);
+        if (!active) continue;
+
+        const int j0 = tile * kN;
+        float s[kTiles][4];
+        P::template product_nt<kN, kD>(s, q_tile, warp * 16, stages.keys(tile), lane);
+        uint32_t kept = 0xffffffffu;
+        if (plan.options) {
+          kept = scores_with_options<kTiles>(a, rows, warp_row, j0, lane, s);
+        } else if (j0 < rows.full_lo || j0 + kN > rows.full_hi) {
+          Range seen[2];
 #pragma unroll
-        for (int r = 0; r < 2; ++r)
-          seen[r] = visible_range(a, rows.offset, rows.length,
-                                  rows.clamp(warp_row + (lane >> 2) + r * 8) % rows.queries);
+          for (int r = 0; r < 2; ++r)
+            seen[r] = visible_range(a, rows.offset, rows.length,
+                                    rows.clamp(warp_row + (lane >> 2) + r * 8) % rows.queries);
+#pragma unroll
+          for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              const int j = j0 + n * 8 + (lane & 3) * 2 + (e & 1);
+              if (j < seen[e >> 1].lo || j >= seen[e >> 1].hi) s[n][e] = -INFINITY;
+            }
+        }
+
+        float shift[2], slope[2] = {factor, factor};
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          float top = -INFINITY;
+#pragma unroll
+          for (int n = 0; n < kTiles; ++n) top = fmaxf(top, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
+          top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
+          top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
+          float now = fmaxf(peak[r], top * factor);
+          if (!plan.options && is_coarse<P>(now)) {
+            now = fmaxf(peak[r], top * a.scale * kLog2e);
+            slope[r] = 1.f;
+#pragma unroll
+            for (int n = 0; n < kTiles; ++n) {
+              s[n][2 * r] = s[n][2 * r] * a.scale * kLog2e;
+              s[n][2 * r + 1] = s[n][2 * r + 1] * a.scale * kLog2e;
+            }
+          }
+          // While a row has seen nothing, 0 stands for its maximum: -inf - -inf would be NaN.
+          shift[r] = now == -INFINITY ? 0.f : now;
+          const float shrink = ptx::ex2_approx(peak[r] - shift[r]);
+          peak[r] = now;
+          sum[r] *= shrink;
+#pragma unroll
+          for (int n = 0; n < kD / 8; ++n) {
+            o[n][2 * r] *= shrink;
+            o[n][2 * r + 1] *= shrink;
+          }
+        }
 #pragma unroll
         for (int n = 0; n < kTiles; ++n)
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            const int j = j0 + n * 8 + (lane & 3) * 2 + (e & 1);
-            if (j < seen[e >> 1].lo || j >= seen[e >> 1].hi) s[n][e] = -INFINITY;
+            s[n][e] = ptx::ex2_approx(fmaf(s[n][e], slope[e >> 1], -shift[e >> 1]));
+            sum[e >> 1] += s[n][e];
           }
-      }
-
-      float shift[2];
+        if (plan.options && a.dropout > 0.f) {
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        float m = highest[r];
+          for (int n = 0; n < kTiles; ++n)
 #pragma unroll
-        for (int n = 0; n < kTiles; ++n) m = fmaxf(m, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
-        m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 1));
-        m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 2));
-        // While a row has seen nothing, 0 stands for its maximum: -inf - -inf would be NaN.
-        shift[r] = m == -INFINITY ? 0.f : m * factor;
-        const float shrink = ptx::ex2_approx(fmaf(highest[r], factor, -shift[r]));
-        highest[r] = m;
-        sum[r] *= shrink;
-#pragma unroll
-        for (int n = 0; n < kD / 8; ++n) {
-          o[n][2 * r] *= shrink;
-          o[n][2 * r + 1] *= shrink;
+            for (int e = 0; e < 4; ++e)
+              if ((kept >> (n * 4 + e) & 1u) == 0) s[n][e] = 0.f;
         }
+        if (careful && rows.may_hide(a, j0, j0 + kN))
+          product_seen<P, kN, kD>(o, s, stages.values(tile), lane);
+        else
+          P::template product_nn<kN, kD>(o, s, stages.values(tile), staging, lane);
       }
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          s[n][e] = ptx::ex2_approx(fmaf(s[n][e], factor, -shift[e >> 1]));
-          sum[e >> 1] += s[n][e];
-        }
-      if (plan.options && a.dropout > 0.f) {
-#pragma unroll
-        for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-          for (int e = 0; e < 4; ++e)
-            if ((kept >> (n * 4 + e) & 1u) == 0) s[n][e] = 0.f;
-      }
-      P::template product_nn<kN, kD>(o, s, stages.values(tile), staging, lane);
+      if (P::kAsync) ptx::cp_async_wait<0>();  // the tile of Q, where there were no tiles of keys
+      if (careful || !rows.may_hide(a, tile_begin * kN, tile_end * kN)) break;
+      const int row = warp_row + (lane >> 2);
+      if (__syncthreads_or(any_special(o, row < rows.rows, row + 8 < rows.rows)) == 0) break;
     }
-    if (P::kAsync) ptx::cp_async_wait<0>();  // the tile of Q, where there were no tiles of keys
 
     const float scale = a.dropout > 0.f ? keep_scale(a) : 1.f;
 #pragma unroll
@@ -209,7 +235,6 @@ __global__ void __launch_bounds__(ForwardShape<P, kD>::kThreads, 1)
       const int64_t at = rows.flat(a, row);
       float inverse = sum[r] == 0.f ? 0.f : scale / sum[r];
       const int width = static_cast<int>(a.value_width);
-      const float shift_of_row = highest[r] * factor;
       // A reciprocal would round a second time, which 16 bits do not see.
       if (!P::kTensorCores && plan.partial == nullptr && sum[r] != 0.f) {
 #pragma unroll
@@ -222,11 +247,11 @@ __global__ void __launch_bounds__(ForwardShape<P, kD>::kThreads, 1)
         const int64_t to = split * (a.batch * a.heads * a.queries) + at;
         store_row<P, kD>(plan.partial + to * a.value_width, width, o, 2 * r, scale, lane);
         if ((lane & 3) == 0)
-          plan.partial_sums[to] = make_float2(sum[r] == 0.f ? -INFINITY : shift_of_row, sum[r]);
+          plan.partial_sums[to] = make_float2(sum[r] == 0.f ? -INFINITY : peak[r], sum[r]);
       } else {
         store_row<P, kD>(static_cast<T*>(a.output) + at * a.value_width, width, o, 2 * r, inverse,
                          lane);
-        if (a.sums != nullptr && (lane & 3) == 0) write_sums(a.sums, at, shift_of_row, sum[r]);
+        if (a.sums != nullptr && (lane & 3) == 0) write_sums(a.sums, at, peak[r], sum[r]);
       }
     }
   }

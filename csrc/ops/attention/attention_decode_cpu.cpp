@@ -8,6 +8,9 @@
 // that memory never waits for a softmax. Where key heads are few, the keys that a head's rows see
 // are cut into runs, as many as shapes say; each run leaves its outputs, maxima (of scores times
 // log2(e)) and sums, which are combined in order. A tile never crosses the edge of a page.
+//
+// Results that are not finite are computed again, with care that hidden keys and values have no
+// part whatever they hold.
 #include "cpu/gemm_dot.h"
 #include "ops/attention/attention_cpu.h"
 
@@ -122,6 +125,7 @@ struct DecodeRun {
   float *out, *peak, *sum;
   int64_t count, out_width, query_width, end;
   float *query, *weights[2], *factor;
+  bool careful;
 
   SEQLOOM_ALWAYS_INLINE KeyTile<T> tile_at(int64_t j0) const {
     if (j0 >= end) return {j0, 0, nullptr, nullptr};
@@ -190,6 +194,9 @@ struct DecodeRun {
                               const float* by) const {
     const int64_t ld = a.value.row_stride, dv = a.value_width, ldk = a.key.row_stride;
     const T* const fetched = next.live > 0 ? next.keys : tile.keys;
+    if (careful)
+      return multiply_seen(count, tile.live, dv, by, kTile, 1, tile.values, ld, factor, out,
+                           out_width);
     int64_t r = 0;
     for (; r + 4 <= count; r += 4)
       weigh_rows<4>(tile.live, dv, by + r * kTile, tile.values, ld, fetched, ldk, factor + r,
@@ -208,7 +215,8 @@ struct DecodeRun {
   SEQLOOM_ALWAYS_INLINE bool weigh_and_score(const KeyTile<T>& tile, const KeyTile<T>& next,
                                              const float* by, float* to) const {
     if constexpr (kLanes == 16) {
-      if (count != 1 || tile.live != kTile || next.live != kTile || a.width != a.value_width)
+      if (careful || count != 1 || tile.live != kTile || next.live != kTile ||
+          a.width != a.value_width)
         return false;
       const int64_t ldk = a.key.row_stride, ldv = a.value.row_stride;
       if (a.width == 4 * kLanes) {
@@ -226,7 +234,8 @@ struct DecodeRun {
 
 template <class T>
 SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_head, int64_t count,
-                                 int64_t run, int64_t runs, float* out, float* peak, float* sum) {
+                                 int64_t run, int64_t runs, bool careful, float* out, float* peak,
+                                 float* sum) {
   const int64_t out_width = round_up(a.value_width, kLanes),
                 query_width = round_up(a.width, kLanes);
   const cpu::Scratch scratch(
@@ -251,7 +260,8 @@ SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_h
                         end,
                         query,
                         {first, second},
-                        carve.take<float>(count)};
+                        carve.take<float>(count),
+                        careful};
   it.load_queries();
   const bool plain = !has_score_options(a);
   KeyTile<T> tile = it.tile_at(begin);
@@ -268,7 +278,7 @@ SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_h
 }
 
 template <class T>
-void decode(const AttentionArgs& a) {
+void decode(const AttentionArgs& a, bool careful) {
   const int64_t heads = a.batch * a.kv_heads, group = a.heads / a.kv_heads;
   const int64_t count = group * a.queries, out_width = round_up(a.value_width, kLanes);
   // At least 16 items where every run still has 256 keys, and none with more than 4096.
@@ -288,11 +298,12 @@ void decode(const AttentionArgs& a) {
   cpu::parallel_for(heads * runs, grain, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t head = item / runs, run = item % runs, at = (run * heads + head) * count;
-      decode_run<T>(a, head / a.kv_heads, head % a.kv_heads, count, run, runs, out + at * out_width,
-                    peak + at, sum + at);
+      decode_run<T>(a, head / a.kv_heads, head % a.kv_heads, count, run, runs, careful,
+                    out + at * out_width, peak + at, sum + at);
     }
   });
 
+  VecF trace = VecF::zero();
   for (int64_t r = 0; r < rows; ++r) {
     float top = peak[r], total = 0;
     for (int64_t run = 1; run < runs; ++run) top = max(peak[run * rows + r], top);
@@ -311,13 +322,16 @@ void decode(const AttentionArgs& a) {
       for (int64_t run = 0; run < runs; ++run)
         x = fma(load(out + (run * rows + r) * out_width + c), VecF::broadcast(peak[run * rows + r]),
                 x);
-      store(to + c, x / divisor, static_cast<int>(min<int64_t>(a.value_width - c, kLanes)));
+      x = x / divisor;
+      trace_special(x, trace);
+      store(to + c, x, static_cast<int>(min<int64_t>(a.value_width - c, kLanes)));
     }
     if (a.sums != nullptr) {
       a.sums[2 * r] = total == 0 ? kInfinity : top;
       a.sums[2 * r + 1] = total == 0 ? 0 : 1 / total;
     }
   }
+  if (!careful && has_special(trace)) decode<T>(a, true);
 }
 
 }  // namespace
@@ -325,11 +339,11 @@ void decode(const AttentionArgs& a) {
 void attention_decode(const AttentionArgs& a) {
   switch (a.dtype) {
     case DType::kFloat16:
-      return decode<f16>(a);
+      return decode<f16>(a, false);
     case DType::kBFloat16:
-      return decode<bf16>(a);
+      return decode<bf16>(a, false);
     default:
-      return decode<float>(a);
+      return decode<float>(a, false);
   }
 }
 

@@ -24,6 +24,8 @@ namespace seqloom::ops::attention_device {
 
 namespace ptx = cuda::ptx;
 
+constexpr unsigned kAllLanes = 0xffffffffu;
+
 // ---- shared memory ------------------------------------------------------------------------------
 
 // A tile of rows of kD elements of T, in chunks of 16 bytes. Eight neighbouring rows keep the same
@@ -282,6 +284,53 @@ struct FloatCore {
     return (n >> 1) * 16 + (lane & 3) * 4 + (n & 1) * 2;
   }
 };
+
+// ---- what hidden pairs hold ---------------------------------------------------------------------
+
+// Whether an accumulator holds NaN or an infinity in row g, and in row g + 8, where they exist.
+template <int kColumns>
+SEQLOOM_DEVICE bool any_special(const float (&o)[kColumns][4], bool low, bool high) {
+  bool special = false;
+#pragma unroll
+  for (int n = 0; n < kColumns; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      special |= (e < 2 ? low : high) && (__float_as_uint(o[n][e]) & 0x7f800000u) == 0x7f800000u;
+  return special;
+}
+
+// product_nn over the pairs whose P is not zero, so that what other rows of B hold, NaN even, has
+// no part. Slow: for results that were not finite, where P has zeros because pairs are hidden.
+template <class P, int kN, int kD>
+SEQLOOM_DEVICE void product_seen(float (&o)[kD / 8][4], const float (&p)[kN / 8][4],
+                                 const unsigned char* b, int lane) {
+  using T = typename P::Element;
+  using Layout = Tile<T, kD>;
+  float weights[kN / 2];
+#pragma unroll
+  for (int x = 0; x < kN / 2; ++x) weights[x] = p[x >> 2][x & 3];
+#pragma unroll 1
+  for (int k = 0; k < kN; ++k) {
+    // Four lanes hold the row's weights, this one of them column k.
+    const int x = (k >> 3) * 4 + (k & 1), owner = (lane & ~3) | (k >> 1 & 3);
+    const float low = __shfl_sync(kAllLanes, weights[x], owner);
+    const float high = __shfl_sync(kAllLanes, weights[x + 2], owner);
+#pragma unroll
+    for (int n = 0; n < kD / 8; ++n) {
+      const int column = P::output_column(n, lane);
+      T pair[2];
+      memcpy(static_cast<void*>(pair),
+             b + Layout::offset(k, column / Layout::kChunkElements) +
+                 column % Layout::kChunkElements * static_cast<int>(sizeof(T)),
+             sizeof(pair));
+      const float left = cuda::to_float(pair[0]), right = cuda::to_float(pair[1]);
+      o[n][0] = low != 0.f ? fmaf(low, left, o[n][0]) : o[n][0];
+      o[n][1] = low != 0.f ? fmaf(low, right, o[n][1]) : o[n][1];
+      o[n][2] = high != 0.f ? fmaf(high, left, o[n][2]) : o[n][2];
+      o[n][3] = high != 0.f ? fmaf(high, right, o[n][3]) : o[n][3];
+    }
+  }
+}
 
 // Writes one row's pairs of an accumulator, `which` = 0 for row g and 2 for row g + 8.
 template <class P, int kD, class To>

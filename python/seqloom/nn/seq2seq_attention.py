@@ -99,15 +99,18 @@ class AdditiveAttention(Module):
         init.xavier_uniform_(self.w_key)
         init.uniform_(self.v, -(self.hidden_dim**-0.5), self.hidden_dim**-0.5)
 
-    def project_keys(self, keys: Tensor) -> Tensor:
-        """``w_key keys`` [B, Tk, A], which does not change while a decoder walks on."""
+    def project_keys(self, keys: Tensor, key_lengths: Any = None) -> Tensor:
+        """``w_key keys`` [B, Tk, A], which does not change while a decoder walks on.
+
+        With `key_lengths` what lies past them may be anything, NaN too.
+        """
         _check_tensors("AdditiveAttention", keys=keys)
         if keys.ndim != 3 or keys.shape[2] != self.key_dim:
             raise ValueError(
                 f"AdditiveAttention: keys must have shape [B, Tk, {self.key_dim}], got"
                 f" {list(keys.shape)}"
             )
-        return project_keys(keys, self.w_key)
+        return project_keys(keys, self.w_key, key_lengths)
 
     def forward(
         self,

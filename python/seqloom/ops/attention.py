@@ -166,7 +166,7 @@ def scaled_dot_product_attention(
     softcap : float, optional
         Scores become softcap * tanh(score / softcap) before masks and biases.
     alibi_slopes : array [Hq], optional
-        slope * (key - query position) is added to the scores.
+        slope * (key - query position) is added to the scores; they may require a gradient.
     return_weights : bool
         Also return the weights that multiplied the values.
 
@@ -208,7 +208,7 @@ def scaled_dot_product_attention(
     if softcap is not None:
         softcap = _cap(_SDPA, softcap)
     if alibi_slopes is not None:
-        slopes = _tensor(_SDPA, "alibi_slopes", alibi_slopes).detach()
+        slopes = _tensor(_SDPA, "alibi_slopes", alibi_slopes)
         if slopes.shape != (heads,):
             raise ValueError(
                 f"{_SDPA}: alibi_slopes must have shape [Hq] = [{heads}], got {list(slopes.shape)}"
@@ -237,23 +237,26 @@ def scaled_dot_product_attention(
         or key._needs_grad
         or value._needs_grad
         or (mask is not None and mask._needs_grad)
+        or (slopes is not None and slopes._needs_grad)
     )
     numbers = (scale, offset, left, right, softcap or 0.0, *drop)
     arrays = (mask, lengths, offsets, slopes)
     output, sums = _core.attention_forward(query, key, value, *arrays, *numbers, recorded)
     if recorded:
         saved = (query, key, value, output.detach(), sums, *arrays)
-        mask_gradient = mask is not None and mask._needs_grad
-        inputs = (query, key, value, mask)
-        record(output, _SDPA, inputs, _attention_backward, saved, (*numbers, mask_gradient))
+        wanted = tuple(t is not None and t._needs_grad for t in (mask, slopes))
+        inputs = (query, key, value, mask, slopes)
+        record(output, _SDPA, inputs, _attention_backward, saved, (*numbers, *wanted))
     return output
 
 
 def _attention_backward(node: Node, gradient: Tensor) -> Gradients:
     saved = node.saved_tensors()
-    dq, dk, dv, dm = _core.attention_backward(gradient, *saved, *node.context)
-    mask = saved[5]
-    return dq, dk, dv, None if dm is None else dm.to(dtype=mask.dtype)
+    dq, dk, dv, dm, ds = _core.attention_backward(gradient, *saved, *node.context)
+    query, mask, slopes = saved[0], saved[5], saved[8]
+    if 0 in query.shape[:2]:
+        dm, ds = (None if d is None else t.detach() * 0.0 for d, t in ((dm, mask), (ds, slopes)))
+    return dq, dk, dv, None if dm is None else dm.to(dtype=mask.dtype), ds
 
 
 # ---- the same with the matrix in memory: weights on demand, float64, very wide heads on CUDA ----
@@ -294,10 +297,16 @@ def _check_mask(mask: Tensor, scores: tuple[int, ...]) -> None:
         )
 
 
-def _without_padding(x: Tensor, lengths: Any) -> Tensor:
-    """x [B, H, Tk, D] with zeros past the lengths: a weight of zero times NaN would be NaN."""
-    kept = np.arange(x.shape[2]) < lengths[:, None]
-    return where(from_numpy(kept[:, None, :, None]).to(device=x.device), x, 0.0)
+def _without_unseen(x: Tensor, visible: Tensor) -> Tensor:
+    """x [B, Hkv, Tk, D] with zeros where nobody looks: a weight of zero times NaN would be NaN.
+
+    visible is [B or 1, Hq or 1, Tq or 1, Tk].
+    """
+    seen = visible.any(dim=2)  # [B or 1, Hq or 1, Tk]
+    if seen.shape[1] > 1:
+        groups = (seen.shape[0], x.shape[1], seen.shape[1] // x.shape[1], x.shape[2])
+        seen = seen.reshape(*groups).any(dim=2)
+    return where(seen.unsqueeze(-1), x, 0.0)
 
 
 def _compose(
@@ -331,32 +340,29 @@ def _compose(
     if start.size and max(int(start.max()), -int(start.min())) > _UNBOUNDED:
         raise ValueError(f"{_SDPA}: causal_offset must be within 2^40, got {start.tolist()}")
     held = None if lengths is None else lengths.cpu().numpy()
-    if held is not None:
-        key, value = _without_padding(key, held), _without_padding(value, held)
-    wide = float64 if query.dtype is float64 else float32
-    q, k = query.to(dtype=wide) * scale, key.to(dtype=wide)
-    scores = matmul(q.reshape(*rows, width), k.transpose(-1, -2))
-    scores = scores.reshape(batch, heads, queries, keys)
-    if softcap is not None:
-        scores = (scores / softcap).tanh() * softcap
-
     start = start.reshape(-1, 1, 1)
     distance = np.arange(keys) - (np.arange(queries)[:, None] + start)  # [B or 1, Tq, Tk]
     seen = (distance >= -left) & (distance <= right)
     if held is not None:
         seen = seen & (np.arange(keys) < held[:, None, None])
     visible = from_numpy(np.ascontiguousarray(seen[:, None])).to(device=query.device)
+    if mask is not None:
+        visible = visible & (mask if mask.dtype.name == "bool" else mask.detach() != -math.inf)
+    if held is not None or mask is not None or not seen.all():
+        key, value = _without_unseen(key, visible), _without_unseen(value, visible)
+    wide = float64 if query.dtype is float64 else float32
+    q, k = query.to(dtype=wide) * scale, key.to(dtype=wide)
+    scores = matmul(q.reshape(*rows, width), k.transpose(-1, -2))
+    scores = scores.reshape(batch, heads, queries, keys)
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
     if slopes is not None:
         away = from_numpy(np.ascontiguousarray(distance[:, None])).to(
             device=query.device, dtype=wide
         )
         scores = scores + away * slopes.reshape(heads, 1, 1)
-    if mask is not None and mask.dtype.name == "bool":
-        visible = visible & mask
-    elif mask is not None:
-        bias = mask.to(dtype=wide)
-        visible = visible & (bias.detach() != -math.inf)
-        scores = scores + bias
+    if mask is not None and mask.dtype.name != "bool":
+        scores = scores + mask.to(dtype=wide)
     weights = _masked_softmax(scores, visible)
     if drop[0] > 0:
         dropped = _core.dropout(weights, *drop)
@@ -404,11 +410,24 @@ def _visible_keys(lengths: Tensor | None, keys: int, device: str) -> Tensor | No
     return from_numpy(seen).to(device=device)
 
 
+def without_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """x [B, Tk, D] with zeros past the lengths: a weight of zero times NaN would be NaN."""
+    visible = _visible_keys(lengths, x.shape[1], x.device)
+    return x if visible is None else where(visible.transpose(1, 2), x, 0.0)
+
+
 def _attend(scores: Tensor, values: Tensor, lengths: Tensor | None, return_weights: bool) -> Any:
     """Context [B, Tq, Dv] (and weights) of scores [B, Tq, Tk]."""
     visible = _visible_keys(lengths, scores.shape[-1], scores.device)
     weights = _masked_softmax(scores, visible)
-    context = matmul(weights, values.to(dtype=weights.dtype)).to(dtype=values.dtype)
+    if values.is_cuda:
+        values = without_padding(values, lengths)
+    context = matmul(weights, values.to(dtype=weights.dtype))
+    cheap = visible is not None and not values.is_cuda
+    if cheap and not math.isfinite(context.detach().sum().item()):
+        clean = without_padding(values, lengths)  # seldom needed, and looking is cheap here
+        context = matmul(weights, clean.to(dtype=weights.dtype))
+    context = context.to(dtype=values.dtype)
     return (context, weights.to(dtype=values.dtype)) if return_weights else context
 
 
@@ -475,9 +494,11 @@ def additive_attention(
                 f"{op}: {name} must have shape [A, D] = [{units}, {x.shape[2]}], got"
                 f" {list(w.shape)}"
             )
+    lengths = _lengths(op, key_lengths, query.shape[0], keys.shape[1], query.device)
+    keys = without_padding(keys, lengths)
     return on_tensors(additive_attention_projected)(
-        query, project_keys(keys, w_key), keys if values is None else values, w_query, v,
-        key_lengths, return_weights,
+        query, on_tensors(project_keys)(keys, w_key), keys if values is None else values, w_query, v, lengths,
+        return_weights,
     )  # fmt: skip
 
 
@@ -489,9 +510,11 @@ def _wide_linear(x: Tensor, weight: Tensor) -> Tensor:
     return linear(_wide(x), _wide(weight))
 
 
-def project_keys(keys: Tensor, w_key: Tensor) -> Tensor:
+@public
+def project_keys(keys: Tensor, w_key: Tensor, key_lengths: Tensor | None = None) -> Tensor:
     """w_key keys [B, Tk, A], in float32 or wider, for `additive_attention_projected`."""
-    return _wide_linear(keys, w_key)
+    lengths = _lengths("project_keys", key_lengths, *keys.shape[:2], keys.device)
+    return _wide_linear(without_padding(keys, lengths), w_key)
 
 
 @public
@@ -512,6 +535,7 @@ def additive_attention_projected(
     lengths = _lengths("additive_attention", key_lengths, batch, keys, query.device)
     x, y, u = _wide_linear(query, w_query), _wide(projected_keys), _wide(v)
     if x.dtype is float64:
+        y = without_padding(y, lengths)
         hidden = (x.unsqueeze(2) + y.unsqueeze(1)).tanh()
         return _attend(matmul(hidden, u), values, lengths, return_weights)
     scores = _core.additive_scores(x, y, u, lengths)
@@ -589,6 +613,7 @@ def dot_attention(
     # A 16-bit projection would lose what float32 keeps, so it stays out of the fused kernel.
     narrow = projected.dtype is not query.dtype and weight is not None
     if return_weights or narrow or query.dtype is float64:
+        keys = without_padding(keys, lengths)
         scores = matmul(projected, _wide(keys).transpose(-1, -2))
         return _attend(scores, values, lengths, return_weights)
     projected = projected.to(dtype=query.dtype)

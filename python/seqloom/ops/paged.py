@@ -69,6 +69,8 @@ def paged_attention(
     array([[[[4.3333335]]]], dtype=float32)
     """
     given = {"query": query, "key_pages": key_pages, "value_pages": value_pages}
+    if alibi_slopes is not None:
+        given["alibi_slopes"] = alibi_slopes
     for name, t in given.items():
         if _tensor(_OP, name, t)._needs_grad:
             raise ValueError(f"{_OP}: {name} must not require a gradient: nothing is recorded")
@@ -91,7 +93,7 @@ def paged_attention(
     softcap = None if softcap is None else _cap(_OP, softcap)
     slopes = None
     if alibi_slopes is not None:
-        slopes = _tensor(_OP, "alibi_slopes", alibi_slopes).detach().to(dtype=float32)
+        slopes = _tensor(_OP, "alibi_slopes", alibi_slopes).to(dtype=float32)
         if slopes.shape != (heads,):
             raise ValueError(
                 f"{_OP}: alibi_slopes must have shape [Hq] = [{heads}], got {list(slopes.shape)}"
