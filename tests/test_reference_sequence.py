@@ -98,6 +98,7 @@ for name, options, theirs in (
         lambda query, key, value, theirs=theirs, **_: torch_flex(query, key, value, **theirs),
         **options,
     )
+case("sdpa-slopes", SDPA, qkv() | {"alibi_slopes": draw(2)}, causal_offset=1, softcap=1.5)
 case("sdpa-empty-rows", SDPA, qkv(), key_lengths=np.array([0, 3]), return_weights=True)
 case("sdpa-offsets", SDPA, qkv(), is_causal=True, causal_offset=np.array([-2, 1]))
 case(

@@ -60,6 +60,11 @@ def cancelling(inputs, options):
     }
     if "attn_mask" in inputs:
         sums["attn_mask"] = unbroadcast(terms, inputs["attn_mask"].shape)
+    if "alibi_slopes" in inputs:
+        queries, keys = terms.shape[2:]
+        position = np.arange(queries) + np.reshape(options.get("causal_offset", 0), (-1, 1))
+        away = np.abs(np.arange(keys) - position[:, None, :, None])
+        sums["alibi_slopes"] = (terms * away).sum(axis=(0, 2, 3))
     return {n: float(np.max(a, initial=0)) for n, a in sums.items()}
 
 
@@ -203,6 +208,21 @@ def test_additive_masks_have_a_gradient(shape, dtype, device, rng):
     check_sdpa(inputs, {"softcap": 3.0, "is_causal": True, "causal_offset": 1}, device, dtype)
 
 
+@pytest.mark.parametrize("name", ["alibi", "causal-offsets", "softcap", "lengths", "window"])
+@pytest.mark.parametrize("queries", [1, 5, 70])
+def test_slopes_have_a_gradient(queries, name, isa, dtype, device, rng):
+    inputs = draws(rng, **shapes(heads=4, kv_heads=2, queries=queries, keys=90, width=16))
+    inputs["alibi_slopes"] = rng.random(4) / 8
+    options = {n: o for n, o in SINGLE_OPTIONS[name].items() if n != "alibi_slopes"}
+    check_sdpa(inputs, options, device, dtype)
+
+
+@pytest.mark.parametrize("shape", [{"batch": 0}, {"queries": 0}, {"keys": 0}], ids=str)
+def test_gradients_of_nothing_are_zeros(shape, device, rng):
+    inputs = draws(rng, **shapes(**shape), attn_mask=(1, 1), alibi_slopes=(2,))
+    check_sdpa(inputs, {}, device)
+
+
 def test_an_additive_mask_may_hide_with_minus_infinity(dtype, device, rng):
     mask = rng.standard_normal((2, 1, 5, 7))
     mask[:, :, :, 4:] = -np.inf
@@ -312,7 +332,8 @@ def random_configuration(
     if maybe(0.3):
         options["softcap"] = float(rng.choice([1.0, 5.0, 30.0]))
     if maybe(0.3):
-        options["alibi_slopes"] = rng.random(heads)
+        where = inputs if maybe(0.5) else options
+        where["alibi_slopes"] = rng.random(heads)
     if maybe(0.3):
         options["scale"] = float(rng.random() * 2)
     mask_shape = tuple(int(n) if maybe(0.6) else 1 for n in (batch, heads, queries, keys))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a hidden key, value or query holds has no part in anything; the least numbers hide nothing."""
+"""What a hidden key, value or query holds has no part in anything; no number hides by its size."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_the_least_numbers(queries, keys, rows, name, mask_dtype, isa, dtype, de
 @pytest.mark.parametrize("queries", [3, 40])
 @pytest.mark.parametrize("size", [64.0, 2.0**20])
 def test_products_that_are_large(queries, size, isa, dtype, device, rng):
-    """Scores of thousands, or of a million millions: the largest takes all, forward and backward."""
+    """Scores of thousands, or of a million millions: the largest takes all, backward too."""
     if dtype == "float16" and size > 100:
         pytest.skip("float16 ends before")
     keys = 70

@@ -135,6 +135,9 @@ def scaled_dot_product_attention(
         }
         if additive:
             grads["attn_mask"] = unbroadcast(d_scores, attn_mask.shape)
+        if alibi_slopes is not None:
+            moved = d_scores * np.where(visible, distance[:, None], 0)
+            grads["alibi_slopes"] = moved.sum(axis=(0, 2, 3)).astype(p.dtype)
         return grads
 
     return ((output, weights) if return_weights else output), backward

@@ -11,7 +11,8 @@ namespace {
 namespace py = pybind11;
 constexpr const char* kOp = "scaled_dot_product_attention";
 
-// Where the CUDA kernels end (attention.h).
+// Where the CUDA kernels end (attention.h). Grids have one axis, of fewer than 2^31 blocks, and no
+// kernel makes more of them than there are rows.
 constexpr int64_t kMaxDeviceWidth = 256, kMaxDeviceRows = (int64_t{1} << 31) - 256;
 
 // The array itself when elements of its last axis are adjacent, else a contiguous copy.
@@ -61,9 +62,10 @@ void check_qkv(const Array& query, const Array& key, const Array& value) {
     check_value(width <= kMaxDeviceWidth && value.size(3) <= kMaxDeviceWidth, kOp,
                 ": query must have head sizes up to ", kMaxDeviceWidth, " on CUDA, got ", width,
                 " and ", value.size(3));
-    check_value(key.size(2) < kMaxDeviceRows &&
-                    (kv_heads == 0 || heads / kv_heads * query.size(2) < kMaxDeviceRows),
-                kOp, ": query must have fewer than 2^31 rows for each key head on CUDA");
+    check_value(
+        b * heads * query.size(2) < kMaxDeviceRows && b * kv_heads * key.size(2) < kMaxDeviceRows,
+        kOp, ": query and key must have fewer than 2^31 rows on CUDA, got ", query.shape(), " and ",
+        key.shape());
   }
 }
 
@@ -233,7 +235,7 @@ Array paged(const Array& query, const Array& key_pages, const Array& value_pages
   const int64_t keys = block_tables.size(1) * page;
   check_value(!query.is_cuda() ||
                   (width <= kMaxDeviceWidth && v.size(3) <= kMaxDeviceWidth &&
-                   keys < kMaxDeviceRows && heads / kv_heads * query.size(2) < kMaxDeviceRows),
+                   keys < kMaxDeviceRows && query.size(0) * heads * query.size(2) < kMaxDeviceRows),
               op, ": query must have head sizes up to ", kMaxDeviceWidth,
               " and fewer than 2^31 rows on CUDA, got ", query.shape());
   check_value(k.size(0) > 0 || keys == 0, op, ": key_pages must have pages, got none");
@@ -340,6 +342,9 @@ AdditiveInputs additive_inputs(const Array& query, const Array& key, const Array
                   query.size(0) == key.size(0) && query.size(2) == key.size(2) &&
                   query.size(2) == v.size(0),
               op, ": v must have shape [A] = [", query.size(-1), "], got ", v.shape());
+  check_value(!query.is_cuda() || (query.numel() < kMaxDeviceRows && key.numel() < kMaxDeviceRows),
+              op, ": projections must have fewer than 2^31 elements on CUDA, got ", query.shape(),
+              " and ", key.shape());
   AdditiveInputs in{contiguous(query), contiguous(key), contiguous(v), std::nullopt, {}};
   in.args = {in.query.data_as<float>(),
              in.key.data_as<float>(),

@@ -40,9 +40,22 @@ struct Tile {
 
   // What the chunk index is combined with by exclusive or. Rows of 64 bytes lie two to a line of
   // 128, the lowest bit of the row being the half.
-  SEQLOOM_DEVICE static int swizzle(int row) { return kChunks >= 8 ? row & 7 : (row >> 1) & 3; }
-  SEQLOOM_DEVICE static int offset(int row, int chunk) {
+  SEQLOOM_DEVICE static constexpr int swizzle(int row) {
+    return kChunks >= 8 ? row & 7 : (row >> 1) & 3;
+  }
+  SEQLOOM_DEVICE static constexpr int offset(int row, int chunk) {
     return row * kRowBytes + ((chunk ^ swizzle(row)) << 4);
+  }
+  // Whether eight neighbouring lanes, which are served together, store chunks of a tile (load_tile)
+  // in different groups of banks.
+  static constexpr bool stores_are_spread() {
+    for (int first = 0; first < 8 * kChunks; first += 8) {
+      int groups = 0;
+      for (int x = first; x < first + 8; ++x)
+        groups |= 1 << (offset(x / kChunks, x % kChunks) >> 4 & 7);
+      if (groups != 255) return false;
+    }
+    return true;
   }
 };
 
@@ -59,6 +72,7 @@ SEQLOOM_DEVICE void load_tile(unsigned char* tile, int live, int width, bool ali
                               const RowAt& row_at) {
   using Layout = Tile<T, kD>;
   constexpr int kElements = Layout::kChunkElements;
+  static_assert(Layout::stores_are_spread(), "bank conflicts");
   // A few loads in flight a thread: more would take registers from the accumulators.
   [[maybe_unused]] constexpr int kUnroll = kAsync ? 4 : 2;
 #pragma unroll kUnroll

@@ -52,12 +52,6 @@ def merged_mask(
                 f" Tq, Tk] = {[batch * num_heads, tq, tk]}, got {list(attn_mask.shape)}"
             )
     if key_padding_mask is not None:
-        _check_mask("key_padding_mask", key_padding_mask)
-        if key_padding_mask.shape != (batch, tk):
-            raise ValueError(
-                f"MultiheadAttention: key_padding_mask must have shape [B, Tk] = {[batch, tk]}, got"
-                f" {list(key_padding_mask.shape)}"
-            )
         masks.append(key_padding_mask.reshape(batch, 1, 1, tk))
     if not masks:
         return None
@@ -66,6 +60,33 @@ def merged_mask(
         return ~hidden
     added = [_additive(m, query) for m in masks]
     return added[0] if len(added) == 1 else added[0] + added[1]
+
+
+def _check_padding(mask: Any, batch: int, keys: int) -> None:
+    _check_mask("key_padding_mask", mask)
+    if mask.shape != (batch, keys):
+        raise ValueError(
+            f"MultiheadAttention: key_padding_mask must have shape [B, Tk] = {[batch, keys]}, got"
+            f" {list(mask.shape)}"
+        )
+
+
+def visible_lengths(hidden: Tensor) -> tuple[Tensor, bool]:
+    """Where the last key of each row ends that a padding mask [B, Tk] does not hide.
+
+    Also whether the lengths say it all. Only on the CPU: on a GPU looking would mean waiting.
+    """
+    keys = hidden.shape[1]
+    if hidden.is_cuda:
+        hides = hidden if _is_bool(hidden) else hidden.detach() == float("-inf")
+        ends = ops.where(hides, 0, from_numpy(np.arange(1, keys + 1)).to(device=hidden.device))
+        return ends.max(1)[0], False
+    values = hidden.detach().numpy()
+    visible = ~values if _is_bool(hidden) else values != -np.inf
+    at = np.arange(keys)
+    lengths = np.where(visible, at + 1, 0).max(axis=1)
+    suffix = _is_bool(hidden) and bool((visible == (at < lengths[:, None])).all())
+    return from_numpy(lengths), suffix
 
 
 def _check_mask(name: str, mask: Any) -> None:
@@ -250,7 +271,8 @@ class MultiheadAttention(Module):
         query : [Tq, B, E] ([B, Tq, E] with batch_first), or [Tq, E]
         key, value : [Tk, B, kdim], [Tk, B, vdim], laid out as query
         key_padding_mask : [B, Tk] or [Tk], optional
-            bool, True = hidden, or numbers to add to the scores.
+            bool, True = hidden, or numbers to add to the scores. Without weights what lies behind
+            a row's last visible key costs nothing.
         need_weights : bool
             Also return the attention weights; False is the faster way.
         attn_mask : [Tq, Tk] or [B * H, Tq, Tk], optional
@@ -279,9 +301,16 @@ class MultiheadAttention(Module):
         key = query if same[0] else key  # one product projects what is the same
         value = key if same[1] else value
         batch, tq, tk = query.shape[0], query.shape[1], key.shape[1]
+        more_keys = self.bias_k is not None or self.add_zero_attn
+        lengths: Tensor | None = None
+        if key_padding_mask is not None:
+            _check_padding(key_padding_mask, batch, tk)
+            if tk > 0 and not (need_weights or more_keys):
+                lengths, enough = visible_lengths(key_padding_mask)
+                key_padding_mask = None if enough else key_padding_mask
         mask = merged_mask(query, self.num_heads, attn_mask, key_padding_mask, batch, (tq, tk))
         q, k, v = self._projected(query, key, value)
-        if self.bias_k is not None or self.add_zero_attn:
+        if more_keys:
             k, v = self._more_keys(k, self.bias_k), self._more_keys(v, self.bias_v)
             if is_causal:
                 mask, is_causal = _causal(mask, (tq, tk), query.device), False
@@ -294,6 +323,7 @@ class MultiheadAttention(Module):
             q, k, v, mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=is_causal,
+            key_lengths=lengths,
             return_weights=need_weights,
         )  # fmt: skip
         if need_weights:

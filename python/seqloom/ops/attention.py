@@ -496,10 +496,11 @@ def additive_attention(
             )
     lengths = _lengths(op, key_lengths, query.shape[0], keys.shape[1], query.device)
     keys = without_padding(keys, lengths)
+    projected = on_tensors(project_keys)(keys, w_key)
+    values = keys if values is None else values
     return on_tensors(additive_attention_projected)(
-        query, on_tensors(project_keys)(keys, w_key), keys if values is None else values, w_query, v, lengths,
-        return_weights,
-    )  # fmt: skip
+        query, projected, values, w_query, v, lengths, return_weights
+    )
 
 
 def _wide(t: Tensor) -> Tensor:
