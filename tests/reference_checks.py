@@ -95,9 +95,10 @@ def check_against_torch(op, inputs, options, function):
     differentiable = [t for t in theirs if t.dtype.is_floating_point]
     grads = output_gradients(value)
     torch.autograd.backward(differentiable, [torch.from_numpy(np.asarray(g)) for g in grads])
-    for name, mine in backward(*grads).items():
+    pulled = backward(*grads)
+    for name, t in tensors.items():
         np.testing.assert_allclose(
-            mine, tensors[name].grad.numpy(), rtol=1e-9, atol=1e-11, err_msg=name
+            pulled[name], t.grad.numpy(), rtol=1e-9, atol=1e-11, err_msg=name
         )
 
 

@@ -77,10 +77,13 @@ struct AttentionArgs {
   DType dtype;  // of query, key, value, output
 };
 
-// Few queries per key head: reading keys and values is all the work, which attention_decode does.
-// Backward has to know, since it must find the same scores again, bit by bit.
+// Few queries per key head: reading keys and values is most of the work, which attention_decode
+// does. So it is with more queries of very few heads, since it alone divides the keys among
+// threads. Backward has to know, since it must find the same scores again, bit by bit.
 SEQLOOM_ALWAYS_INLINE bool is_decoding(const AttentionArgs& a) {
-  return a.kv_heads > 0 && a.heads / a.kv_heads * a.queries <= 8 && a.dropout == 0;
+  if (a.kv_heads == 0 || a.dropout > 0) return false;
+  const int64_t rows = a.heads / a.kv_heads * a.queries;
+  return rows <= 8 || (rows <= 64 && a.batch * a.kv_heads < 4);
 }
 
 struct AttentionBackwardArgs {

@@ -7,7 +7,9 @@
 // head size goes further: a tile's values and the next tile's keys are multiplied in one loop, so
 // that memory never waits for a softmax. Where key heads are few, the keys that a head's rows see
 // are cut into runs, as many as shapes say; each run leaves its outputs, maxima (of scores times
-// log2(e)) and sums, which are combined in order. A tile never crosses the edge of a page.
+// log2(e)) and sums, which are combined in order. Tiles of keys and values in pages are copied
+// together first, fetching those of the next tile: pages lie anywhere, and what follows one in
+// memory is not what is read next.
 //
 // Results that are not finite are computed again, with care that hidden keys and values have no
 // part whatever they hold.
@@ -62,11 +64,10 @@ SEQLOOM_NOINLINE void weigh_rows(int64_t k, int64_t width, const float* a, const
                          ahead(j), factor, c + j, ldc);
 }
 
-// Where key or value j of a head lies.
+// Where key or value j of a head lies in its page.
 template <class T>
 SEQLOOM_ALWAYS_INLINE const T* row_at(const AttentionArgs& a, const AttentionOperand& x, int64_t b,
                                       int64_t kv_head, int64_t j) {
-  if (a.table == nullptr) return head_of<T>(x, b, kv_head) + j * x.row_stride;
   const int64_t page = a.table[b * a.table_width + (j >> a.page_shift)];
   return head_of<T>(x, page, kv_head) + (j & ((int64_t{1} << a.page_shift) - 1)) * x.row_stride;
 }
@@ -126,16 +127,40 @@ struct DecodeRun {
   int64_t count, out_width, query_width, end;
   float *query, *weights[2], *factor;
   bool careful;
+  T* copies;             // two tiles of keys and values, where they lie in pages
+  int64_t k_row, v_row;  // elements from row to row of a tile
 
-  SEQLOOM_ALWAYS_INLINE KeyTile<T> tile_at(int64_t j0) const {
+  // The tile that starts at key j0; two neighbours are held at a time, `side` by side.
+  SEQLOOM_ALWAYS_INLINE KeyTile<T> tile_at(int64_t j0, int side) const {
     if (j0 >= end) return {j0, 0, nullptr, nullptr};
-    int64_t live = min<int64_t>(kTile, end - j0);
-    if (a.table != nullptr) {
-      const int64_t page = int64_t{1} << a.page_shift;
-      live = min(live, page - (j0 & (page - 1)));
+    const int64_t live = min<int64_t>(kTile, end - j0);
+    if (copies == nullptr)
+      return {j0, live, head_of<T>(a.key, rows.b, rows.kv_head) + j0 * k_row,
+              head_of<T>(a.value, rows.b, rows.kv_head) + j0 * v_row};
+    T* const keys = copies + side * kTile * (a.width + a.value_width);
+    T* const values = keys + kTile * a.width;
+    gather(a.key, a.width, j0, live, keys);
+    gather(a.value, a.value_width, j0, live, values);
+    return {j0, live, keys, values};
+  }
+
+  SEQLOOM_NOINLINE void gather(const AttentionOperand& x, int64_t width, int64_t j0, int64_t live,
+                               T* out) const {
+    const int64_t bytes = width * static_cast<int64_t>(sizeof(T));
+    auto* to = reinterpret_cast<char*>(out);
+    for (int64_t j = j0; j < j0 + live; ++j, to += bytes) {
+      const T* const row = row_at<T>(a, x, rows.b, rows.kv_head, j);
+      const T* const later =
+          row_at<T>(a, x, rows.b, rows.kv_head, min<int64_t>(j + kTile, end - 1));
+      const auto* from = reinterpret_cast<const char*>(row);
+      const auto* ahead = reinterpret_cast<const char*>(later);
+      int64_t at = 0;
+      for (; at + 64 <= bytes; at += 64) {
+        __builtin_prefetch(ahead + at, 0, 2);
+        __builtin_memcpy(to + at, from + at, 64);
+      }
+      __builtin_memcpy(to + at, from + at, static_cast<size_t>(bytes - at));
     }
-    return {j0, live, row_at<T>(a, a.key, rows.b, rows.kv_head, j0),
-            row_at<T>(a, a.value, rows.b, rows.kv_head, j0)};
   }
 
   SEQLOOM_NOINLINE void load_queries() const {
@@ -156,10 +181,10 @@ struct DecodeRun {
     const auto distance = static_cast<int64_t>(reinterpret_cast<uintptr_t>(tile.values) -
                                                reinterpret_cast<uintptr_t>(tile.keys));
     if (kTile * a.width * int64_t{sizeof(T)} <= 16384)
-      dot_block(count, tile.live, a.width, query, query_width, tile.keys, a.key.row_stride,
+      dot_block(count, tile.live, a.width, query, query_width, tile.keys, k_row,
                 FetchValues<true>{distance}, to, kTile);
     else
-      dot_block(count, tile.live, a.width, query, query_width, tile.keys, a.key.row_stride,
+      dot_block(count, tile.live, a.width, query, query_width, tile.keys, k_row,
                 FetchValues<false>{distance}, to, kTile);
   }
 
@@ -192,7 +217,7 @@ struct DecodeRun {
 
   SEQLOOM_NOINLINE void weigh(const KeyTile<T>& tile, const KeyTile<T>& next,
                               const float* by) const {
-    const int64_t ld = a.value.row_stride, dv = a.value_width, ldk = a.key.row_stride;
+    const int64_t ld = v_row, dv = a.value_width, ldk = k_row;
     const T* const fetched = next.live > 0 ? next.keys : tile.keys;
     if (careful)
       return multiply_seen(count, tile.live, dv, by, kTile, 1, tile.values, ld, factor, out,
@@ -218,13 +243,12 @@ struct DecodeRun {
       if (careful || count != 1 || tile.live != kTile || next.live != kTile ||
           a.width != a.value_width)
         return false;
-      const int64_t ldk = a.key.row_stride, ldv = a.value.row_stride;
       if (a.width == 4 * kLanes) {
-        weigh_and_dot<4>(query, next.keys, ldk, to, by, tile.values, ldv, *factor, out);
+        weigh_and_dot<4>(query, next.keys, k_row, to, by, tile.values, v_row, *factor, out);
         return true;
       }
       if (a.width == 8 * kLanes) {
-        weigh_and_dot<8>(query, next.keys, ldk, to, by, tile.values, ldv, *factor, out);
+        weigh_and_dot<8>(query, next.keys, k_row, to, by, tile.values, v_row, *factor, out);
         return true;
       }
     }
@@ -238,9 +262,12 @@ SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_h
                                  float* sum) {
   const int64_t out_width = round_up(a.value_width, kLanes),
                 query_width = round_up(a.width, kLanes);
+  const bool paged = a.table != nullptr;
+  const int64_t copied = paged ? 2 * kTile * (a.width + a.value_width) : 0;
   const cpu::Scratch scratch(
       static_cast<size_t>(Carve::bytes<Range>(count) + Carve::bytes<float>(count * query_width) +
-                          2 * Carve::bytes<float>(count * kTile) + Carve::bytes<float>(count)));
+                          2 * Carve::bytes<float>(count * kTile) + Carve::bytes<float>(count) +
+                          Carve::bytes<T>(copied)));
   Carve carve(scratch.as<char>());
   Rows rows{b, kv_head, a.heads / a.kv_heads, 0, count, count, carve.take<Range>(count), 0, 0};
   fill_ranges(a, rows);
@@ -261,14 +288,17 @@ SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_h
                         query,
                         {first, second},
                         carve.take<float>(count),
-                        careful};
+                        careful,
+                        paged ? carve.take<T>(copied) : nullptr,
+                        paged ? a.width : a.key.row_stride,
+                        paged ? a.value_width : a.value.row_stride};
   it.load_queries();
   const bool plain = !has_score_options(a);
-  KeyTile<T> tile = it.tile_at(begin);
+  KeyTile<T> tile = it.tile_at(begin, 0);
   if (tile.live > 0) it.score(tile, it.weights[0]);
   for (int side = 0; tile.live > 0; side ^= 1) {
     it.soften(tile, plain, it.weights[side]);
-    const KeyTile<T> next = it.tile_at(tile.j0 + tile.live);
+    const KeyTile<T> next = it.tile_at(tile.j0 + tile.live, side ^ 1);
     if (!it.weigh_and_score(tile, next, it.weights[side], it.weights[side ^ 1])) {
       it.weigh(tile, next, it.weights[side]);
       if (next.live > 0) it.score(next, it.weights[side ^ 1]);
