@@ -131,6 +131,7 @@ def attention_backward(
     seed: Any,
     stream_offset: Any,
     mask_gradient: bool,
+    slope_gradient: bool,
 ) -> tuple[Any, ...]: ...
 def attention_forward(
     query: Tensor,
