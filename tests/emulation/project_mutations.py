@@ -126,7 +126,7 @@ MUTATIONS: list[tuple[int, str, str, str, str, str, str]] = [
     (66, SHARED, "attention", "prefetch into the tile that is being read", "void load(int tile)", "stage = tile % Shape::kStages", "stage = BUG ? 0 : tile % Shape::kStages"),
     (67, SHARED, "attention", "keys copied past their end", "void load_operand(", "j0, rows.hi, width", "j0, rows.hi + (BUG ? 8 : 0), width"),
     (68, FORWARD, "attention", "diagonal one key too far right", "rows.full_hi) {", "j >= seen[e >> 1].hi", "j >= seen[e >> 1].hi + BUG"),
-    (69, FORWARD, "attention", "sum not rescaled to the new maximum", "highest[r] = m;", "sum[r] *= shrink;", "if (!BUG) sum[r] *= shrink;"),
+    (69, FORWARD, "attention", "sum not rescaled to the new maximum", "peak[r] = now;", "sum[r] *= shrink;", "if (!BUG) sum[r] *= shrink;"),
     (70, FORWARD, "attention_decode", "splits weighed alike", "void __launch_bounds__(kCombineThreads)", "o = fmaf(ptx::ex2_approx(parts[s * rows].x - shift)", "o = fmaf(BUG ? 1.f : ptx::ex2_approx(parts[s * rows].x - shift)"),
     (71, FORWARD, "attention_decode", "splits share one tile", "const int tile_begin =", "split / plan.splits", "(split - (BUG && split > 0)) / plan.splits"),
     (72, TILES, "attention", "swizzle forgotten in the second product", "// The layout of an accumulator", "half ^ Layout::swizzle(line)", "half ^ (BUG ? 0 : Layout::swizzle(line))"),

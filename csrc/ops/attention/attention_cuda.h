@@ -191,14 +191,15 @@ SEQLOOM_DEVICE float mask_term(const AttentionArgs& a, int64_t at) {
 }
 
 // The score of a visible pair in base 2, so that exp2 of it is the weight; `cap` is the derivative
-// of the softcap.
+// of the softcap. Its products are rounded by name: joined with the sum behind them, here or where
+// the shift is taken off, they would differ between forward and backward.
 SEQLOOM_DEVICE float score_of(const AttentionArgs& a, const RowPlace& row, int j, float product,
                               float& cap) {
-  float x = product * a.scale;
+  float x = __fmul_rn(product, a.scale);
   cap = 1.f;
   if (a.softcap > 0.f) {
     const float t = tanhf(x / a.softcap);
-    x = a.softcap * t;
+    x = __fmul_rn(a.softcap, t);
     cap = fmaf(-t, t, 1.f);
   }
   if (a.slopes != nullptr) x = fmaf(row.slope, static_cast<float>(j - row.position), x);
@@ -207,7 +208,7 @@ SEQLOOM_DEVICE float score_of(const AttentionArgs& a, const RowPlace& row, int j
     // Finite in base 2, too: a row of the least numbers is not one that sees nothing.
     x = m == -INFINITY ? m : sum < -kLargest ? -kLargest : sum;
   }
-  return x * kLog2e;
+  return __fmul_rn(x, kLog2e);
 }
 
 SEQLOOM_DEVICE bool is_kept(const AttentionArgs& a, const RowPlace& row, int j) {

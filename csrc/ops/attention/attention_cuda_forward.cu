@@ -181,12 +181,13 @@ __global__ void __launch_bounds__(ForwardShape<P, kD>::kThreads, 1)
           top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
           float now = fmaxf(peak[r], top * factor);
           if (!plan.options && is_coarse<P>(now)) {
-            now = fmaxf(peak[r], top * a.scale * kLog2e);
+            const auto score = [&](float x) { return __fmul_rn(__fmul_rn(x, a.scale), kLog2e); };
+            now = fmaxf(peak[r], score(top));
             slope[r] = 1.f;
 #pragma unroll
             for (int n = 0; n < kTiles; ++n) {
-              s[n][2 * r] = s[n][2 * r] * a.scale * kLog2e;
-              s[n][2 * r + 1] = s[n][2 * r + 1] * a.scale * kLog2e;
+              s[n][2 * r] = score(s[n][2 * r]);
+              s[n][2 * r + 1] = score(s[n][2 * r + 1]);
             }
           }
           // While a row has seen nothing, 0 stands for its maximum: -inf - -inf would be NaN.

@@ -7,12 +7,14 @@
 // head size goes further: a tile's values and the next tile's keys are multiplied in one loop, so
 // that memory never waits for a softmax. Where key heads are few, the keys that a head's rows see
 // are cut into runs, as many as shapes say; each run leaves its outputs, maxima (of scores times
-// log2(e)) and sums, which are combined in order. Tiles of keys and values in pages are copied
-// together first, fetching those of the next tile: pages lie anywhere, and what follows one in
-// memory is not what is read next.
+// log2(e)) and sums, which are combined in order. A tile of keys in pages begins at a multiple of
+// 64 and may span pages of four keys and more. What follows a page in memory is not what is read
+// next, so the next tiles are fetched by name.
 //
 // Results that are not finite are computed again, with care that hidden keys and values have no
 // part whatever they hold.
+#include <type_traits>
+
 #include "cpu/gemm_dot.h"
 #include "ops/attention/attention_cpu.h"
 
@@ -64,21 +66,46 @@ SEQLOOM_NOINLINE void weigh_rows(int64_t k, int64_t width, const float* a, const
                          ahead(j), factor, c + j, ldc);
 }
 
-// Where key or value j of a head lies in its page.
+// Where key or value j of a head lies.
 template <class T>
 SEQLOOM_ALWAYS_INLINE const T* row_at(const AttentionArgs& a, const AttentionOperand& x, int64_t b,
                                       int64_t kv_head, int64_t j) {
+  if (a.table == nullptr) return head_of<T>(x, b, kv_head) + j * x.row_stride;
   const int64_t page = a.table[b * a.table_width + (j >> a.page_shift)];
   return head_of<T>(x, page, kv_head) + (j & ((int64_t{1} << a.page_shift) - 1)) * x.row_stride;
 }
 
+// The rows of a tile, four at a time: one after the other, or in pages. Rows in pages fetch the
+// rows of a later tile, of which there may be fewer.
+template <class T>
+struct AdjacentRows {
+  const T* at;
+  SEQLOOM_ALWAYS_INLINE const T* four(int j, int64_t ld) const { return at + j * ld; }
+  template <int NV>
+  SEQLOOM_ALWAYS_INLINE void fetch(int, int64_t) const {}
+};
+template <class T>
+struct PagedRows {
+  const T *at[kTile / 4], *later[kTile / 4];
+  SEQLOOM_ALWAYS_INLINE const T* four(int j, int64_t) const { return at[j / 4]; }
+  template <int NV>
+  SEQLOOM_ALWAYS_INLINE void fetch(int j, int64_t ld) const {
+    constexpr int kLine = 64 / static_cast<int>(sizeof(T));
+#pragma GCC unroll 4
+    for (int x = 0; x < 4; ++x)
+#pragma GCC unroll 8
+      for (int c = 0; c < NV * kLanes; c += kLine)
+        __builtin_prefetch(later[j / 4] + x * ld + c, 0, 2);
+  }
+};
+
 // One row against a whole tile of keys while the values of the tile before it are weighed: out =
 // factor out + weights values, scores = query keys^T. Both are read side by side, so that memory is
 // busy throughout, and the dot products cover the latency of the sums. NV vectors wide.
-template <int NV, class T>
-SEQLOOM_NOINLINE void weigh_and_dot(const float* query, const T* keys, int64_t ldk, float* scores,
-                                    const float* weights, const T* values, int64_t ldv,
-                                    float factor, float* out) {
+template <int NV, class Rows, class T>
+SEQLOOM_NOINLINE void weigh_and_dot(const float* query, const Rows& keys, int64_t ldk,
+                                    float* scores, const float* weights, const Rows& values,
+                                    int64_t ldv, float factor, float* out) {
   constexpr int kChains = NV <= 4 ? 2 : 1;
   VecF q[NV], o[kChains][NV];
 #pragma GCC unroll 8
@@ -88,10 +115,14 @@ SEQLOOM_NOINLINE void weigh_and_dot(const float* query, const T* keys, int64_t l
   }
   for (int j = 0; j < kTile; j += 4) {
     VecF dot[4];
+    const T* const four_keys = keys.four(j, ldk);
+    const T* const four_values = values.four(j, ldv);
+    keys.template fetch<NV>(j, ldk);
+    values.template fetch<NV>(j, ldv);
 #pragma GCC unroll 4
     for (int x = 0; x < 4; ++x) {
-      const T* const k = keys + (j + x) * ldk;
-      const T* const v = values + (j + x) * ldv;
+      const T* const k = four_keys + x * ldk;
+      const T* const v = four_values + x * ldv;
       const VecF weight = VecF::broadcast(weights[j + x]);
       VecF* const to = o[x % kChains];
       dot[x] = VecF::zero();
@@ -127,40 +158,16 @@ struct DecodeRun {
   int64_t count, out_width, query_width, end;
   float *query, *weights[2], *factor;
   bool careful;
-  T* copies;             // two tiles of keys and values, where they lie in pages
-  int64_t k_row, v_row;  // elements from row to row of a tile
 
-  // The tile that starts at key j0; two neighbours are held at a time, `side` by side.
-  SEQLOOM_ALWAYS_INLINE KeyTile<T> tile_at(int64_t j0, int side) const {
+  SEQLOOM_ALWAYS_INLINE KeyTile<T> tile_at(int64_t j0) const {
     if (j0 >= end) return {j0, 0, nullptr, nullptr};
-    const int64_t live = min<int64_t>(kTile, end - j0);
-    if (copies == nullptr)
-      return {j0, live, head_of<T>(a.key, rows.b, rows.kv_head) + j0 * k_row,
-              head_of<T>(a.value, rows.b, rows.kv_head) + j0 * v_row};
-    T* const keys = copies + side * kTile * (a.width + a.value_width);
-    T* const values = keys + kTile * a.width;
-    gather(a.key, a.width, j0, live, keys);
-    gather(a.value, a.value_width, j0, live, values);
-    return {j0, live, keys, values};
-  }
-
-  SEQLOOM_NOINLINE void gather(const AttentionOperand& x, int64_t width, int64_t j0, int64_t live,
-                               T* out) const {
-    const int64_t bytes = width * static_cast<int64_t>(sizeof(T));
-    auto* to = reinterpret_cast<char*>(out);
-    for (int64_t j = j0; j < j0 + live; ++j, to += bytes) {
-      const T* const row = row_at<T>(a, x, rows.b, rows.kv_head, j);
-      const T* const later =
-          row_at<T>(a, x, rows.b, rows.kv_head, min<int64_t>(j + kTile, end - 1));
-      const auto* from = reinterpret_cast<const char*>(row);
-      const auto* ahead = reinterpret_cast<const char*>(later);
-      int64_t at = 0;
-      for (; at + 64 <= bytes; at += 64) {
-        __builtin_prefetch(ahead + at, 0, 2);
-        __builtin_memcpy(to + at, from + at, 64);
-      }
-      __builtin_memcpy(to + at, from + at, static_cast<size_t>(bytes - at));
+    int64_t live = min<int64_t>(kTile, end - j0);
+    if (a.table != nullptr) {
+      const int64_t most = a.page_shift < 2 ? int64_t{1} << a.page_shift : kTile;
+      live = min(live, most - (j0 & (most - 1)));
     }
+    return {j0, live, row_at<T>(a, a.key, rows.b, rows.kv_head, j0),
+            row_at<T>(a, a.value, rows.b, rows.kv_head, j0)};
   }
 
   SEQLOOM_NOINLINE void load_queries() const {
@@ -178,14 +185,46 @@ struct DecodeRun {
   }
 
   SEQLOOM_NOINLINE void score(const KeyTile<T>& tile, float* to) const {
-    const auto distance = static_cast<int64_t>(reinterpret_cast<uintptr_t>(tile.values) -
-                                               reinterpret_cast<uintptr_t>(tile.keys));
-    if (kTile * a.width * int64_t{sizeof(T)} <= 16384)
-      dot_block(count, tile.live, a.width, query, query_width, tile.keys, k_row,
-                FetchValues<true>{distance}, to, kTile);
-    else
-      dot_block(count, tile.live, a.width, query, query_width, tile.keys, k_row,
-                FetchValues<false>{distance}, to, kTile);
+    for_runs(tile, [&](int64_t offset, int64_t live) {
+      const T* const keys = key_at(tile, offset);
+      const auto distance = static_cast<int64_t>(
+          reinterpret_cast<uintptr_t>(value_at(tile, offset)) - reinterpret_cast<uintptr_t>(keys));
+      if (kTile * a.width * int64_t{sizeof(T)} <= 16384)
+        dot_block(count, live, a.width, query, query_width, keys, a.key.row_stride,
+                  FetchValues<true>{distance}, to + offset, kTile);
+      else
+        dot_block(count, live, a.width, query, query_width, keys, a.key.row_stride,
+                  FetchValues<false>{distance}, to + offset, kTile);
+    });
+  }
+
+  // Calls f(offset, keys) for the runs of a tile whose rows follow each other in memory.
+  template <class F>
+  SEQLOOM_ALWAYS_INLINE void for_runs(const KeyTile<T>& tile, const F& f) const {
+    if (a.table == nullptr) return f(int64_t{0}, tile.live);
+    const int64_t page = int64_t{1} << a.page_shift;
+    for (int64_t done = 0; done < tile.live;) {
+      const int64_t n = min(tile.live - done, page - ((tile.j0 + done) & (page - 1)));
+      f(done, n);
+      done += n;
+    }
+  }
+  SEQLOOM_ALWAYS_INLINE const T* key_at(const KeyTile<T>& tile, int64_t offset) const {
+    return offset == 0 ? tile.keys : row_at<T>(a, a.key, rows.b, rows.kv_head, tile.j0 + offset);
+  }
+  SEQLOOM_ALWAYS_INLINE const T* value_at(const KeyTile<T>& tile, int64_t offset) const {
+    return offset == 0 ? tile.values
+                       : row_at<T>(a, a.value, rows.b, rows.kv_head, tile.j0 + offset);
+  }
+  // The rows from j0 on, and those of the tile behind them.
+  SEQLOOM_ALWAYS_INLINE PagedRows<T> paged_rows(const AttentionOperand& x, int64_t j0) const {
+    PagedRows<T> out;
+    const int64_t last = (end - 1) & ~int64_t{3};
+    for (int g = 0; g < kTile / 4; ++g) {
+      out.at[g] = row_at<T>(a, x, rows.b, rows.kv_head, j0 + 4 * g);
+      out.later[g] = row_at<T>(a, x, rows.b, rows.kv_head, min(j0 + kTile + 4 * g, last));
+    }
+    return out;
   }
 
   // Products become weights; maxima, sums and factors follow.
@@ -217,22 +256,27 @@ struct DecodeRun {
 
   SEQLOOM_NOINLINE void weigh(const KeyTile<T>& tile, const KeyTile<T>& next,
                               const float* by) const {
-    const int64_t ld = v_row, dv = a.value_width, ldk = k_row;
-    const T* const fetched = next.live > 0 ? next.keys : tile.keys;
+    for_runs(tile, [&](int64_t offset, int64_t live) {
+      weigh_run(value_at(tile, offset), live, next.live > 0 ? next.keys : tile.keys, by + offset);
+      for (int64_t r = 0; r < count; ++r) factor[r] = 1;  // for the tile's other runs
+    });
+  }
+  SEQLOOM_ALWAYS_INLINE void weigh_run(const T* values, int64_t live, const T* fetched,
+                                       const float* by) const {
+    const int64_t ld = a.value.row_stride, dv = a.value_width, ldk = a.key.row_stride;
     if (careful)
-      return multiply_seen(count, tile.live, dv, by, kTile, 1, tile.values, ld, factor, out,
-                           out_width);
+      return multiply_seen(count, live, dv, by, kTile, 1, values, ld, factor, out, out_width);
     int64_t r = 0;
     for (; r + 4 <= count; r += 4)
-      weigh_rows<4>(tile.live, dv, by + r * kTile, tile.values, ld, fetched, ldk, factor + r,
+      weigh_rows<4>(live, dv, by + r * kTile, values, ld, fetched, ldk, factor + r,
                     out + r * out_width, out_width);
     if (count - r >= 2) {
-      weigh_rows<2>(tile.live, dv, by + r * kTile, tile.values, ld, fetched, ldk, factor + r,
+      weigh_rows<2>(live, dv, by + r * kTile, values, ld, fetched, ldk, factor + r,
                     out + r * out_width, out_width);
       r += 2;
     }
     if (r < count)
-      weigh_rows<1>(tile.live, dv, by + r * kTile, tile.values, ld, fetched, ldk, factor + r,
+      weigh_rows<1>(live, dv, by + r * kTile, values, ld, fetched, ldk, factor + r,
                     out + r * out_width, out_width);
   }
 
@@ -243,14 +287,18 @@ struct DecodeRun {
       if (careful || count != 1 || tile.live != kTile || next.live != kTile ||
           a.width != a.value_width)
         return false;
-      if (a.width == 4 * kLanes) {
-        weigh_and_dot<4>(query, next.keys, k_row, to, by, tile.values, v_row, *factor, out);
+      const int64_t ldk = a.key.row_stride, ldv = a.value.row_stride;
+      const auto both = [&](const auto& keys, const auto& values) {
+        using Lines = std::decay_t<decltype(keys)>;
+        if (a.width == 4 * kLanes)
+          weigh_and_dot<4, Lines, T>(query, keys, ldk, to, by, values, ldv, *factor, out);
+        else
+          weigh_and_dot<8, Lines, T>(query, keys, ldk, to, by, values, ldv, *factor, out);
         return true;
-      }
-      if (a.width == 8 * kLanes) {
-        weigh_and_dot<8>(query, next.keys, k_row, to, by, tile.values, v_row, *factor, out);
-        return true;
-      }
+      };
+      if (a.width != 4 * kLanes && a.width != 8 * kLanes) return false;
+      if (a.table == nullptr) return both(AdjacentRows<T>{next.keys}, AdjacentRows<T>{tile.values});
+      return both(paged_rows(a.key, next.j0), paged_rows(a.value, tile.j0));
     }
     return false;
   }
@@ -262,17 +310,18 @@ SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_h
                                  float* sum) {
   const int64_t out_width = round_up(a.value_width, kLanes),
                 query_width = round_up(a.width, kLanes);
-  const bool paged = a.table != nullptr;
-  const int64_t copied = paged ? 2 * kTile * (a.width + a.value_width) : 0;
   const cpu::Scratch scratch(
       static_cast<size_t>(Carve::bytes<Range>(count) + Carve::bytes<float>(count * query_width) +
-                          2 * Carve::bytes<float>(count * kTile) + Carve::bytes<float>(count) +
-                          Carve::bytes<T>(copied)));
+                          2 * Carve::bytes<float>(count * kTile) + Carve::bytes<float>(count)));
   Carve carve(scratch.as<char>());
   Rows rows{b, kv_head, a.heads / a.kv_heads, 0, count, count, carve.take<Range>(count), 0, 0};
   fill_ranges(a, rows);
   const int64_t span = max<int64_t>(rows.hi - rows.lo, 0);
-  const int64_t begin = rows.lo + span * run / runs, end = rows.lo + span * (run + 1) / runs;
+  const auto cut = [&](int64_t r) {  // of pages at whole tiles
+    const int64_t at = rows.lo + span * r / runs;
+    return a.table == nullptr || r == runs ? at : max(rows.lo, at & ~int64_t{kTile - 1});
+  };
+  const int64_t begin = cut(run), end = cut(run + 1);
   float* const query = carve.take<float>(count * query_width);
   float* const first = carve.take<float>(count * kTile);
   float* const second = carve.take<float>(count * kTile);
@@ -288,17 +337,14 @@ SEQLOOM_NOINLINE void decode_run(const AttentionArgs& a, int64_t b, int64_t kv_h
                         query,
                         {first, second},
                         carve.take<float>(count),
-                        careful,
-                        paged ? carve.take<T>(copied) : nullptr,
-                        paged ? a.width : a.key.row_stride,
-                        paged ? a.value_width : a.value.row_stride};
+                        careful};
   it.load_queries();
   const bool plain = !has_score_options(a);
-  KeyTile<T> tile = it.tile_at(begin, 0);
+  KeyTile<T> tile = it.tile_at(begin);
   if (tile.live > 0) it.score(tile, it.weights[0]);
   for (int side = 0; tile.live > 0; side ^= 1) {
     it.soften(tile, plain, it.weights[side]);
-    const KeyTile<T> next = it.tile_at(tile.j0 + tile.live, side ^ 1);
+    const KeyTile<T> next = it.tile_at(tile.j0 + tile.live);
     if (!it.weigh_and_score(tile, next, it.weights[side], it.weights[side ^ 1])) {
       it.weigh(tile, next, it.weights[side]);
       if (next.live > 0) it.score(next, it.weights[side ^ 1]);

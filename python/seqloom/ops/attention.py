@@ -173,7 +173,8 @@ def scaled_dot_product_attention(
     Returns
     -------
     array [B, Hq, Tq, Dv], or (that, weights [B, Hq, Tq, Tk])
-        A query that sees no key gives zeros.
+        A query that sees no key gives zeros. What a hidden key or value holds, NaN even, has no
+        part in any result or gradient.
 
     Examples
     --------
