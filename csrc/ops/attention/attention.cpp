@@ -311,7 +311,7 @@ py::tuple backward(const Array& gradient, const Array& query, const Array& key, 
   std::optional<Array> dm, ds;
   if (mask && mask_gradient) {
     dm = Array::empty(mask->shape(), DType::kFloat32, device);
-    args.d_mask = dm->mutable_as<float>();
+    args.d_mask = dm->numel() > 0 ? dm->mutable_as<float>() : nullptr;
     for (int64_t i = 0; !device.is_cuda() && i < dm->numel(); ++i) args.d_mask[i] = 0;
   }
   if (slopes && slope_gradient) {

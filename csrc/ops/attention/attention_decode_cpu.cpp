@@ -13,8 +13,6 @@
 //
 // Results that are not finite are computed again, with care that hidden keys and values have no
 // part whatever they hold.
-#include <type_traits>
-
 #include "cpu/gemm_dot.h"
 #include "ops/attention/attention_cpu.h"
 
@@ -80,14 +78,18 @@ SEQLOOM_ALWAYS_INLINE const T* row_at(const AttentionArgs& a, const AttentionOpe
 template <class T>
 struct AdjacentRows {
   const T* at;
-  SEQLOOM_ALWAYS_INLINE const T* four(int j, int64_t ld) const { return at + j * ld; }
+  SEQLOOM_ALWAYS_INLINE const T* row(int four, int x, int64_t ld) const {
+    return at + (four + x) * ld;
+  }
   template <int NV>
   SEQLOOM_ALWAYS_INLINE void fetch(int, int64_t) const {}
 };
 template <class T>
 struct PagedRows {
   const T *at[kTile / 4], *later[kTile / 4];
-  SEQLOOM_ALWAYS_INLINE const T* four(int j, int64_t) const { return at[j / 4]; }
+  SEQLOOM_ALWAYS_INLINE const T* row(int four, int x, int64_t ld) const {
+    return at[four / 4] + x * ld;
+  }
   template <int NV>
   SEQLOOM_ALWAYS_INLINE void fetch(int j, int64_t ld) const {
     constexpr int kLine = 64 / static_cast<int>(sizeof(T));
@@ -99,13 +101,18 @@ struct PagedRows {
   }
 };
 
+template <class Lines>
+struct By {
+  using Type = Lines;
+};
+
 // One row against a whole tile of keys while the values of the tile before it are weighed: out =
 // factor out + weights values, scores = query keys^T. Both are read side by side, so that memory is
 // busy throughout, and the dot products cover the latency of the sums. NV vectors wide.
-template <int NV, class Rows, class T>
-SEQLOOM_NOINLINE void weigh_and_dot(const float* query, const Rows& keys, int64_t ldk,
-                                    float* scores, const float* weights, const Rows& values,
-                                    int64_t ldv, float factor, float* out) {
+template <int NV, class T, class Lines>
+SEQLOOM_NOINLINE void weigh_and_dot(const float* query, Lines keys, int64_t ldk, float* scores,
+                                    const float* weights, Lines values, int64_t ldv, float factor,
+                                    float* out) {
   constexpr int kChains = NV <= 4 ? 2 : 1;
   VecF q[NV], o[kChains][NV];
 #pragma GCC unroll 8
@@ -115,14 +122,12 @@ SEQLOOM_NOINLINE void weigh_and_dot(const float* query, const Rows& keys, int64_
   }
   for (int j = 0; j < kTile; j += 4) {
     VecF dot[4];
-    const T* const four_keys = keys.four(j, ldk);
-    const T* const four_values = values.four(j, ldv);
     keys.template fetch<NV>(j, ldk);
     values.template fetch<NV>(j, ldv);
 #pragma GCC unroll 4
     for (int x = 0; x < 4; ++x) {
-      const T* const k = four_keys + x * ldk;
-      const T* const v = four_values + x * ldv;
+      const T* const k = keys.row(j, x, ldk);
+      const T* const v = values.row(j, x, ldv);
       const VecF weight = VecF::broadcast(weights[j + x]);
       VecF* const to = o[x % kChains];
       dot[x] = VecF::zero();
@@ -220,9 +225,14 @@ struct DecodeRun {
   SEQLOOM_ALWAYS_INLINE PagedRows<T> paged_rows(const AttentionOperand& x, int64_t j0) const {
     PagedRows<T> out;
     const int64_t last = (end - 1) & ~int64_t{3};
-    for (int g = 0; g < kTile / 4; ++g) {
-      out.at[g] = row_at<T>(a, x, rows.b, rows.kv_head, j0 + 4 * g);
-      out.later[g] = row_at<T>(a, x, rows.b, rows.kv_head, min(j0 + kTile + 4 * g, last));
+    const int run = static_cast<int>(min<int64_t>(kTile, int64_t{1} << a.page_shift));
+    for (int first = 0; first < kTile; first += run) {
+      const T* const here = row_at<T>(a, x, rows.b, rows.kv_head, j0 + first);
+      const T* const there = row_at<T>(a, x, rows.b, rows.kv_head, min(j0 + kTile + first, last));
+      for (int j = 0; j < run; j += 4) {
+        out.at[(first + j) / 4] = here + j * x.row_stride;
+        out.later[(first + j) / 4] = there + j * x.row_stride;
+      }
     }
     return out;
   }
@@ -288,17 +298,19 @@ struct DecodeRun {
           a.width != a.value_width)
         return false;
       const int64_t ldk = a.key.row_stride, ldv = a.value.row_stride;
-      const auto both = [&](const auto& keys, const auto& values) {
-        using Lines = std::decay_t<decltype(keys)>;
-        if (a.width == 4 * kLanes)
-          weigh_and_dot<4, Lines, T>(query, keys, ldk, to, by, values, ldv, *factor, out);
-        else
-          weigh_and_dot<8, Lines, T>(query, keys, ldk, to, by, values, ldv, *factor, out);
-        return true;
-      };
       if (a.width != 4 * kLanes && a.width != 8 * kLanes) return false;
-      if (a.table == nullptr) return both(AdjacentRows<T>{next.keys}, AdjacentRows<T>{tile.values});
-      return both(paged_rows(a.key, next.j0), paged_rows(a.value, tile.j0));
+      const auto both = [&](auto lines, const auto& keys, const auto& values) {
+        using Lines = typename decltype(lines)::Type;
+        if (a.width == 4 * kLanes)
+          weigh_and_dot<4, T, Lines>(query, keys, ldk, to, by, values, ldv, *factor, out);
+        else
+          weigh_and_dot<8, T, Lines>(query, keys, ldk, to, by, values, ldv, *factor, out);
+      };
+      if (a.table == nullptr)
+        both(By<AdjacentRows<T>>{}, AdjacentRows<T>{next.keys}, AdjacentRows<T>{tile.values});
+      else
+        both(By<const PagedRows<T>&>{}, paged_rows(a.key, next.j0), paged_rows(a.value, tile.j0));
+      return true;
     }
     return false;
   }

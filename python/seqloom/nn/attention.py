@@ -79,8 +79,8 @@ def visible_lengths(hidden: Tensor) -> tuple[Tensor, bool]:
     keys = hidden.shape[1]
     if hidden.is_cuda:
         hides = hidden if _is_bool(hidden) else hidden.detach() == float("-inf")
-        ends = ops.where(hides, 0, from_numpy(np.arange(1, keys + 1)).to(device=hidden.device))
-        return ends.max(1)[0], False
+        ends = ones(keys, dtype="int64", device=hidden.device).cumsum(0)
+        return ops.where(hides, 0, ends).max(1)[0], False
     values = hidden.detach().numpy()
     visible = ~values if _is_bool(hidden) else values != -np.inf
     at = np.arange(keys)

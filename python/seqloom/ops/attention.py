@@ -515,7 +515,7 @@ def _wide_linear(x: Tensor, weight: Tensor) -> Tensor:
 @public
 def project_keys(keys: Tensor, w_key: Tensor, key_lengths: Tensor | None = None) -> Tensor:
     """w_key keys [B, Tk, A], in float32 or wider, for `additive_attention_projected`."""
-    lengths = _lengths("project_keys", key_lengths, *keys.shape[:2], keys.device)
+    lengths = _lengths("project_keys", key_lengths, keys.shape[0], keys.shape[1], keys.device)
     return _wide_linear(without_padding(keys, lengths), w_key)
 
 
