@@ -14,13 +14,13 @@
 // scores, S^T = K Q^T, so that P^T and dS^T are in registers as the left operands of dV and dK.
 // Where the accumulators of dK and dV would not fit (head sizes above 128) it runs twice.
 //
-// What hidden pairs hold has no part: attention_cuda_forward.cu tells of the second pass over the
-// tiles of a block whose results are not finite.
+// A warp whose results are not finite, where pairs may be hidden, leaves them to
+// attention_careful_cuda.h.
 //
 // The slopes of ALiBi get sum_ij ds_ij (j - position_i): the query kernel leaves a sum a row, which
 // slope_kernel adds up.
 #include "cuda/rows.h"
-#include "ops/attention/attention_cuda.h"
+#include "ops/attention/attention_careful_cuda.h"
 
 namespace seqloom::ops::attention_device {
 namespace {
@@ -77,7 +77,7 @@ struct QueryShape {
   static constexpr int kWarps =
       kFloat ? by_width(kD, 4, 2, 1) : by_width(kD, 4, 4, P::kAsync ? 4 : 2);
   static constexpr int kN =
-      kFloat ? by_width(kD, 32, 16, 8) : by_width(kD, 64, P::kAsync ? 64 : 32, 32);
+      kFloat ? by_width(kD, 32, 16, 8) : by_width(kD, 64, P::kAsync ? 64 : 32, 16);
   static constexpr int kStages = P::kAsync && kD <= 128 ? 2 : 1;
   static constexpr int kM = kWarps * 16, kThreads = kWarps * 32;
   using Layout = Tile<typename P::Element, kD>;
@@ -95,6 +95,8 @@ __global__ void __launch_bounds__(QueryShape<P, kD>::kThreads, 1)
     using Shape = QueryShape<P, kD>;
     constexpr int kM = Shape::kM, kN = Shape::kN, kStages = Shape::kStages;
     constexpr int kThreads = Shape::kThreads, kTiles = kN / 8;
+    // There is no register for slopes and for shares there: rows that need them go the careful way.
+    constexpr bool kWide = kD > 128, kFolded = kWide && P::kTensorCores;
     DYNAMIC_SHARED(raw, 128);
     unsigned char* const q_tile = raw;
     unsigned char* const g_tile = q_tile + Shape::kRowTile;
@@ -124,97 +126,103 @@ __global__ void __launch_bounds__(QueryShape<P, kD>::kThreads, 1)
     for (int r = 0; r < 2; ++r) {
       const int64_t at = rows.flat(a, rows.clamp(warp_row + (lane >> 2) + r * 8));
       sums[r] = sums_of<P>(a, at);
+      if constexpr (kFolded) sums[r] = {a.sums[2 * at] - log2f(a.sums[2 * at + 1]), 1.f};
       delta[r] = plan.delta[at];
     }
     const float factor = a.scale * kLog2e;
     const bool coarse = is_coarse<P>(sums[0].shift) || is_coarse<P>(sums[1].shift);
-    const bool general = __any_sync(kAllLanes, plan.options || coarse) != 0;
+    const bool general =
+        kFolded ? plan.options : __any_sync(kAllLanes, plan.options || coarse) != 0;
 
     float dq[kD / 8][4], moved[2];
-    for (bool careful = false;; careful = true) {
-      if (kStages == 2 && tile_begin < tile_end) stages.load(tile_begin);
-      moved[0] = moved[1] = 0.f;
+    if (kStages == 2 && tile_begin < tile_end) stages.load(tile_begin);
+    moved[0] = moved[1] = 0.f;
 #pragma unroll
-      for (int n = 0; n < kD / 8; ++n)
+    for (int n = 0; n < kD / 8; ++n)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) dq[n][e] = 0.f;
+      for (int e = 0; e < 4; ++e) dq[n][e] = 0.f;
 
-      for (int tile = tile_begin; tile < tile_end; ++tile) {
-        if (kStages == 1) {
-          __syncthreads();  // everyone has left the tile
-          stages.load(tile);
-        }
-        if (P::kAsync) ptx::cp_async_wait<0>();
-        __syncthreads();  // the tile is there for all; with two stages, all have left the other one
-        if (kStages == 2 && tile + 1 < tile_end) stages.load(tile + 1);
-        if (!active) continue;
+    for (int tile = tile_begin; tile < tile_end; ++tile) {
+      if (kStages == 1) {
+        __syncthreads();  // everyone has left the tile
+        stages.load(tile);
+      }
+      if (P::kAsync) ptx::cp_async_wait<0>();
+      __syncthreads();  // the tile is there for all; with two stages, all have left the other one
+      if (kStages == 2 && tile + 1 < tile_end) stages.load(tile + 1);
+      if (!active) continue;
 
-        const int j0 = tile * kN;
-        const unsigned char* const k_tile = stages.keys(tile);
-        float s[kTiles][4], dp[kTiles][4];
-        P::template product_nt<kN, kD>(s, q_tile, warp * 16, k_tile, lane);
-        P::template product_nt<kN, kD>(dp, g_tile, warp * 16, stages.values(tile), lane);
-        const auto seen_by = [&](int r) {
-          return visible_range(a, rows.offset, rows.length,
-                               rows.clamp(warp_row + (lane >> 2) + r * 8) % rows.queries);
+      const int j0 = tile * kN;
+      const unsigned char* const k_tile = stages.keys(tile);
+      float s[kTiles][4], dp[kTiles][4];
+      P::template product_nt<kN, kD>(s, q_tile, warp * 16, k_tile, lane);
+      P::template product_nt<kN, kD>(dp, g_tile, warp * 16, stages.values(tile), lane);
+      const auto seen_by = [&](int r) {
+        return visible_range(a, rows.offset, rows.length,
+                             rows.clamp(warp_row + (lane >> 2) + r * 8) % rows.queries);
+      };
+      if (general) {
+        const auto add_moved = [&](int x, const PairPlace& p, float ds) {
+          if (kWide || plan.moved == nullptr) return;
+          const float by = ds * static_cast<float>(p.j - p.row.position);
+          moved[0] += x >> 1 & 1 ? 0.f : by;
+          moved[1] += x >> 1 & 1 ? by : 0.f;
         };
-        if (general) {
-          const auto add_moved = [&](int x, const PairPlace& p, float ds) {
-            if (plan.moved == nullptr) return;
-            const float by = ds * static_cast<float>(p.j - p.row.position);
-            moved[0] += x >> 1 & 1 ? 0.f : by;
-            moved[1] += x >> 1 & 1 ? by : 0.f;
-          };
-          const auto pair_at = [&](int x) {
-            const int r = x >> 1 & 1, row = rows.clamp(warp_row + (lane >> 2) + r * 8);
-            const Range seen = seen_by(r);
-            PairPlace p;
-            p.row = place_of(a, rows.offset, rows.b, rows.head_of(row), row % rows.queries);
-            p.j = j0 + (x >> 2) * 8 + (lane & 3) * 2 + (x & 1);
-            p.visible = p.j >= seen.lo && p.j < seen.hi;
-            p.sums = r ? sums[1] : sums[0];
-            p.delta = r ? delta[1] : delta[0];
-            return p;
-          };
-          gradients_with_options(a, s, dp, true, pair_at, add_moved);
-        } else {
+        const auto pair_at = [&](int x) {
+          const int r = x >> 1 & 1, row = rows.clamp(warp_row + (lane >> 2) + r * 8);
+          const Range seen = seen_by(r);
+          PairPlace p;
+          p.row = place_of(a, rows.offset, rows.b, rows.head_of(row), row % rows.queries);
+          p.j = j0 + (x >> 2) * 8 + (lane & 3) * 2 + (x & 1);
+          p.visible = p.j >= seen.lo && p.j < seen.hi;
+          p.sums = r ? sums[1] : sums[0];
+          p.delta = r ? delta[1] : delta[0];
+          return p;
+        };
+        gradients_with_options(a, s, dp, true, pair_at, add_moved);
+      } else {
+#pragma unroll
+        for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const RowSums& row = sums[e >> 1];
+            const float p = weight_of<P>(fmaf(s[n][e], factor, -row.shift), row.share);
+            dp[n][e] = p * (dp[n][e] - delta[e >> 1]);
+          }
+        if (j0 < rows.full_lo || j0 + kN > rows.full_hi) {
+          const Range seen[2] = {seen_by(0), seen_by(1)};
 #pragma unroll
           for (int n = 0; n < kTiles; ++n)
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-              const RowSums& row = sums[e >> 1];
-              const float p = weight_of<P>(fmaf(s[n][e], factor, -row.shift), row.share);
-              dp[n][e] = p * (dp[n][e] - delta[e >> 1]);
+              const int j = j0 + n * 8 + (lane & 3) * 2 + (e & 1);
+              if (j < seen[e >> 1].lo || j >= seen[e >> 1].hi) dp[n][e] = 0.f;
             }
-          if (j0 < rows.full_lo || j0 + kN > rows.full_hi) {
-            const Range seen[2] = {seen_by(0), seen_by(1)};
-#pragma unroll
-            for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-              for (int e = 0; e < 4; ++e) {
-                const int j = j0 + n * 8 + (lane & 3) * 2 + (e & 1);
-                if (j < seen[e >> 1].lo || j >= seen[e >> 1].hi) dp[n][e] = 0.f;
-              }
-          }
         }
-        if (careful && rows.may_hide(a, j0, j0 + kN))
-          product_seen<P, kN, kD>(dq, dp, k_tile, lane);
-        else
-          P::template product_nn<kN, kD>(dq, dp, k_tile, staging, lane);
       }
-      if (P::kAsync) ptx::cp_async_wait<0>();  // the rows, where there were no tiles of keys
-      if (careful || !rows.may_hide(a, tile_begin * kN, tile_end * kN)) break;
+      P::template product_nn<kN, kD>(dq, dp, k_tile, staging, lane);
+    }
+    if (P::kAsync) ptx::cp_async_wait<0>();  // the rows, where there were no tiles of keys
+    if (active && (rows.may_hide(a, tile_begin * kN, tile_end * kN) || kWide)) {
       const int row = warp_row + (lane >> 2);
-      if (__syncthreads_or(any_special(dq, row < rows.rows, row + 8 < rows.rows)) == 0) break;
+      bool special = any_special(dq, row < rows.rows, row + 8 < rows.rows);
+      if constexpr (kFolded)
+        for (int r = 0; r < 16; r += 8)
+          special |= is_coarse<P>(a.sums[2 * rows.flat(a, rows.clamp(row + r))]);
+      if (__any_sync(kAllLanes, special || (kWide && plan.moved != nullptr)) != 0)
+        return queries_with_care<T>(a, plan.gradient, plan.delta, plan.d_query, plan.moved,
+                                    id / plan.blocks, warp_row);
     }
 
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int row = warp_row + (lane >> 2) + r * 8;
-      moved[r] += __shfl_xor_sync(kAllLanes, moved[r], 1);
-      moved[r] += __shfl_xor_sync(kAllLanes, moved[r], 2);
-      if (plan.moved != nullptr && row < rows.rows && (lane & 3) == 0)
-        plan.moved[rows.flat(a, row)] = moved[r];
+      if constexpr (!kWide) {
+        moved[r] += __shfl_xor_sync(kAllLanes, moved[r], 1);
+        moved[r] += __shfl_xor_sync(kAllLanes, moved[r], 2);
+        if (plan.moved != nullptr && row < rows.rows && (lane & 3) == 0)
+          plan.moved[rows.flat(a, row)] = moved[r];
+      }
       if (row < rows.rows)
         store_row<P, kD>(static_cast<T*>(plan.d_query) + rows.flat(a, row) * a.width,
                          static_cast<int>(a.width), dq, 2 * r, a.scale, lane);
@@ -335,88 +343,83 @@ __global__ void __launch_bounds__(KeyShape<P, kD>::kThreads, 1)
     const bool active = j_warp < length;
     const float factor = a.scale * kLog2e;
     float dk[kKeyColumns][4], dv[kValueColumns][4];
-    for (bool careful = false;; careful = true) {
-      if (kStages == 2 && tiles > 0) load_rows(0);
-      bool hides = false;  // some of the tiles has pairs that may be hidden
+    if (kStages == 2 && tiles > 0) load_rows(0);
 #pragma unroll
-      for (int n = 0; n < kKeyColumns; ++n)
+    for (int n = 0; n < kKeyColumns; ++n)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) dk[n][e] = 0.f;
+      for (int e = 0; e < 4; ++e) dk[n][e] = 0.f;
 #pragma unroll
-      for (int n = 0; n < kValueColumns; ++n)
+    for (int n = 0; n < kValueColumns; ++n)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) dv[n][e] = 0.f;
+      for (int e = 0; e < 4; ++e) dv[n][e] = 0.f;
+    bool hides = a.mask != nullptr;  // some of the pairs
 
-      for (int tile = 0; tile < tiles; ++tile) {
-        if (kStages == 1) {
-          __syncthreads();  // everyone has left the tile
-          load_rows(tile);
-        }
-        if (P::kAsync) ptx::cp_async_wait<0>();
-        __syncthreads();  // the tile is there for all; with two stages, all have left the other one
-        if (kStages == 2 && tile + 1 < tiles) load_rows(tile + 1);
-        const int i0 = (first_tile + tile % tiles_per_head) * kN, stage = tile % kStages;
-        const unsigned char* const q_tile = q_tiles + stage * Shape::kRowTile;
-        const unsigned char* const g_tile = g_tiles + stage * Shape::kRowTile;
-        const QueryFacts<kN>& f = facts[stage];
-        // Every query of the tile sees every key of the block?
-        const Range first = visible_range(a, offset, length, i0);
-        const Range last = visible_range(a, offset, length, i0 + kN - 1);
-        const bool edge = j_block < last.lo || j_block + kM > first.hi;
-        hides = hides || edge || a.mask != nullptr;
-        if (!active) continue;
-
-        // Transposed: rows are keys, columns are queries.
-        float s[kTiles][4], ds[kTiles][4];
-        P::template product_nt<kN, kD>(s, k_tile, warp * 16, q_tile, lane);
-        if constexpr (kWanted & kKeys)
-          P::template product_nt<kN, kD>(ds, v_tile, warp * 16, g_tile, lane);
-        else
-          memset(static_cast<void*>(ds), 0, sizeof(ds));
-        if (plan.options || f.coarse[0] != 0 || (kN > 32 && f.coarse[1] != 0)) {
-          const int h = kv_head * group + tile / tiles_per_head;
-          gradients_with_options(a, s, ds, true, [&](int x) {
-            const int column = (x >> 2) * 8 + (lane & 3) * 2 + (x & 1);
-            PairPlace p;
-            p.row = place_of(a, offset, b, h, i0 + column);
-            p.j = j_warp + (lane >> 2) + (x >> 1 & 1) * 8;
-            p.visible = p.j >= f.lo[column] && p.j < f.hi[column];
-            p.sums = {f.shift[column], f.share[column]};
-            p.delta = f.delta[column];
-            return p;
-          });
-        } else {
-#pragma unroll
-          for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-              const int column = n * 8 + (lane & 3) * 2 + (e & 1);
-              float p = weight_of<P>(fmaf(s[n][e], factor, -f.shift[column]), f.share[column]);
-              float change = p * (ds[n][e] - f.delta[column]);
-              if (edge) {
-                const int j = j_warp + (lane >> 2) + (e >> 1) * 8;
-                if (j < f.lo[column] || j >= f.hi[column]) p = change = 0.f;
-              }
-              s[n][e] = p;
-              if constexpr (kWanted & kKeys) ds[n][e] = change;
-            }
-        }
-        if (careful && (edge || a.mask != nullptr)) {
-          if constexpr (kWanted & kValues) product_seen<P, kN, kD>(dv, s, g_tile, lane);
-          if constexpr (kWanted & kKeys) product_seen<P, kN, kD>(dk, ds, q_tile, lane);
-        } else {
-          if constexpr (kWanted & kValues)
-            P::template product_nn<kN, kD>(dv, s, g_tile, staging, lane);
-          if constexpr (kWanted & kKeys)
-            P::template product_nn<kN, kD>(dk, ds, q_tile, staging, lane);
-        }
+    for (int tile = 0; tile < tiles; ++tile) {
+      if (kStages == 1) {
+        __syncthreads();  // everyone has left the tile
+        load_rows(tile);
       }
-      if (P::kAsync) ptx::cp_async_wait<0>();  // the keys, where there were no tiles of queries
-      if (careful || !hides) break;
+      if (P::kAsync) ptx::cp_async_wait<0>();
+      __syncthreads();  // the tile is there for all; with two stages, all have left the other one
+      if (kStages == 2 && tile + 1 < tiles) load_rows(tile + 1);
+      const int i0 = (first_tile + tile % tiles_per_head) * kN, stage = tile % kStages;
+      const unsigned char* const q_tile = q_tiles + stage * Shape::kRowTile;
+      const unsigned char* const g_tile = g_tiles + stage * Shape::kRowTile;
+      const QueryFacts<kN>& f = facts[stage];
+      // Every query of the tile sees every key of the block?
+      const Range first = visible_range(a, offset, length, i0);
+      const Range last = visible_range(a, offset, length, i0 + kN - 1);
+      const bool edge = j_block < last.lo || j_block + kM > first.hi;
+      hides = hides || edge;
+      if (!active) continue;
+
+      // Transposed: rows are keys, columns are queries.
+      float s[kTiles][4], ds[kTiles][4];
+      P::template product_nt<kN, kD>(s, k_tile, warp * 16, q_tile, lane);
+      if constexpr (kWanted & kKeys)
+        P::template product_nt<kN, kD>(ds, v_tile, warp * 16, g_tile, lane);
+      else
+        memset(static_cast<void*>(ds), 0, sizeof(ds));
+      if (plan.options || f.coarse[0] != 0 || (kN > 32 && f.coarse[1] != 0)) {
+        const int h = kv_head * group + tile / tiles_per_head;
+        gradients_with_options(a, s, ds, true, [&](int x) {
+          const int column = (x >> 2) * 8 + (lane & 3) * 2 + (x & 1);
+          PairPlace p;
+          p.row = place_of(a, offset, b, h, i0 + column);
+          p.j = j_warp + (lane >> 2) + (x >> 1 & 1) * 8;
+          p.visible = p.j >= f.lo[column] && p.j < f.hi[column];
+          p.sums = {f.shift[column], f.share[column]};
+          p.delta = f.delta[column];
+          return p;
+        });
+      } else {
+#pragma unroll
+        for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const int column = n * 8 + (lane & 3) * 2 + (e & 1);
+            float p = weight_of<P>(fmaf(s[n][e], factor, -f.shift[column]), f.share[column]);
+            float change = p * (ds[n][e] - f.delta[column]);
+            if (edge) {
+              const int j = j_warp + (lane >> 2) + (e >> 1) * 8;
+              if (j < f.lo[column] || j >= f.hi[column]) p = change = 0.f;
+            }
+            s[n][e] = p;
+            if constexpr (kWanted & kKeys) ds[n][e] = change;
+          }
+      }
+      if constexpr (kWanted & kValues) P::template product_nn<kN, kD>(dv, s, g_tile, staging, lane);
+      if constexpr (kWanted & kKeys) P::template product_nn<kN, kD>(dk, ds, q_tile, staging, lane);
+    }
+    if (P::kAsync) ptx::cp_async_wait<0>();  // the keys, where there were no tiles of queries
+    if (active && hides) {
       bool special = false;
       if constexpr (kWanted & kKeys) special |= any_special(dk, true, true);
       if constexpr (kWanted & kValues) special |= any_special(dv, true, true);
-      if (__syncthreads_or(special) == 0) break;
+      if (__any_sync(kAllLanes, special) != 0)
+        return keys_with_care<T>(a, plan.gradient, plan.delta,
+                                 kWanted & kKeys ? plan.d_key : nullptr,
+                                 kWanted & kValues ? plan.d_value : nullptr, batch_head, j_warp);
     }
 
 #pragma unroll

@@ -16,13 +16,12 @@
 // lie in pages, which a table names. The number of splits depends on shapes and on the device
 // alone, so bits do not change from call to call.
 //
-// What a hidden key or value holds has no part, yet its weight of zero times NaN would be NaN. So a
-// block whose results are not finite goes over its tiles once more, and where pairs may be hidden
-// it multiplies only those that are not.
+// A warp whose results are not finite, where pairs may be hidden, leaves them to
+// attention_careful_cuda.h.
 //
 // No atomics. Shared memory: one tile of Q, kStages tiles each of K and V.
 #include "cuda/rows.h"
-#include "ops/attention/attention_cuda.h"
+#include "ops/attention/attention_careful_cuda.h"
 
 namespace seqloom::ops::attention_device {
 namespace {
@@ -82,11 +81,6 @@ SEQLOOM_DEVICE uint32_t scores_with_options(const AttentionArgs& a, const RowBlo
   return kept;
 }
 
-SEQLOOM_DEVICE void write_sums(float* sums, int64_t row, float shift, float sum) {
-  const float2 pair = sum == 0.f ? make_float2(INFINITY, 0.f) : make_float2(shift, 1.f / sum);
-  *reinterpret_cast<float2*>(sums + 2 * row) = pair;
-}
-
 template <class P, int kD>
 __global__ void __launch_bounds__(ForwardShape<P, kD>::kThreads, 1)
     forward_kernel(AttentionArgs a, ForwardPlan plan) {
@@ -128,102 +122,104 @@ __global__ void __launch_bounds__(ForwardShape<P, kD>::kThreads, 1)
     const float factor = plan.options ? 1.f : a.scale * kLog2e;
 
     float o[kD / 8][4], peak[2], sum[2];  // peak: running maximum in base 2
-    for (bool careful = false;; careful = true) {
-      if (kStages == 2 && tile_begin < tile_end) stages.load(tile_begin);
+    if (kStages == 2 && tile_begin < tile_end) stages.load(tile_begin);
 #pragma unroll
-      for (int n = 0; n < kD / 8; ++n)
+    for (int n = 0; n < kD / 8; ++n)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) o[n][e] = 0.f;
+      for (int e = 0; e < 4; ++e) o[n][e] = 0.f;
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        peak[r] = -INFINITY;
-        sum[r] = 0.f;
+    for (int r = 0; r < 2; ++r) {
+      peak[r] = -INFINITY;
+      sum[r] = 0.f;
+    }
+
+    for (int tile = tile_begin; tile < tile_end; ++tile) {
+      if (kStages == 1) {
+        __syncthreads();  // everyone has left the tile
+        stages.load(tile);
       }
+      if (P::kAsync) ptx::cp_async_wait<0>();
+      __syncthreads();  // the tile is there for all; with two stages, all have left the other one
+      if (kStages == 2 && tile + 1 < tile_end) stages.load(tile + 1);
+      if (!active) continue;
 
-      for (int tile = tile_begin; tile < tile_end; ++tile) {
-        if (kStages == 1) {
-          __syncthreads();  // everyone has left the tile
-          stages.load(tile);
-        }
-        if (P::kAsync) ptx::cp_async_wait<0>();
-        __syncthreads();  // the tile is there for all; with two stages, all have left the other one
-        if (kStages == 2 && tile + 1 < tile_end) stages.load(tile + 1);
-        if (!active) continue;
-
-        const int j0 = tile * kN;
-        float s[kTiles][4];
-        P::template product_nt<kN, kD>(s, q_tile, warp * 16, stages.keys(tile), lane);
-        uint32_t kept = 0xffffffffu;
-        if (plan.options) {
-          kept = scores_with_options<kTiles>(a, rows, warp_row, j0, lane, s);
-        } else if (j0 < rows.full_lo || j0 + kN > rows.full_hi) {
-          Range seen[2];
+      const int j0 = tile * kN;
+      float s[kTiles][4];
+      P::template product_nt<kN, kD>(s, q_tile, warp * 16, stages.keys(tile), lane);
+      uint32_t kept = 0xffffffffu;
+      if (plan.options) {
+        kept = scores_with_options<kTiles>(a, rows, warp_row, j0, lane, s);
+      } else if (j0 < rows.full_lo || j0 + kN > rows.full_hi) {
+        Range seen[2];
 #pragma unroll
-          for (int r = 0; r < 2; ++r)
-            seen[r] = visible_range(a, rows.offset, rows.length,
-                                    rows.clamp(warp_row + (lane >> 2) + r * 8) % rows.queries);
-#pragma unroll
-          for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-              const int j = j0 + n * 8 + (lane & 3) * 2 + (e & 1);
-              if (j < seen[e >> 1].lo || j >= seen[e >> 1].hi) s[n][e] = -INFINITY;
-            }
-        }
-
-        float shift[2], slope[2] = {factor, factor};
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          float top = -INFINITY;
-#pragma unroll
-          for (int n = 0; n < kTiles; ++n) top = fmaxf(top, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
-          top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
-          top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
-          float now = fmaxf(peak[r], top * factor);
-          if (!plan.options && is_coarse<P>(now)) {
-            const auto score = [&](float x) { return __fmul_rn(__fmul_rn(x, a.scale), kLog2e); };
-            now = fmaxf(peak[r], score(top));
-            slope[r] = 1.f;
-#pragma unroll
-            for (int n = 0; n < kTiles; ++n) {
-              s[n][2 * r] = score(s[n][2 * r]);
-              s[n][2 * r + 1] = score(s[n][2 * r + 1]);
-            }
-          }
-          // While a row has seen nothing, 0 stands for its maximum: -inf - -inf would be NaN.
-          shift[r] = now == -INFINITY ? 0.f : now;
-          const float shrink = ptx::ex2_approx(peak[r] - shift[r]);
-          peak[r] = now;
-          sum[r] *= shrink;
-#pragma unroll
-          for (int n = 0; n < kD / 8; ++n) {
-            o[n][2 * r] *= shrink;
-            o[n][2 * r + 1] *= shrink;
-          }
-        }
+        for (int r = 0; r < 2; ++r)
+          seen[r] = visible_range(a, rows.offset, rows.length,
+                                  rows.clamp(warp_row + (lane >> 2) + r * 8) % rows.queries);
 #pragma unroll
         for (int n = 0; n < kTiles; ++n)
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            s[n][e] = ptx::ex2_approx(fmaf(s[n][e], slope[e >> 1], -shift[e >> 1]));
-            sum[e >> 1] += s[n][e];
+            const int j = j0 + n * 8 + (lane & 3) * 2 + (e & 1);
+            if (j < seen[e >> 1].lo || j >= seen[e >> 1].hi) s[n][e] = -INFINITY;
           }
-        if (plan.options && a.dropout > 0.f) {
-#pragma unroll
-          for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-            for (int e = 0; e < 4; ++e)
-              if ((kept >> (n * 4 + e) & 1u) == 0) s[n][e] = 0.f;
-        }
-        if (careful && rows.may_hide(a, j0, j0 + kN))
-          product_seen<P, kN, kD>(o, s, stages.values(tile), lane);
-        else
-          P::template product_nn<kN, kD>(o, s, stages.values(tile), staging, lane);
       }
-      if (P::kAsync) ptx::cp_async_wait<0>();  // the tile of Q, where there were no tiles of keys
-      if (careful || !rows.may_hide(a, tile_begin * kN, tile_end * kN)) break;
+
+      float shift[2], slope[2] = {factor, factor};
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float top = -INFINITY;
+#pragma unroll
+        for (int n = 0; n < kTiles; ++n) top = fmaxf(top, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
+        top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
+        float now = fmaxf(peak[r], top * factor);
+        if (!plan.options && is_coarse<P>(now)) {
+          const auto score = [&](float x) { return __fmul_rn(__fmul_rn(x, a.scale), kLog2e); };
+          now = fmaxf(peak[r], score(top));
+          slope[r] = 1.f;
+#pragma unroll
+          for (int n = 0; n < kTiles; ++n) {
+            s[n][2 * r] = score(s[n][2 * r]);
+            s[n][2 * r + 1] = score(s[n][2 * r + 1]);
+          }
+        }
+        // While a row has seen nothing, 0 stands for its maximum: -inf - -inf would be NaN.
+        shift[r] = now == -INFINITY ? 0.f : now;
+        const float shrink = ptx::ex2_approx(peak[r] - shift[r]);
+        peak[r] = now;
+        sum[r] *= shrink;
+#pragma unroll
+        for (int n = 0; n < kD / 8; ++n) {
+          o[n][2 * r] *= shrink;
+          o[n][2 * r + 1] *= shrink;
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          s[n][e] = ptx::ex2_approx(fmaf(s[n][e], slope[e >> 1], -shift[e >> 1]));
+          sum[e >> 1] += s[n][e];
+        }
+      if (plan.options && a.dropout > 0.f) {
+#pragma unroll
+        for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            if ((kept >> (n * 4 + e) & 1u) == 0) s[n][e] = 0.f;
+      }
+      P::template product_nn<kN, kD>(o, s, stages.values(tile), staging, lane);
+    }
+    if (P::kAsync) ptx::cp_async_wait<0>();  // the tile of Q, where there were no tiles of keys
+    if (active && rows.may_hide(a, tile_begin * kN, tile_end * kN)) {
       const int row = warp_row + (lane >> 2);
-      if (__syncthreads_or(any_special(o, row < rows.rows, row + 8 < rows.rows)) == 0) break;
+      if (__any_sync(kAllLanes, any_special(o, row < rows.rows, row + 8 < rows.rows)) != 0) {
+        const int64_t split_rows = split * (a.batch * a.heads * a.queries);
+        return forward_with_care<T>(
+            a, id / plan.row_blocks / plan.splits, warp_row, tile_begin * kN, tile_end * kN,
+            plan.partial == nullptr ? nullptr : plan.partial + split_rows * a.value_width,
+            plan.partial == nullptr ? nullptr : plan.partial_sums + split_rows);
+      }
     }
 
     const float scale = a.dropout > 0.f ? keep_scale(a) : 1.f;

@@ -313,41 +313,6 @@ SEQLOOM_DEVICE bool any_special(const float (&o)[kColumns][4], bool low, bool hi
   return special;
 }
 
-// product_nn over the pairs whose P is not zero, so that what other rows of B hold, NaN even, has
-// no part. Slow, and out of registers: for results that were not finite where pairs are hidden.
-template <class P, int kN, int kD>
-SEQLOOM_DEVICE void product_seen(float (&o)[kD / 8][4], const float (&p)[kN / 8][4],
-                                 const unsigned char* b, int lane) {
-  using T = typename P::Element;
-  using Layout = Tile<T, kD>;
-  float weights[kN / 2], sums[kD / 2];
-#pragma unroll
-  for (int x = 0; x < kN / 2; ++x) weights[x] = p[x >> 2][x & 3];
-#pragma unroll
-  for (int x = 0; x < kD / 2; ++x) sums[x] = o[x >> 2][x & 3];
-#pragma unroll 1
-  for (int k = 0; k < kN; ++k) {
-    // Four lanes hold the row's weights, this one of them column k.
-    const int at = (k >> 3) * 4 + (k & 1), owner = (lane & ~3) | (k >> 1 & 3);
-    const float low = __shfl_sync(kAllLanes, weights[at], owner);
-    const float high = __shfl_sync(kAllLanes, weights[at + 2], owner);
-#pragma unroll 1
-    for (int x = 0; x < kD / 4; ++x) {
-      const int column = P::output_column(x >> 1, lane) + (x & 1);
-      T value;
-      memcpy(static_cast<void*>(&value),
-             b + Layout::offset(k, column / Layout::kChunkElements) +
-                 column % Layout::kChunkElements * static_cast<int>(sizeof(T)),
-             sizeof(T));
-      float* const to = sums + (x >> 1) * 4 + (x & 1);
-      if (low != 0.f) to[0] = fmaf(low, cuda::to_float(value), to[0]);
-      if (high != 0.f) to[2] = fmaf(high, cuda::to_float(value), to[2]);
-    }
-  }
-#pragma unroll
-  for (int x = 0; x < kD / 2; ++x) o[x >> 2][x & 3] = sums[x];
-}
-
 // Writes one row's pairs of an accumulator, `which` = 0 for row g and 2 for row g + 8.
 template <class P, int kD, class To>
 SEQLOOM_DEVICE void store_row(To* row, int width, const float (&o)[kD / 8][4], int which,
