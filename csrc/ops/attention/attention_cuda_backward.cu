@@ -122,13 +122,16 @@ __global__ void __launch_bounds__(QueryShape<P, kD>::kThreads, 1)
     const bool active = warp_row < rows.rows;
     RowSums sums[2];
     float delta[2];
+    const auto read_rows = [&] {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int64_t at = rows.flat(a, rows.clamp(warp_row + (lane >> 2) + r * 8));
-      sums[r] = sums_of<P>(a, at);
-      if constexpr (kFolded) sums[r] = {a.sums[2 * at] - log2f(a.sums[2 * at + 1]), 1.f};
-      delta[r] = plan.delta[at];
-    }
+      for (int r = 0; r < 2; ++r) {
+        const int64_t at = rows.flat(a, rows.clamp(warp_row + (lane >> 2) + r * 8));
+        sums[r] = sums_of<P>(a, at);
+        if constexpr (kFolded) sums[r] = {a.sums[2 * at] - log2f(a.sums[2 * at + 1]), 1.f};
+        delta[r] = plan.delta[at];
+      }
+    };
+    read_rows();
     const float factor = a.scale * kLog2e;
     const bool coarse = is_coarse<P>(sums[0].shift) || is_coarse<P>(sums[1].shift);
     const bool general =
@@ -157,6 +160,8 @@ __global__ void __launch_bounds__(QueryShape<P, kD>::kThreads, 1)
       float s[kTiles][4], dp[kTiles][4];
       P::template product_nt<kN, kD>(s, q_tile, warp * 16, k_tile, lane);
       P::template product_nt<kN, kD>(dp, g_tile, warp * 16, stages.values(tile), lane);
+      // Nor one for these between tiles.
+      if constexpr (kFolded) read_rows();
       const auto seen_by = [&](int r) {
         return visible_range(a, rows.offset, rows.length,
                              rows.clamp(warp_row + (lane >> 2) + r * 8) % rows.queries);
