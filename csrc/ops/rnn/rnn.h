@@ -64,9 +64,11 @@ struct RnnManyArgs {
   bool chained;  // x of each is y of the one before; then each has `ready` and `done`
 };
 
+// Multiply-adds that make a step worth sharing among threads with a barrier at its end.
+constexpr int64_t kSharedStepWork = 120000;
 // Whether a step is worth sharing among threads: on the shape alone, as bits may follow from it.
 SEQLOOM_ALWAYS_INLINE constexpr bool rnn_shares_steps(const RnnShape& s) {
-  return s.batch * gate_count(s.cell) * s.units * s.units >= 120000;
+  return s.batch * gate_count(s.cell) * s.units * s.units >= kSharedStepWork;
 }
 
 // One weight [G H, depth] as forward reads it on the active instruction set.

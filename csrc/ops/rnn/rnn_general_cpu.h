@@ -8,8 +8,8 @@
 #pragma once
 
 #include "cpu/gemm.h"
-#include "ops/rnn/rnn_cpu.h"
 #include "ops/rnn/rnn_general.h"
+#include "ops/rnn/rnn_panels.h"
 
 namespace seqloom::SEQLOOM_ISA_NS {
 
@@ -109,6 +109,56 @@ class Packed {
  private:
   cpu::Scratch scratch_;
   cpu::PackedMatrix matrix_;
+};
+
+// A matrix [n, k] in panels of rows, for the products of a team's steps: each member makes the
+// columns of its panels, which then stay in its own L2.
+class StepWeights {
+ public:
+  StepWeights(const float* w, int64_t n, int64_t k)
+      : n_(n),
+        k_(k),
+        blocks_((n + L::kUnits - 1) / L::kUnits),
+        scratch_(w == nullptr ? 0 : static_cast<size_t>(blocks_ * k * L::kUnits) * sizeof(float)) {
+    if (w != nullptr) pack_weight<L>(w, n, k, scratch_.as<float>());
+  }
+
+  // The member's columns of c [rows, n] = a [rows, k] w^T.
+  void multiply(int64_t step, const float* a, int64_t rows, float* c, const Share& share) const {
+    const Groups groups(rows, L::kRows);
+    const bool far = beyond_l2(blocks_ * k_ * L::kUnits * int64_t{sizeof(float)}, rows);
+    const int64_t first = share.first_block(blocks_), last = share.last_block(blocks_);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t column = there_and_back(step, i, first, last) * L::kUnits;
+      const float* panel = scratch_.as<float>() + column * k_;
+      for (int64_t g = 0; g < groups.count; ++g) {
+        const int64_t row = groups.begin(g);
+        with_rows<L::kRows>(groups.begin(g + 1) - row, [&](auto m) {
+          tile<decltype(m)::value>(far, a + row * k_, panel, c + row * n_ + column,
+                                   min(L::kUnits, n_ - column));
+        });
+      }
+    }
+  }
+
+ private:
+  using L = Layout<CellKind::kTanh>;  // panels of consecutive rows
+
+  template <int MR>
+  void tile(bool far, const float* a, const float* panel, float* c, int64_t columns) const {
+    Tile<MR, L::kVecs> acc;
+    tile_zero(acc);
+    SEQLOOM_ISA_NS::multiply<MR, L::kVecs>(far, k_, a, k_, panel, acc);
+    alignas(64) float sums[MR * L::kUnits];
+    tile_spill(acc, sums);
+    for (int i = 0; i < MR; ++i)
+      over_units(columns, [&](int64_t u, int count) {
+        put(c + i * n_ + u, get(sums + i * L::kUnits + u, count), count);
+      });
+  }
+
+  int64_t n_, k_, blocks_;
+  cpu::Scratch scratch_;
 };
 
 // Consecutive arrays in one scratch, each 64-byte aligned: sizes first, then addresses.

@@ -77,20 +77,38 @@ struct Forward {
     });
   }
 
-  void lstm(const Packed& w_hh, const Packed& w_hr) const {
+  // A step worth sharing is shared by a team: products by columns, passes by rows.
+  void lstm(const StepWeights& w_hh, const StepWeights& w_hr) const {
+    if (B * G * P < ops::kSharedStepWork) {
+      cpu::TeamBarrier nobody(1);
+      return lstm_member(w_hh, w_hr, 0, 1, nobody);
+    }
+    cpu::parallel_team([&](int rank, int size, cpu::TeamBarrier& barrier) {
+      lstm_member(w_hh, w_hr, rank, size, barrier);
+    });
+  }
+
+  void lstm_member(const StepWeights& w_hh, const StepWeights& w_hr, int rank, int size,
+                   cpu::TeamBarrier& barrier) const {
+    const Share share(rank, size, 0, 0, true);
+    const auto over_own_rows = [&](int64_t rows, const auto& f) {
+      barrier.wait();
+      for (int64_t r = rows * rank / size; r < rows * (rank + 1) / size; ++r) f(r);
+      barrier.wait();
+    };
     for (int64_t s = 0; s < schedule.longest(); ++s) {
       const int64_t rows = schedule.active(s);
       // What backward wants of the product is written where it will look for it.
       const bool in_place = a.raw != nullptr && schedule.order == nullptr;
       float* from_h = in_place ? a.raw + schedule.slot(0, s) * G : product;
-      w_hh.multiply(h, P, rows, from_h, G, false);
-      over_rows(rows, G, [&](int64_t r) {
+      w_hh.multiply(s, h, rows, from_h, share);
+      over_own_rows(rows, [&](int64_t r) {
         lstm_row(r, s, from_h + r * G, hidden + r * H);
         if (a.w_hr == nullptr) show(r, s, hidden + r * H);
       });
       if (a.w_hr == nullptr) continue;
-      w_hr.multiply(hidden, H, rows, second, P, false);
-      over_rows(rows, P, [&](int64_t r) { show(r, s, second + r * P); });
+      w_hr.multiply(s, hidden, rows, second, share);
+      over_own_rows(rows, [&](int64_t r) { show(r, s, second + r * P); });
     }
   }
 
@@ -173,7 +191,7 @@ void rnn_general_forward(const ops::GeneralForwardArgs& a) {
   }
   const Forward forward{a, B, H, P, G, schedule, h, c, product, hidden, second};
   if (is_lstm) {
-    const Packed w_hh(a.w_hh, P, G, true), w_hr(a.w_hr, H, P, true);
+    const StepWeights w_hh(a.w_hh, G, P), w_hr(a.w_hr, P, H);
     forward.lstm(w_hh, w_hr);
   } else {
     const Packed w_rz(a.w_hh, H, 2 * H, true), w_n(a.w_hh + 2 * H * H, H, H, true);
