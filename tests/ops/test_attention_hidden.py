@@ -55,7 +55,9 @@ HIDINGS = ("bool", "additive", "lengths", "causal", "window")
 @pytest.mark.parametrize("special", SPECIALS)
 @pytest.mark.parametrize("which", ["key", "value"])
 @pytest.mark.parametrize("name", HIDINGS)
-@pytest.mark.parametrize(("queries", "keys", "width"), [(1, 70, 64), (4, 20, 5), (40, 90, 16), (20, 40, 136)])
+@pytest.mark.parametrize(
+    ("queries", "keys", "width"), [(1, 70, 64), (4, 20, 5), (40, 90, 16), (20, 40, 136)]
+)
 def test_hidden_keys_and_values(
     queries, keys, width, name, which, special, isa, dtype, device, rng
 ):
