@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import ops
-from ..ops.attention import additive_attention_projected, project_keys
+from ..ops.seq2seq_attention import additive_attention_projected, project_keys
 from ..tensor import Tensor
 from . import init
 from .init import new_parameter

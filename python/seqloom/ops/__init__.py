@@ -17,5 +17,6 @@ from .reduction import *
 from .rnn import *
 from .rotary import *
 from .selection import *
+from .seq2seq_attention import *
 from .softmax import *
 from .unary import *

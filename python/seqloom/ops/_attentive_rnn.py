@@ -23,9 +23,10 @@ from .. import _core
 from ..autograd import Node, record
 from ..creation import zeros
 from ..tensor import Tensor, from_numpy
-from .attention import _lengths, _wide
+from .attention import _lengths
 from .layout import cat, stack
 from .matmul import linear, matmul
+from .seq2seq_attention import _wide
 from .softmax import softmax
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
