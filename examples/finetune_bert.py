@@ -86,11 +86,11 @@ def main() -> None:
         return [{key: item[key] for key in keys} for item in encoded]
 
     collate = PadCollate({"input_ids": tokenizer.pad_token_id or 0})
-    rate = 5e-5 if options.bert else 2e-3 if options.quick else 5e-4
+    rate = 5e-5 if options.bert else 1.5e-3 if options.quick else 5e-4
     trainer = Trainer(
         model, "classification", Loader(items(pairs[:cut]), 32, shuffle=True, collate=collate),
         Loader(items(pairs[cut:]), 64, collate=collate), lr=rate,
-        schedule="linear", warmup_steps=20, epochs=2 if options.quick else options.epochs,
+        schedule="linear", warmup_steps=20, epochs=4 if options.quick else options.epochs,
     )  # fmt: skip
     trainer.train()
     common = Counter(name for _, name in pairs[cut:]).most_common(1)[0]

@@ -26,7 +26,7 @@ RUNS = [
     # 37 against 19 for the commonest topic
     ("classify_topics.py", [], rf"accuracy {SHARE}; always saying \S+ gives {SHARE}",
      lambda found, common: found > common + 8, None),
-    # 45 against 19
+    # 60 against 23 and 55 against 20, with the texts of two Pythons
     ("finetune_bert.py", [], rf"accuracy {SHARE} over 8 .* gives {SHARE}",
      lambda found, common: found > common + 12, "tokenizers"),
     # 86 against 45
