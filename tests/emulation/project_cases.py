@@ -323,7 +323,7 @@ CASES: dict[str, Callable[[], Pairs]] = {
     "norm_plain": lambda: norm((5, 64), False),
     "norm_long": lambda: norm((3, 2048)),
     "norm_backward": lambda: norm_backward(40),
-    "norm_apart": lambda: norm_backward(4001, 130, 75),
+    "norm_apart": lambda: norm_backward(8001, 70, 75),
     "sum_rows": lambda: reduced("sum", -1),
     "sum_columns": lambda: reduced("sum", 0, (50, 70)),
     "cumsum": lambda: reduced("cumsum", -1),
