@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(QueryShape<P, kD>::kThreads, 1)
       float s[kTiles][4], dp[kTiles][4];
       P::template product_nt<kN, kD>(s, q_tile, warp * 16, k_tile, lane);
       P::template product_nt<kN, kD>(dp, g_tile, warp * 16, stages.values(tile), lane);
-      // Nor one for these between tiles.
+      // There is no register either that would keep these from tile to tile.
       if constexpr (kFolded) read_rows();
       const auto seen_by = [&](int r) {
         return visible_range(a, rows.offset, rows.length,
